@@ -1,0 +1,1 @@
+"""Multilingual translation with task-level Mixture-of-Experts, on TPU pods."""

@@ -1,0 +1,33 @@
+"""The one error that users see, and how it lists what is accepted."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class TaskMoeError(ValueError):
+  """A mistake the user can mend.
+
+  The message is one line: what is wrong with which value, what is accepted,
+  and where to set it (a gin binding, a flag, or a file and line). Our own bugs
+  are `assert`s and never this class.
+  """
+
+
+def one_of(name: str, value: object, accepted: Iterable[object]) -> str:
+  """Says that `value` is not among the accepted ones, and names the closest.
+
+  Args:
+    name: What the value is, in the words of DESIGN.md ("pair", "dispatch").
+    value: What was found.
+    accepted: Everything that would have been right, in the order to print.
+
+  Returns:
+    A phrase such as `unknown task 'dee': accepted are de, en, fr (did you mean
+    'de'?)`, to which the caller adds where the value is set.
+  """
+  accepted = [str(choice) for choice in accepted]
+  close = difflib.get_close_matches(str(value), accepted, n=1)
+  hint = f" (did you mean {close[0]!r}?)" if close else ""
+  return (
+    f"unknown {name} {str(value)!r}: accepted are {', '.join(accepted)}{hint}"
+  )
