@@ -1,0 +1,1 @@
+"""Decodes a test set, scores it and tabulates."""
