@@ -90,6 +90,7 @@ def write_results(
     results: From `results_dict`.
     translations: By pair.
   """
+  text = json.dumps(results, ensure_ascii=False, allow_nan=False, indent=2)
   folder = epath.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
   for pair, sentences in translations.items():
@@ -97,7 +98,6 @@ def write_results(
       lines = "".join(f"{one_line(text)}\n" for text in texts)
       _write(folder / f"{pair}.{kind}.txt", lines)
   _write(folder / "results.md", markdown(results))
-  text = json.dumps(results, ensure_ascii=False, allow_nan=False, indent=2)
   _write(folder / "results.json", f"{text}\n")
 
 

@@ -74,7 +74,9 @@ def score_pair(
   )
 
 
-def averages(scores: Iterable[PairScore]) -> dict[str, dict[str, float]]:
+def averages(
+  scores: Iterable[PairScore],
+) -> dict[str, dict[str, int | float]]:
   """Averages the scores of all pairs, into English and out of English.
 
   Every pair counts the same, whatever its number of sentences, as in the

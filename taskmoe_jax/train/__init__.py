@@ -1,0 +1,1 @@
+"""Training: state, step, optimizer, loop and what it writes down."""

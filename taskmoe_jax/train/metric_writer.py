@@ -1,0 +1,138 @@
+"""Metrics of a run, to `metrics.jsonl` and to TensorBoard.
+
+A line of `metrics.jsonl` is one report of one step:
+
+  {"step": 200, "time": 1763868000.25, "loss": 3.21, "loss/pair/de-en": 3.4,
+   "load/decoder": [0.1, 0.4, 0.5]}
+
+`time` is in seconds since 1970. JSON has no word for a number that is not
+finite, so such a number is the string "nan", "inf" or "-inf", which Python's
+`float()` and most readers of tables turn back; `null` would not say which.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import tensorboardX
+from etils import epath
+from jaxtyping import ArrayLike
+
+from taskmoe_jax.errors import TaskMoeError
+
+
+class MetricWriter:
+  """Writes what a training loop reports, as one unbroken run.
+
+  A killed run goes on from its last checkpoint, and so reports the steps after
+  it a second time. The first report of them is taken back when the writer is
+  opened: their lines leave `metrics.jsonl`, TensorBoard is told to hide them.
+
+  Scalars and arrays alike go to `metrics.jsonl`. TensorBoard shows an array,
+  such as the load of every expert, as a histogram: one plot for 4 experts or
+  for 128, in which a dead expert stands at zero.
+  """
+
+  def __init__(
+    self,
+    folder: str | os.PathLike,
+    *,
+    resume_step: int = 0,
+    clock: Callable[[], float] = time.time,
+  ):
+    """Opens the files of a run, or makes them.
+
+    Args:
+      folder: The run's folder; any path that `epath` understands.
+      resume_step: The step of the checkpoint that the run starts from. What
+        was reported for later steps is removed.
+      clock: Seconds since 1970.
+
+    Raises:
+      TaskMoeError: A line of `metrics.jsonl` is not one of ours.
+    """
+    folder = epath.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "metrics.jsonl"
+    if path.exists():
+      _remove_after(path, resume_step)
+    self._clock = clock
+    self._lines = path.open("a", encoding="utf-8")
+    # TensorBoard hides the purged step itself too, hence the next one.
+    self._tensorboard = tensorboardX.SummaryWriter(
+      str(folder / "tensorboard"), purge_step=resume_step + 1
+    )
+
+  def write(self, step: int, metrics: Mapping[str, ArrayLike]) -> None:
+    """Writes one line, which is on disk when this returns.
+
+    Args:
+      step: Training steps done; several reports of one step are several lines.
+      metrics: By name; parts of a name are joined with slashes.
+    """
+    assert not metrics.keys() & {"step", "time"}, sorted(metrics)
+    now = self._clock()
+    values = {name: np.asarray(value) for name, value in metrics.items()}
+    line = {"step": int(step), "time": now} | {
+      name: _json_value(value.tolist()) for name, value in values.items()
+    }
+    text = json.dumps(line, ensure_ascii=False, allow_nan=False)
+    self._lines.write(f"{text}\n")
+    self._lines.flush()
+    for name, value in values.items():
+      if value.ndim == 0:
+        self._tensorboard.add_scalar(name, float(value), step, walltime=now)
+      elif np.isfinite(value).all() and value.size:
+        # A histogram cannot hold other values; the line above has them.
+        self._tensorboard.add_histogram(
+          name, value.astype(np.float32), step, walltime=now
+        )
+
+  def close(self) -> None:
+    self._lines.close()
+    self._tensorboard.close()
+
+  def __enter__(self) -> "MetricWriter":
+    return self
+
+  def __exit__(self, *_) -> None:
+    self.close()
+
+
+def _json_value(value: Any) -> Any:
+  """Replaces numbers that JSON has no word for, in nested lists too."""
+  if isinstance(value, list):
+    return [_json_value(element) for element in value]
+  if isinstance(value, float) and not math.isfinite(value):
+    return str(value)
+  return value
+
+
+def _remove_after(path: epath.Path, last_step: int) -> None:
+  """Rewrites a file of metrics without the steps after `last_step`."""
+  lines = path.read_text(encoding="utf-8").split("\n")
+  kept = "".join(f"{line}\n" for line in _kept(lines, last_step, path))
+  temporary = path.with_name(f"{path.name}.tmp")
+  temporary.write_text(kept, encoding="utf-8")
+  temporary.replace(path)
+
+
+def _kept(lines: list[str], last_step: int, path: epath.Path) -> Iterable[str]:
+  for number, line in enumerate(lines, start=1):
+    try:
+      step = json.loads(line)["step"]
+    except (ValueError, TypeError, KeyError):
+      # What follows the last line break is empty, or the beginning of a line
+      # that was being written when the run was killed.
+      if number == len(lines):
+        return
+      raise TaskMoeError(
+        f"{path}:{number} is not a line of metrics with a step: {line[:40]!r}."
+        " Mend that line or move the file away."
+      ) from None
+    if step <= last_step:
+      yield line
