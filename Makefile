@@ -1,0 +1,38 @@
+# Each target makes .venv by itself; a second run installs nothing again.
+
+# The Python that .venv is made with: 3.11 to 3.13.
+PYTHON ?= python3
+# Processes of `make test`; 0 runs the tests in one, for a debugger.
+WORKERS ?= 2
+# Further arguments of `make test`, such as `TESTS=tests/moe`.
+TESTS ?=
+
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.PHONY: demo test lint clean
+
+demo: $(INSTALLED)
+	$(BIN)/taskmoe demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -n $(WORKERS) --durations=20 -rs $(TESTS)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache
+
+# venv writes pip last, so that one cut short is made again.
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 14) or \
+	  sys.exit("Python 3.11 to 3.13 is needed and $(PYTHON) is " + \
+	  sys.version.split()[0] + ". Name another: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+
+$(INSTALLED): setup.py pyproject.toml | $(BIN)/pip
+	@echo "Installing into .venv (some minutes the first time) ..."
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@

@@ -1,0 +1,106 @@
+"""Describes the package; pyproject.toml holds tooling only.
+
+Every bound is here, with its reason. Lower bounds are the oldest series that
+the tests ran with, upper bounds the first one that they have not seen.
+"""
+
+import setuptools
+
+# One range for jax and its extras, so that both always mean the same release.
+# JAX breaks its interfaces in minor releases. Python 3.11 ends at 0.10; newer
+# ones take 0.12.
+JAX = ">=0.10.2,<0.13"
+
+INSTALL_REQUIRES = [
+  f"jax{JAX}",
+  # Linen models. Flax breaks in minor releases, and is moving to NNX.
+  "flax>=0.12.8,<0.13",
+  # Adafactor and schedules. Its state's tree is part of every checkpoint.
+  "optax>=0.2.8,<0.3",
+  # Checkpoints. The format on disk must outlive an upgrade.
+  "orbax-checkpoint>=0.12.8,<0.13",
+  # Tasks and mixtures. It leaves its own dependencies unpinned, see below.
+  "seqio>=0.0.20,<0.1",
+  # seqio reads text with it. One minor with tensorflow-text: its custom
+  # operations are compiled against exactly that one.
+  "tensorflow>=2.21,<2.22",
+  # seqio imports it. 2.20 and 2.21 ask for their own tensorflow, so that the
+  # pair above and here can only be moved together.
+  "tensorflow-text>=2.21,<2.22",
+  # Recipes. Our check for unread bindings compares texts that it writes.
+  "gin-config>=0.5,<0.6",
+  # Scores. Its signature stands beside every BLEU that we report.
+  "sacrebleu>=2.6,<2.7",
+  # Vocabularies. The same text must give the same pieces.
+  "sentencepiece>=0.2.3,<0.3",
+  # The text of cldr_30. Each minor carries another CLDR, so another corpus.
+  "Babel>=2.18,<2.19",
+  # Host-side rows. Python 3.11 ends at 2.4; newer ones take 2.5.
+  "numpy>=2.4,<2.6",
+  # Progress bars and tables on a terminal.
+  "rich>=15,<16",
+  # TensorBoard files without TensorFlow in the trainer.
+  "tensorboardX>=2.6.5,<2.7",
+  # Shapes in signatures. 0.x: any minor may change the annotations.
+  "jaxtyping>=0.3.11,<0.4",
+  # The parameters of a bundle, readable without JAX.
+  "safetensors>=0.8,<0.9",
+]
+
+EXTRAS_REQUIRE = {
+  # libtpu of exactly this jax.
+  "tpu": [f"jax[tpu]{JAX}"],
+  # CUDA 12, not 13: it runs on older drivers too, and every jax here has it.
+  "cuda": [f"jax[cuda12]{JAX}"],
+  # Engines that read our exports, to verify an export where it will run.
+  "export": [
+    # Its binary model format is versioned; we write the one of series 4.
+    "ctranslate2>=4.8.5,<5",
+    # To run a model it needs torch, whose right build depends on the machine
+    # (CPU or CUDA), so that the user installs it.
+    "transformers>=5.23,<6",
+  ],
+  "test": [
+    # Warnings are errors here, so a new series may fail us by warning.
+    "pytest>=9.2,<10",
+    # Workers of `make test`.
+    "pytest-xdist>=3.8,<4",
+    # Checks the jaxtyping shapes under pytest. 0.x: minors may be stricter.
+    "beartype>=0.23.1,<0.24",
+    # Each minor formats a little differently.
+    "ruff>=0.17.6,<0.18",
+    # The test of the wheel builds one offline: the back end of
+    # pyproject.toml, which pip would otherwise download each time.
+    "setuptools>=77,<90",
+  ],
+  # Real t5x, for comparisons only. It is not on PyPI, and PyPI takes no wheel
+  # with a direct reference; ours is not uploaded there. It asks for the git
+  # heads of airio, clu, flax, jestimator, optax and seqio in turn.
+  "t5x": [
+    "t5x @ git+https://github.com/google-research/t5x"
+    "@cc342d419ec3e3e9c4bf1df33c82330cafdc1e16"
+  ],
+}
+
+setuptools.setup(
+  name="taskmoe-jax",
+  version="0.1.0",
+  description=(
+    "Multilingual translation with task-level Mixture-of-Experts, on TPU pods"
+  ),
+  # 3.11 for enum.StrEnum; TensorFlow 2.21 has no wheels beyond 3.13.
+  python_requires=">=3.11,<3.14",
+  install_requires=INSTALL_REQUIRES,
+  extras_require=EXTRAS_REQUIRE,
+  entry_points={"console_scripts": ["taskmoe = taskmoe_jax.cli.main:main"]},
+  # gin/ and tasks/ stand at the top, where users look, and are installed
+  # inside the package, where an installed `taskmoe` finds them.
+  packages=[
+    *setuptools.find_packages(include=["taskmoe_jax", "taskmoe_jax.*"]),
+    "taskmoe_jax.gin",
+    "taskmoe_jax.tasks",
+  ],
+  package_dir={"taskmoe_jax.gin": "gin", "taskmoe_jax.tasks": "tasks"},
+  package_data={"taskmoe_jax.gin": ["**/*.gin"]},
+  zip_safe=False,
+)

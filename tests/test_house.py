@@ -1,0 +1,72 @@
+"""House rules that no tool checks for us (STYLE.md, sections 5 and 6)."""
+
+import ast
+import pathlib
+import re
+
+ROOT = pathlib.Path(__file__).parent.parent
+SOURCES = [
+  path
+  for folder in ("taskmoe_jax", "tasks", "tests", "benchmarks")
+  for path in sorted((ROOT / folder).rglob("*.py"))
+]
+
+MAX_FILE_LINES = 300
+MAX_FUNCTION_LINES = 60
+# Longer on purpose: "path" or "path:function", each with its reason.
+LONG_FILES = set()
+LONG_FUNCTIONS = set()
+
+VAGUE_NAME = re.compile(r"(^|_)(utils?|helpers?|managers?|cfg)(_|$)")
+UNFINISHED = re.compile(r"\b(TODO|FIXME)\b")
+
+
+def _name(path: pathlib.Path) -> str:
+  return str(path.relative_to(ROOT))
+
+
+def test_gin_folder_is_no_package():
+  """Any Python in gin/ could make `import gin` find it, not gin-config."""
+  assert list((ROOT / "gin").rglob("*.py")) == []
+
+
+def test_files_are_short():
+  long = {
+    _name(path)
+    for path in SOURCES
+    if len(path.read_text().splitlines()) > MAX_FILE_LINES
+  }
+  assert long == LONG_FILES
+
+
+def test_functions_are_short():
+  long = {
+    f"{_name(path)}:{node.name}"
+    for path in SOURCES
+    for node in ast.walk(ast.parse(path.read_text()))
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    and node.end_lineno - node.lineno >= MAX_FUNCTION_LINES
+  }
+  assert long == LONG_FUNCTIONS
+
+
+def test_modules_are_named_for_what_they_hold():
+  assert [_name(p) for p in SOURCES if VAGUE_NAME.search(p.stem)] == []
+
+
+def test_nothing_is_left_unfinished():
+  this_file = pathlib.Path(__file__)
+  assert [
+    _name(path)
+    for path in SOURCES
+    if path != this_file and UNFINISHED.search(path.read_text())
+  ] == []
+
+
+def test_the_package_does_not_decorate_for_gin():
+  """Recipes name what they configure (gin's dynamic registration)."""
+  assert [
+    _name(path)
+    for path in SOURCES
+    if re.search(r"^\s*@gin\.", path.read_text(), re.MULTILINE)
+  ] == []
