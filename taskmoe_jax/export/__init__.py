@@ -1,0 +1,1 @@
+"""Sub-networks: extract, verify, write, load."""

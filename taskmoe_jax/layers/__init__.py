@@ -1,0 +1,1 @@
+"""Attention, norms, embeddings and dense feed-forward layers."""

@@ -1,0 +1,178 @@
+"""Multi-head attention, and T5's relative position bias.
+
+Keys and values are made apart from attending to them, so that decoding keeps
+both: those of earlier steps, and those of the source, which are made once.
+"""
+
+import math
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from taskmoe_jax import axes
+from taskmoe_jax.layers.initializers import scaled_normal
+from taskmoe_jax.partitioning.rules import constrain
+
+# Far below any logit, far above the lowest number of bfloat16.
+_MASKED = -1e9
+
+
+@flax.struct.dataclass
+class KeysValues:
+  """Keys and values `[B, L, N, H]` of one attention layer."""
+
+  keys: jax.Array
+  values: jax.Array
+
+  def update(self, new: "KeysValues", position: jax.Array) -> "KeysValues":
+    """Writes keys and values of the tokens that stand at `position`."""
+    return jax.tree.map(
+      lambda old, x: jax.lax.dynamic_update_slice_in_dim(old, x, position, 1),
+      self,
+      new,
+    )
+
+
+class Attention(nn.Module):
+  """Attention of N heads without biases and without 1/sqrt(H).
+
+  The missing scale is made up for in the queries' initial scale, (D·H)^-0.5, as
+  in T5, whose engines hard-code it so.
+  """
+
+  num_heads: int
+  head_dim: int
+  embed_dim: int
+  dropout_rate: float
+  dtype: jnp.dtype
+
+  def setup(self):
+    d, n, h = self.embed_dim, self.num_heads, self.head_dim
+    split = (axes.EMBED, axes.HEADS, axes.KV)
+
+    def declare(name, scale, logical_axes, shape):
+      weight = self.param(
+        name, scaled_normal(scale, logical_axes), shape, jnp.float32
+      )
+      return weight.astype(self.dtype)
+
+    self.query = declare("query", (d * h) ** -0.5, split, (d, n, h))
+    self.key = declare("key", d**-0.5, split, (d, n, h))
+    self.value = declare("value", d**-0.5, split, (d, n, h))
+    self.out = declare(
+      "out", (n * h) ** -0.5, (axes.HEADS, axes.KV, axes.EMBED), (n, h, d)
+    )
+    self.dropout = nn.Dropout(self.dropout_rate)
+
+  def keys_values(self, x: Float[Array, "B S D"]) -> KeysValues:
+    return KeysValues(
+      jnp.einsum("bsd,dnh->bsnh", x, self.key),
+      jnp.einsum("bsd,dnh->bsnh", x, self.value),
+    )
+
+  def __call__(
+    self,
+    x: Float[Array, "B T D"],
+    memory: KeysValues,
+    mask: Bool[Array, "#B #T S"],
+    bias: Float[Array, "N T S"] | None = None,
+    *,
+    train: bool = False,
+  ) -> Float[Array, "B T D"]:
+    """Attends from `x` to the memory wherever the mask allows it.
+
+    Args:
+      x: What asks.
+      memory: Keys and values of what is attended to.
+      mask: True where position T may see position S.
+      bias: Added to the logits: the relative position bias.
+      train: Whether attention weights are dropped out.
+    """
+    query = jnp.einsum("btd,dnh->btnh", x, self.query)
+    query = constrain(
+      query, axes.ACT_BATCH, axes.ACT_LENGTH, axes.ACT_HEADS, axes.ACT_KV
+    )
+    logits = jnp.einsum(
+      "btnh,bsnh->bnts",
+      query,
+      memory.keys,
+      preferred_element_type=jnp.float32,
+    )
+    if bias is not None:
+      logits = logits + bias[None]
+    logits = jnp.where(mask[:, None], logits, _MASKED)
+    weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
+    weights = self.dropout(weights, deterministic=not train)
+    read = jnp.einsum("bnts,bsnh->btnh", weights, memory.values)
+    y = jnp.einsum("btnh,nhd->btd", read, self.out)
+    return constrain(y, axes.ACT_BATCH, axes.ACT_LENGTH, axes.ACT_EMBED)
+
+
+def relative_position_buckets(
+  distance: Int[Array, "T S"],
+  *,
+  bidirectional: bool,
+  num_buckets: int,
+  max_distance: int,
+) -> Int[Array, "T S"]:
+  """T5's buckets: near distances have one each, far ones share log-wide ones.
+
+  Follows google-research/t5x, `relative_position_biases.py`.
+
+  Args:
+    distance: Position attended to, minus position that asks.
+    bidirectional: Encoder: half of the buckets for what comes later. Decoder:
+      all of them for what came earlier.
+    num_buckets: How many there are in all.
+    max_distance: From here on everything is in the last bucket.
+  """
+  bucket = jnp.zeros_like(distance)
+  back = -distance
+  if bidirectional:
+    num_buckets //= 2
+    bucket = bucket + (back < 0).astype(jnp.int32) * num_buckets
+    back = jnp.abs(back)
+  else:
+    back = jnp.maximum(back, 0)
+  exact = num_buckets // 2
+  ratio = jnp.maximum(back, 1).astype(jnp.float32) / exact
+  far = exact + (
+    jnp.log(ratio) / math.log(max_distance / exact) * (num_buckets - exact)
+  ).astype(jnp.int32)
+  far = jnp.minimum(far, num_buckets - 1)
+  return bucket + jnp.where(back < exact, back, far)
+
+
+class RelativePositionBias(nn.Module):
+  """One learned number per bucket and head, shared by all layers of a stack.
+
+  Packed rows need nothing special: a segment lies in one piece, so distances
+  inside it are those of the row, and the mask hides all others.
+  """
+
+  num_heads: int
+  bidirectional: bool
+  embed_dim: int
+  num_buckets: int = 32
+  max_distance: int = 128
+
+  @nn.compact
+  def __call__(
+    self, query_positions: Int[Array, "T"], key_positions: Int[Array, "S"]
+  ) -> Float[Array, "N T S"]:
+    table = self.param(
+      "table",
+      scaled_normal(self.embed_dim**-0.5, (axes.POSITION, axes.HEADS)),
+      (self.num_buckets, self.num_heads),
+      jnp.float32,
+    )
+    buckets = relative_position_buckets(
+      key_positions[None, :] - query_positions[:, None],
+      bidirectional=self.bidirectional,
+      num_buckets=self.num_buckets,
+      max_distance=self.max_distance,
+    )
+    return jnp.moveaxis(jnp.take(table, buckets, axis=0), -1, 0)

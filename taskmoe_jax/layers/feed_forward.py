@@ -1,0 +1,116 @@
+"""The feed-forward network, dense or one of many experts.
+
+Its mathematics is written once, for weights with any leading axes: `[D, F]`
+dense, `[E, D, F]` experts, `[G, K, D, F]` experts fetched for groups of rows.
+"""
+
+import enum
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from taskmoe_jax import axes
+from taskmoe_jax.layers.initializers import scaled_normal
+from taskmoe_jax.partitioning.rules import constrain
+
+
+class Activation(enum.StrEnum):
+  """Nonlinearity between the two matrices.
+
+  Both are exact in the engines that serve sub-networks; erf-GELU and SwiGLU are
+  not everywhere (SERVING.md section 1).
+  """
+
+  RELU = "relu"
+  GATED_GELU = "gated_gelu"  # tanh-GELU of `wi` times the linear branch `wi_1`
+
+  @property
+  def num_inputs(self) -> int:
+    """How many input matrices there are."""
+    return 1 if self is Activation.RELU else 2
+
+  def __call__(self, *hidden: jax.Array) -> jax.Array:
+    if self is Activation.RELU:
+      return jax.nn.relu(hidden[0])
+    return jax.nn.gelu(hidden[0], approximate=True) * hidden[1]
+
+
+@flax.struct.dataclass
+class FeedForwardWeights:
+  """Input matrices `[..., D, F]` (two when gated) and output `[..., F, D]`.
+
+  `take` and the engines in `moe.dispatch` treat leading axes as experts.
+  """
+
+  wi: tuple[jax.Array, ...]
+  wo: jax.Array
+
+  def take(self, experts: jax.Array) -> "FeedForwardWeights":
+    """Picks experts off the leading axis."""
+    return jax.tree.map(lambda w: jnp.take(w, experts, axis=0), self)
+
+
+def feed_forward_weights(
+  module: nn.Module,
+  leading: dict[str, int],
+  embed_dim: int,
+  mlp_dim: int,
+  activation: Activation,
+  dtype: jnp.dtype,
+) -> FeedForwardWeights:
+  """Declares the parameters `wi` (`wi_1`) and `wo` on a Linen module.
+
+  Args:
+    module: The module that owns them.
+    leading: Logical names and sizes of leading axes, `{"expert": E}` or none.
+    embed_dim: D.
+    mlp_dim: F.
+    activation: Decides whether there is a second input matrix.
+    dtype: What the weights are cast to for computing; they are kept in float32.
+  """
+  names, sizes = tuple(leading.keys()), tuple(leading.values())
+
+  def declare(name, fan_in, fan_out, logical_axes):
+    value = module.param(
+      name,
+      scaled_normal(fan_in**-0.5, names + logical_axes),
+      (*sizes, fan_in, fan_out),
+      jnp.float32,
+    )
+    return value.astype(dtype)
+
+  inputs = ("wi", "wi_1")[: activation.num_inputs]
+  return FeedForwardWeights(
+    wi=tuple(
+      declare(name, embed_dim, mlp_dim, (axes.EMBED, axes.MLP))
+      for name in inputs
+    ),
+    wo=declare("wo", mlp_dim, embed_dim, (axes.MLP, axes.EMBED)),
+  )
+
+
+class FeedForward(nn.Module):
+  """`wo · activation(wi · x)`, without biases."""
+
+  mlp_dim: int
+  activation: Activation
+  dropout_rate: float
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "B L D"], *, train: bool
+  ) -> Float[Array, "B L D"]:
+    weights = feed_forward_weights(
+      self, {}, x.shape[-1], self.mlp_dim, self.activation, self.dtype
+    )
+    hidden = self.activation(
+      *(jnp.einsum("bld,df->blf", x, wi) for wi in weights.wi)
+    )
+    hidden = constrain(hidden, axes.ACT_BATCH, axes.ACT_LENGTH, axes.ACT_MLP)
+    hidden = nn.Dropout(self.dropout_rate)(hidden, deterministic=not train)
+    y = jnp.einsum("blf,fd->bld", hidden, weights.wo)
+    return constrain(y, axes.ACT_BATCH, axes.ACT_LENGTH, axes.ACT_EMBED)

@@ -1,0 +1,31 @@
+"""Root-mean-square layer normalisation."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from taskmoe_jax import axes
+
+
+class RMSNorm(nn.Module):
+  """Scales vectors to unit root mean square: no mean, no bias, as in T5.
+
+  Mean and bias are left out because the engines that serve sub-networks have
+  them so (eps 1e-6 is theirs too). Computed in float32 whatever the input.
+  """
+
+  epsilon: float = 1e-6
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "*b D"]) -> Float[Array, "*b D"]:
+    scale = self.param(
+      "scale",
+      nn.with_logical_partitioning(nn.initializers.ones, (axes.EMBED,)),
+      (x.shape[-1],),
+      jnp.float32,
+    )
+    wide = x.astype(jnp.float32)
+    mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
+    normed = wide * jax.lax.rsqrt(mean_square + self.epsilon)
+    return (normed * scale).astype(x.dtype)

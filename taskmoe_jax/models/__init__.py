@@ -1,0 +1,1 @@
+"""Encoder, decoder, the whole Transformer and its losses."""

@@ -1,0 +1,159 @@
+"""The repeating block of layers of a stack."""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float
+
+from taskmoe_jax.layers.attention import Attention, KeysValues
+from taskmoe_jax.layers.feed_forward import FeedForward
+from taskmoe_jax.layers.norms import RMSNorm
+from taskmoe_jax.models.config import ModelConfig, StackConfig
+from taskmoe_jax.moe.layer import MoeFeedForward, RoutingStatistics
+from taskmoe_jax.moe.routing import RouterInputs
+
+
+@flax.struct.dataclass
+class LayerMemory:
+  """What one decoder layer keeps while decoding.
+
+  Attributes:
+    past: Keys and values of the target tokens so far, written step by step.
+    source: Keys and values of the encoder's output, made once.
+  """
+
+  past: KeysValues
+  source: KeysValues
+
+
+class Layer(nn.Module):
+  """Self-attention, attention to the source in a decoder, feed-forward.
+
+  Pre-norm: each part reads a normalised input and adds to the residual stream.
+  `mlp_dim` None makes the feed-forward an MoE.
+  """
+
+  config: ModelConfig
+  stack: StackConfig
+  mlp_dim: int | None
+  is_decoder: bool
+  num_tasks: int
+
+  def setup(self):
+    config = self.config
+    dtype = jnp.dtype(config.dtype)
+
+    def attention():
+      return Attention(
+        num_heads=config.num_heads,
+        head_dim=config.head_dim,
+        embed_dim=config.embed_dim,
+        dropout_rate=config.dropout_rate,
+        dtype=dtype,
+      )
+
+    self.self_attention_norm = RMSNorm()
+    self.self_attention = attention()
+    if self.is_decoder:
+      self.source_attention_norm = RMSNorm()
+      self.source_attention = attention()
+    self.mlp_norm = RMSNorm()
+    if self.mlp_dim is None:
+      self.moe = MoeFeedForward(
+        self.stack.moe, self.num_tasks, config.activation, dtype
+      )
+    else:
+      self.mlp = FeedForward(
+        self.mlp_dim, config.activation, config.dropout_rate, dtype
+      )
+    self.dropout = nn.Dropout(config.dropout_rate)
+
+  def source_keys_values(self, encoded: Float[Array, "B S D"]) -> KeysValues:
+    return self.source_attention.keys_values(encoded)
+
+  def __call__(
+    self,
+    x: Float[Array, "B L D"],
+    inputs: RouterInputs,
+    mask: Bool[Array, "#B L L"],
+    bias: Float[Array, "N L L"],
+    encoded: Float[Array, "B S D"] | None = None,
+    source_mask: Bool[Array, "B L S"] | None = None,
+    *,
+    train: bool,
+  ) -> tuple[Float[Array, "B L D"], RoutingStatistics | None]:
+    """Runs all positions at once."""
+    normed = self.self_attention_norm(x)
+    memory = self.self_attention.keys_values(normed)
+    y = self.self_attention(normed, memory, mask, bias, train=train)
+    x = x + self.dropout(y, deterministic=not train)
+    if self.is_decoder:
+      source = self.source_keys_values(encoded)
+      x = self._read_source(x, source, source_mask, train=train)
+    return self._feed_forward(x, inputs, train=train)
+
+  def step(
+    self,
+    x: Float[Array, "B 1 D"],
+    memory: LayerMemory,
+    inputs: RouterInputs,
+    mask: Bool[Array, "1 1 T"],
+    bias: Float[Array, "N 1 T"],
+    source_mask: Bool[Array, "B 1 S"],
+    position: jax.Array,
+  ) -> tuple[Float[Array, "B 1 D"], LayerMemory]:
+    """Runs one target position, reading and extending the memory."""
+    normed = self.self_attention_norm(x)
+    new = self.self_attention.keys_values(normed)
+    past = memory.past.update(new, position)
+    x = x + self.self_attention(normed, past, mask, bias)
+    x = self._read_source(x, memory.source, source_mask, train=False)
+    x, _ = self._feed_forward(x, inputs, train=False)
+    return x, memory.replace(past=past)
+
+  def _read_source(self, x, source, source_mask, *, train):
+    normed = self.source_attention_norm(x)
+    y = self.source_attention(normed, source, source_mask, train=train)
+    return x + self.dropout(y, deterministic=not train)
+
+  def _feed_forward(self, x, inputs, *, train):
+    normed = self.mlp_norm(x)
+    if self.mlp_dim is None:
+      y, statistics = self.moe(normed, inputs, train=train)
+    else:
+      y, statistics = self.mlp(normed, train=train), None
+    return x + self.dropout(y, deterministic=not train), statistics
+
+
+class Block(nn.Module):
+  """The layers `layer_0`, `layer_1`, ... of one repetition."""
+
+  config: ModelConfig
+  stack: StackConfig
+  is_decoder: bool
+  num_tasks: int
+
+  def setup(self):
+    widths = (*self.stack.mlp_dims, *([None] if self.stack.moe else []))
+    self.layer = [
+      Layer(self.config, self.stack, width, self.is_decoder, self.num_tasks)
+      for width in widths
+    ]
+
+  def __call__(self, x: Float[Array, "B L D"], *args, train: bool):
+    statistics = None
+    for layer in self.layer:
+      x, found = layer(x, *args, train=train)
+      statistics = found if found is not None else statistics
+    return x, statistics
+
+  def step(self, x: Float[Array, "B 1 D"], memories: list[LayerMemory], *args):
+    kept = []
+    for layer, memory in zip(self.layer, memories, strict=True):
+      x, memory = layer.step(x, memory, *args)
+      kept.append(memory)
+    return x, kept
+
+  def source_keys_values(self, encoded: Float[Array, "B S D"]):
+    return [layer.source_keys_values(encoded) for layer in self.layer]

@@ -1,0 +1,137 @@
+"""Sizes and choices of a model; plain data, saved with every checkpoint."""
+
+import dataclasses
+import enum
+from collections.abc import Mapping
+from typing import Any
+
+from taskmoe_jax.errors import TaskMoeError, one_of
+from taskmoe_jax.layers.feed_forward import Activation
+from taskmoe_jax.moe.config import MoeConfig
+
+
+class Embeddings(enum.StrEnum):
+  """How many vocabulary tables there are.
+
+  One table for encoder, decoder and softmax is our default, because the engines
+  that serve sub-networks are sure to have it right. The paper's parameter
+  counts imply three.
+  """
+
+  ONE = "one"
+  THREE = "three"
+
+
+class ComputeDtype(enum.StrEnum):
+  """What layers compute in. Parameters and routing are always float32."""
+
+  FLOAT32 = "float32"
+  BFLOAT16 = "bfloat16"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StackConfig:
+  """An encoder or decoder: a block of a few layers, repeated.
+
+  Blocks are what is scanned, so a block is the shortest repeating pattern: one
+  layer in a dense model; a dense layer and an MoE layer where MoE replaces the
+  feed-forward of every second one; and after extraction the widths (F, K·F).
+
+  Attributes:
+    num_layers: Layers in all, a multiple of the block's.
+    mlp_dims: Widths of the block's dense feed-forward layers, in order.
+    moe: The block's last layer, if it is an MoE layer.
+  """
+
+  num_layers: int
+  mlp_dims: tuple[int, ...]
+  moe: MoeConfig | None = None
+
+  def __post_init__(self):
+    object.__setattr__(self, "mlp_dims", tuple(self.mlp_dims))
+    if self.block_size == 0 or self.num_layers % self.block_size:
+      raise TaskMoeError(
+        f"num_layers={self.num_layers} is no multiple of the block's"
+        f" {self.block_size} layers (mlp_dims={self.mlp_dims}"
+        f"{' and one MoE layer' if self.moe else ''}). Set"
+        " StackConfig.num_layers or StackConfig.mlp_dims."
+      )
+
+  @property
+  def block_size(self) -> int:
+    return len(self.mlp_dims) + (self.moe is not None)
+
+  @property
+  def num_blocks(self) -> int:
+    return self.num_layers // self.block_size
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+  """An encoder-decoder Transformer in the shape of T5 (DESIGN.md section 6).
+
+  Attributes:
+    vocab_size: V, at least the vocabulary's size.
+    embed_dim: D.
+    num_heads: N.
+    head_dim: H.
+    activation: Of every feed-forward network.
+    embeddings: How many vocabulary tables there are.
+    encoder: The encoder's layers.
+    decoder: The decoder's layers.
+    dropout_rate: On embeddings, on attention weights, inside dense feed-forward
+      networks and on what each layer adds; the paper states none for WMT.
+    dtype: What layers compute in.
+  """
+
+  vocab_size: int
+  embed_dim: int
+  num_heads: int
+  head_dim: int
+  activation: Activation
+  embeddings: Embeddings
+  encoder: StackConfig
+  decoder: StackConfig
+  dropout_rate: float = 0.0
+  dtype: ComputeDtype = ComputeDtype.FLOAT32
+
+  def __post_init__(self):
+    for field, kind in (
+      ("activation", Activation),
+      ("embeddings", Embeddings),
+      ("dtype", ComputeDtype),
+    ):
+      value = getattr(self, field)
+      try:
+        object.__setattr__(self, field, kind(value))
+      except ValueError:
+        raise TaskMoeError(
+          f"{one_of(field, value, kind)}. Set ModelConfig.{field}."
+        ) from None
+    if not 0.0 <= self.dropout_rate < 1.0:
+      raise TaskMoeError(
+        f"dropout_rate={self.dropout_rate} is outside [0, 1). Set"
+        " ModelConfig.dropout_rate."
+      )
+
+  def to_dict(self) -> dict[str, Any]:
+    """JSON-able values, read back by `from_dict`."""
+    return _plain(dataclasses.asdict(self))
+
+  @classmethod
+  def from_dict(cls, values: Mapping[str, Any]) -> "ModelConfig":
+    values = dict(values)
+    for side in ("encoder", "decoder"):
+      stack = dict(values[side])
+      if stack["moe"] is not None:
+        stack["moe"] = MoeConfig(**stack["moe"])
+      values[side] = StackConfig(**stack)
+    return cls(**values)
+
+
+def _plain(value: Any) -> Any:
+  if isinstance(value, dict):
+    return {key: _plain(item) for key, item in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [_plain(item) for item in value]
+  return str(value) if isinstance(value, enum.Enum) else value

@@ -1,0 +1,127 @@
+"""A stack: position bias, scanned blocks, final norm, task vectors."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from taskmoe_jax import axes
+from taskmoe_jax.layers.attention import KeysValues, RelativePositionBias
+from taskmoe_jax.layers.initializers import scaled_normal
+from taskmoe_jax.layers.norms import RMSNorm
+from taskmoe_jax.models.blocks import Block, LayerMemory
+from taskmoe_jax.models.config import ModelConfig, StackConfig
+from taskmoe_jax.moe.config import Granularity
+from taskmoe_jax.moe.layer import RoutingStatistics
+from taskmoe_jax.moe.routing import RouterInputs
+
+
+class Stack(nn.Module):
+  """Encoder or decoder.
+
+  Blocks are scanned: their parameters have a leading `layer` axis, and a deep
+  stack compiles as fast as a single block.
+  """
+
+  config: ModelConfig
+  stack: StackConfig
+  is_decoder: bool
+  num_tasks: int
+
+  def setup(self):
+    config = self.config
+    self.position_bias = RelativePositionBias(
+      num_heads=config.num_heads,
+      bidirectional=not self.is_decoder,
+      embed_dim=config.embed_dim,
+    )
+    self.blocks = Block(config, self.stack, self.is_decoder, self.num_tasks)
+    self.final_norm = RMSNorm()
+    self.dropout = nn.Dropout(config.dropout_rate)
+    moe = self.stack.moe
+    if moe is not None and moe.granularity is Granularity.TASK:
+      self.task_table = self.param(
+        "task_table",
+        scaled_normal(1.0, (axes.TASK, axes.EMBED)),
+        (self.num_tasks, config.embed_dim),
+        jnp.float32,
+      )
+
+  def with_task_vectors(self, inputs: RouterInputs) -> RouterInputs:
+    """Looks up the learned vectors of the rows' tasks, one table per stack."""
+    moe = self.stack.moe
+    if moe is None or moe.granularity is not Granularity.TASK:
+      return inputs
+    vectors = jnp.take(self.task_table, inputs.task_ids, axis=0)
+    return inputs.replace(task_vectors=vectors)
+
+  def __call__(
+    self,
+    x: Float[Array, "B L D"],
+    inputs: RouterInputs,
+    mask: Bool[Array, "#B L L"],
+    encoded: Float[Array, "B S D"] | None = None,
+    source_mask: Bool[Array, "B L S"] | None = None,
+    *,
+    train: bool,
+  ) -> tuple[Float[Array, "B L D"], RoutingStatistics | None]:
+    """Runs all positions; statistics have a leading axis of blocks."""
+    positions = jnp.arange(x.shape[1])
+    bias = self.position_bias(positions, positions)
+    inputs = self.with_task_vectors(inputs)
+
+    def body(block, x, _):
+      return block(x, inputs, mask, bias, encoded, source_mask, train=train)
+
+    x = self.dropout(x, deterministic=not train)
+    x, statistics = self._scan(body)(self.blocks, x, None)
+    x = self.dropout(self.final_norm(x), deterministic=not train)
+    return x, statistics
+
+  def start(
+    self, encoded: Float[Array, "B S D"], target_length: int
+  ) -> list[LayerMemory]:
+    """Empty memory for `target_length` steps over an encoded source."""
+
+    def body(block, carry, _):
+      return carry, block.source_keys_values(encoded)
+
+    _, sources = self._scan(body)(self.blocks, (), None)
+
+    def empty(x):
+      return jnp.zeros((*x.shape[:2], target_length, *x.shape[3:]), x.dtype)
+
+    return [
+      LayerMemory(past=jax.tree.map(empty, source), source=source)
+      for source in sources
+    ]
+
+  def step(
+    self,
+    x: Float[Array, "B 1 D"],
+    memories: list[LayerMemory],
+    inputs: RouterInputs,
+    source_mask: Bool[Array, "B 1 S"],
+    position: Int[Array, ""],
+  ) -> tuple[Float[Array, "B 1 D"], list[LayerMemory]]:
+    """Runs the target position `position`, the same for every row."""
+    past: KeysValues = memories[0].past
+    positions = jnp.arange(past.keys.shape[2])
+    bias = self.position_bias(position[None], positions)
+    mask = (positions <= position)[None, None, :]
+    inputs = self.with_task_vectors(inputs)
+
+    def body(block, x, memories):
+      return block.step(x, memories, inputs, mask, bias, source_mask, position)
+
+    x, memories = self._scan(body)(self.blocks, x, memories)
+    return self.final_norm(x), memories
+
+  def _scan(self, body):
+    return nn.scan(
+      body,
+      variable_axes={"params": 0},
+      split_rngs={"params": True, "dropout": True},
+      length=self.stack.num_blocks,
+      metadata_params={nn.PARTITION_NAME: axes.LAYER},
+    )

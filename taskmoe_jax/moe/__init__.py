@@ -1,0 +1,1 @@
+"""Mixture-of-Experts: routing, dispatch, experts, statistics."""

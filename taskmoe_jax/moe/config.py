@@ -1,0 +1,87 @@
+"""What an MoE layer is: granularity, experts, dispatch, loss weights."""
+
+import dataclasses
+import enum
+
+from taskmoe_jax.errors import TaskMoeError, one_of
+
+
+class Granularity(enum.StrEnum):
+  """What one routing decision is made for (section 3.1 of the paper)."""
+
+  TOKEN = "token"
+  SENTENCE = "sentence"
+  TASK = "task"
+  STATIC = "static"  # experts dealt out to tasks by a fixed table, no gate
+
+  @property
+  def by_task(self) -> bool:
+    """Whether the task alone decides, so that a sub-network is exact."""
+    return self in (Granularity.TASK, Granularity.STATIC)
+
+
+class Dispatch(enum.StrEnum):
+  """How tokens and experts come together; see `moe.dispatch`."""
+
+  AUTO = "auto"
+  CAPACITY = "capacity"
+  EXPERT_FETCH = "expert_fetch"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MoeConfig:
+  """An MoE layer of E experts, of which every token meets K.
+
+  Attributes:
+    granularity: What one routing decision is made for.
+    num_experts: E.
+    num_selected: K, from 1 to E.
+    expert_mlp_dim: F of one expert. The paper's is that of the dense layers;
+      half of it makes an extracted top-2 sub-network exactly as wide as those.
+    dispatch: Which engine moves tokens to experts, or experts to tokens.
+    capacity_factor: How many times its fair share of a group's tokens an expert
+      takes in training before it drops some; None never drops, and costs E/K
+      times the memory. The paper states none. Read by `capacity` only.
+    group_size: Tokens that compete for an expert's capacity, in whole rows.
+    balance_loss_weight: Weight of the balance loss in the training loss.
+    z_loss_weight: Weight of the router z-loss in the training loss.
+  """
+
+  granularity: Granularity
+  num_experts: int
+  num_selected: int
+  expert_mlp_dim: int
+  dispatch: Dispatch
+  capacity_factor: float | None
+  group_size: int
+  balance_loss_weight: float
+  z_loss_weight: float
+
+  def __post_init__(self):
+    for field, kind in (("granularity", Granularity), ("dispatch", Dispatch)):
+      value = getattr(self, field)
+      try:
+        object.__setattr__(self, field, kind(value))
+      except ValueError:
+        raise TaskMoeError(
+          f"{one_of(field, value, kind)}. Set MoeConfig.{field}."
+        ) from None
+    if not 1 <= self.num_selected <= self.num_experts:
+      raise TaskMoeError(
+        f"num_selected={self.num_selected} is outside 1..{self.num_experts},"
+        " the number of experts. Set MoeConfig.num_selected."
+      )
+    if (
+      self.dispatch is Dispatch.EXPERT_FETCH
+      and self.granularity is Granularity.TOKEN
+    ):
+      raise TaskMoeError(
+        "dispatch 'expert_fetch' cannot serve granularity 'token': it fetches"
+        " experts for whole rows. Set MoeConfig.dispatch to 'capacity' or"
+        " 'auto'."
+      )
+    if self.capacity_factor is not None and self.capacity_factor <= 0:
+      raise TaskMoeError(
+        f"capacity_factor={self.capacity_factor} is not above 0. Set"
+        " MoeConfig.capacity_factor, or None to never drop a token."
+      )

@@ -1,0 +1,90 @@
+"""The MoE feed-forward layer: router, experts, and the engine between them."""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from taskmoe_jax import axes
+from taskmoe_jax.layers.feed_forward import (
+  Activation,
+  FeedForwardWeights,
+  feed_forward_weights,
+)
+from taskmoe_jax.moe.config import MoeConfig
+from taskmoe_jax.moe.dispatch import choose_engine
+from taskmoe_jax.moe.routing import Router, RouterInputs
+from taskmoe_jax.partitioning.rules import constrain
+
+
+@flax.struct.dataclass
+class RoutingStatistics:
+  """What a layer's routing did, for its loss and for the log.
+
+  Attributes:
+    balance_loss: See `moe.routing.Routing`, as are z_loss, load and entropy.
+    z_loss: Unweighted, too.
+    load: Share of choices on each expert.
+    entropy: In nats.
+    dropped: Share of choices for which no expert had a place.
+  """
+
+  balance_loss: Float[Array, "*layers"]
+  z_loss: Float[Array, "*layers"]
+  load: Float[Array, "*layers E"]
+  entropy: Float[Array, "*layers"]
+  dropped: Float[Array, "*layers"]
+
+
+class Experts(nn.Module):
+  """The weights of E feed-forward networks, `wi [E, D, F]`, `wo [E, F, D]`."""
+
+  config: MoeConfig
+  activation: Activation
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, embed_dim: int) -> FeedForwardWeights:
+    return feed_forward_weights(
+      self,
+      {axes.EXPERT: self.config.num_experts},
+      embed_dim,
+      self.config.expert_mlp_dim,
+      self.activation,
+      self.dtype,
+    )
+
+
+class MoeFeedForward(nn.Module):
+  """`sum_k gate_k · FFN_k(x)` over the K chosen experts (paper, section 2)."""
+
+  config: MoeConfig
+  num_tasks: int
+  activation: Activation
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "B L D"], inputs: RouterInputs, *, train: bool
+  ) -> tuple[Float[Array, "B L D"], RoutingStatistics]:
+    routing = Router(self.config, self.num_tasks, name="router")(x, inputs)
+    weights = Experts(self.config, self.activation, self.dtype, name="experts")(
+      x.shape[-1]
+    )
+    engine = choose_engine(
+      self.config,
+      train=train,
+      rows_per_task_group=inputs.rows_per_task_group,
+    )
+    y, dropped = engine(
+      x, routing, inputs.segment_ids > 0, weights, self.activation
+    )
+    y = constrain(y, axes.ACT_BATCH, axes.ACT_LENGTH, axes.ACT_EMBED)
+    return y, RoutingStatistics(
+      balance_loss=routing.balance_loss,
+      z_loss=routing.z_loss,
+      load=jax.lax.stop_gradient(routing.load),
+      entropy=jax.lax.stop_gradient(routing.entropy),
+      dropped=dropped,
+    )
