@@ -1,0 +1,1 @@
+"""Text as rows: sources, packing and batches (tensorflow, seqio)."""

@@ -1,0 +1,89 @@
+"""Parallel texts as seqio tasks and a mixture of them."""
+
+import functools
+from collections.abc import Sequence
+
+import seqio
+import tensorflow as tf
+
+from taskmoe_jax.data.sources import ParallelSource
+from taskmoe_jax.errors import TaskMoeError
+from taskmoe_jax.vocabulary import Vocabulary
+
+
+def register_mixture(
+  name: str,
+  sources: Sequence[ParallelSource],
+  *,
+  vocabulary: str,
+  temperature: float,
+  task_prefix: str,
+) -> seqio.Mixture:
+  """Registers a seqio task per source and the mixture of them all.
+
+  A pair of n training examples gets a share of `n^(1/T)`, T being the
+  temperature (5 in the paper): rare pairs are seen more often than they occur.
+  Endless text has no n, and its pairs get equal shares. Earlier registrations
+  under the same names are replaced.
+
+  Args:
+    name: Of the mixture.
+    sources: One per direction.
+    vocabulary: Path of the SentencePiece model. It is opened at the first
+      example, because a vocabulary is trained from the mixture itself.
+    temperature: T; 1 keeps the corpus's proportions.
+    task_prefix: A seqio task is called `{task_prefix}_{source}_{target}`.
+  """
+  if not temperature > 0:
+    raise TaskMoeError(
+      f"temperature {temperature} is not above 0: 1 keeps the proportions of"
+      " the corpus, a higher one evens them out. Set TEMPERATURE."
+    )
+  tokenize = functools.partial(
+    seqio.preprocessors.tokenize, copy_pretokenized=False
+  )
+  feature = seqio.Feature(seqio.SentencePieceVocabulary(vocabulary))
+  names = []
+  for source in sources:
+    task = f"{task_prefix}_{source.source_language}_{source.target_language}"
+    names.append(task)
+    if task in seqio.TaskRegistry.names():
+      seqio.TaskRegistry.remove(task)
+    seqio.TaskRegistry.add(
+      task,
+      source=source,
+      preprocessors=[
+        tokenize,
+        functools.partial(
+          _prepend_target_symbol, target_language=source.target_language
+        ),
+        seqio.preprocessors.append_eos,
+      ],
+      output_features={"inputs": feature, "targets": feature},
+      shuffle_buffer_size=None,
+    )
+  if name in seqio.MixtureRegistry.names():
+    seqio.MixtureRegistry.remove(name)
+  rate = functools.partial(_rate, temperature=temperature)
+  return seqio.MixtureRegistry.add(name, names, default_rate=rate)
+
+
+def _rate(task: seqio.Task, temperature: float) -> float:
+  size = task.source.size("train")
+  return 1.0 if size is None else size ** (1 / temperature)
+
+
+def _prepend_target_symbol(
+  dataset: tf.data.Dataset,
+  output_features: dict[str, seqio.Feature],
+  target_language: str,
+) -> tf.data.Dataset:
+  path = output_features["inputs"].vocabulary.sentencepiece_model_file
+  symbol = [Vocabulary.load(path).target_id(target_language)]
+  return dataset.map(
+    lambda example: {
+      **example,
+      "inputs": tf.concat([symbol, example["inputs"]], axis=0),
+    },
+    num_parallel_calls=tf.data.AUTOTUNE,
+  )

@@ -1,0 +1,115 @@
+"""Trains the joint SentencePiece vocabulary on a mixture's own text."""
+
+import io
+import logging
+import re
+from collections.abc import Iterator
+
+import numpy as np
+import sentencepiece
+import seqio
+
+from taskmoe_jax.data import sources
+from taskmoe_jax.errors import TaskMoeError
+from taskmoe_jax.task_space import split_pair
+from taskmoe_jax.vocabulary import EOS_ID, PAD_ID, UNK_ID, target_symbol
+
+# The model depends on it, so that it is not the number of cores.
+_NUM_THREADS = 4
+# An endless text is sampled from so many of its examples.
+_ENDLESS = 2**31
+
+_logger = logging.getLogger(__name__)
+
+
+def train_vocabulary(
+  mixture: seqio.Mixture, *, size: int, num_sentences: int, seed: int
+) -> bytes:
+  """Returns a SentencePiece model of text sampled at the mixture's rates.
+
+  As in the paper one vocabulary serves all languages and both sides. It has a
+  symbol `<2xx>` for every target language; digits stand alone; characters that
+  are rare in the sample become bytes. Text is not normalised, so that decoding
+  gives back every character that was encoded (but for U+2581, which is how
+  SentencePiece writes a space). The same arguments give the same bytes.
+
+  Args:
+    mixture: Its train parts are sampled. A pair that has fewer sentences than
+      its share gives each of them once.
+    size: Number of pieces, with the special ones.
+    num_sentences: How many to sample, sources and targets together.
+    seed: Of the sample.
+  """
+  if num_sentences < 2:
+    raise TaskMoeError(
+      f"{num_sentences} sentences are too few for a vocabulary: it needs at"
+      " least an example's two. Set VOCAB_SENTENCES."
+    )
+  pairs = sources.parallel_sources(mixture)
+  targets = dict.fromkeys(split_pair(pair)[1] for pair in pairs)
+  _logger.info(
+    "training a vocabulary of %d pieces on %d sentences of %d pairs",
+    size,
+    num_sentences,
+    len(pairs),
+  )
+  model = io.BytesIO()
+  try:
+    sentencepiece.SentencePieceTrainer.train(
+      sentence_iterator=_sample(mixture, num_sentences, seed),
+      model_writer=model,
+      model_type="unigram",
+      vocab_size=size,
+      user_defined_symbols=[target_symbol(language) for language in targets],
+      pad_id=PAD_ID,
+      eos_id=EOS_ID,
+      unk_id=UNK_ID,
+      bos_id=-1,
+      byte_fallback=True,
+      split_digits=True,
+      normalization_rule_name="identity",
+      remove_extra_whitespaces=False,
+      num_threads=_NUM_THREADS,
+      minloglevel=2,
+    )
+  except RuntimeError as error:
+    raise _size_error(size, str(error)) from None
+  return model.getvalue()
+
+
+def _sample(
+  mixture: seqio.Mixture, num_sentences: int, seed: int
+) -> Iterator[str]:
+  """Yields sources and targets, each pair's by its rate."""
+  pairs = sources.parallel_sources(mixture)
+  for number, (pair, rate) in enumerate(sources.rates(mixture).items()):
+    text, size = pairs[pair].text("train"), pairs[pair].size("train")
+    count = max(1, round(rate * num_sentences / 2))
+    # Not one sample for both directions, which share their text.
+    generator = np.random.default_rng([seed, number])
+    if size is None:
+      indices = generator.integers(_ENDLESS, size=count)
+    else:
+      indices = generator.permutation(size)[:count]
+    for index in indices:
+      yield from text[int(index)]
+
+
+def _size_error(size: int, message: str) -> TaskMoeError:
+  """Says in our words what SentencePiece says of a size that cannot be."""
+  limit = re.search(r"set it to a value <= (\d+)", message)
+  if limit:
+    return TaskMoeError(
+      f"a vocabulary of {size} pieces is too large for this text: at most"
+      f" {limit[1]} can be made of it. Set VOCAB_SIZE, or raise"
+      " VOCAB_SENTENCES."
+    )
+  least = re.search(r"smaller than required_chars\. \d+ vs (\d+)", message)
+  if least:
+    return TaskMoeError(
+      f"a vocabulary of {size} pieces is too small for this text: its"
+      f" characters, bytes and symbols alone are {least[1]}. Set VOCAB_SIZE."
+    )
+  return TaskMoeError(
+    f"no vocabulary of {size} pieces can be made: {message}. Set VOCAB_SIZE."
+  )

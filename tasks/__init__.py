@@ -1,0 +1,1 @@
+"""seqio tasks and mixtures, one file per corpus."""
