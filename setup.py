@@ -37,6 +37,8 @@ INSTALL_REQUIRES = [
   "Babel>=2.18,<2.19",
   # Host-side rows. Python 3.11 ends at 2.4; newer ones take 2.5.
   "numpy>=2.4,<2.6",
+  # Paths that may lie in a bucket (gs://), as Orbax takes them.
+  "etils[epath]>=1.15,<2",
   # Progress bars and tables on a terminal.
   "rich>=15,<16",
   # TensorBoard files without TensorFlow in the trainer.
@@ -69,6 +71,8 @@ EXTRAS_REQUIRE = {
     "beartype>=0.23.1,<0.24",
     # Each minor formats a little differently.
     "ruff>=0.17.6,<0.18",
+    # Reads the bounds on this page, in the test of the wheel.
+    "packaging>=26,<27",
     # The test of the wheel builds one offline: the back end of
     # pyproject.toml, which pip would otherwise download each time.
     "setuptools>=77,<90",
@@ -94,7 +98,9 @@ setuptools.setup(
   extras_require=EXTRAS_REQUIRE,
   entry_points={"console_scripts": ["taskmoe = taskmoe_jax.cli.main:main"]},
   # gin/ and tasks/ stand at the top, where users look, and are installed
-  # inside the package, where an installed `taskmoe` finds them.
+  # inside the package, where an installed `taskmoe` finds them. In an editable
+  # install taskmoe_jax.tasks can be imported from any folder; gin/, which holds
+  # data only and is no module, is found by its path, beside the package.
   packages=[
     *setuptools.find_packages(include=["taskmoe_jax", "taskmoe_jax.*"]),
     "taskmoe_jax.gin",
