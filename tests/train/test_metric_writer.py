@@ -78,7 +78,7 @@ def test_numbers_that_json_cannot_hold(tmp_path):
   assert (line["a"], line["b"], line["c"]) == ("nan", "inf", "-inf")
   assert line["d"] == ["nan", 1.0]
   assert float(line["c"]) == -np.inf
-  tags = [tag for _, tag, _ in read_scalars(tmp_path)]
+  tags = [v.tag for event in read_events(tmp_path) for v in event.summary.value]
   assert tags == ["a", "b", "c"]
 
 

@@ -81,7 +81,9 @@ def test_bar_on_a_terminal():
     shown.report(700, {"loss": 3.2144, "tokens_per_second": 12345.6})
   drawn = console.file.getvalue()
   plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn)
-  last = re.split(r"[\r\n]+", plain.strip())[-1]
+  first, *_, last = re.split(r"[\r\n]+", plain.strip())
+  assert first.startswith("step 500/2000 ")
+  assert "compiling" in first
   assert last.startswith("step 700/2000 ")
   assert "━" in last
   assert "loss 3.214  12.3k tokens/s  ETA 17:20" in last

@@ -1,0 +1,214 @@
+"""Optimizers that see a stack of matrices as its matrices.
+
+Our layers are scanned and our experts batched: one array `[layer, expert, D,
+F]` holds what an unstacked model keeps in many matrices. optax's Adafactor
+works array by array (it clips the update by the array's root mean square,
+scales the step by the weights' root mean square, and factors the two largest
+axes, whatever they are), so it would train a scanned model otherwise than the
+same model unscanned, and let one expert's large gradient shrink the others'
+steps. Here every matrix of a stack has an optimizer of its own, by `jax.vmap`.
+
+The state is `(clipping, states)`, where `states` has the parameters' tree, with
+the matrix's own optax state at each leaf, stacked like the parameter.
+"""
+
+from typing import NamedTuple
+
+import jax
+import optax
+from jaxtyping import PyTree
+
+from taskmoe_jax import axes
+from taskmoe_jax.errors import TaskMoeError
+
+LogicalAxes = tuple[str | None, ...]
+
+
+class Optimizer(NamedTuple):
+  """A transformation of gradients, and its learning rate by step to log."""
+
+  transformation: optax.GradientTransformation
+  schedule: optax.Schedule
+
+
+def num_stacked_axes(logical_axes: LogicalAxes) -> int:
+  """Counts the leading axes, `layer` or `expert`, that stack matrices.
+
+  An `expert` axis behind others, as the router's `[layer, embed, expert]` has,
+  belongs to the matrix.
+  """
+  for position, name in enumerate(logical_axes):
+    if name not in (axes.LAYER, axes.EXPERT):
+      return position
+  return len(logical_axes)
+
+
+def adafactor(
+  learning_rate: optax.Schedule,
+  *,
+  parameter_scale: bool,
+  momentum: float | None = None,
+  clip_global_norm: float | None = None,
+  stacked_axes: PyTree[int] | None = None,
+) -> Optimizer:
+  """Adafactor (Shazeer and Stern 2018), as GShard and the paper used it.
+
+  The second moment is factored into rows and columns and decays with
+  1 - t^-0.8; updates are clipped at a root mean square of 1.0 for each matrix.
+  A parameter with fewer than two sides of 128 or more, as attention's `[embed,
+  heads, kv]`, is not factored: that costs memory, not quality.
+
+  Args:
+    learning_rate: From `schedules`, which says what goes with what.
+    parameter_scale: Whether steps are relative to the root mean square of the
+      matrix they change (T5), or absolute.
+    momentum: Decay of the running mean of updates; none saves memory.
+    clip_global_norm: Gradients are scaled down to this norm, taken over all
+      parameters, before anything else.
+    stacked_axes: How many leading axes of each parameter stack matrices, by
+      `num_stacked_axes`; none means that nothing is stacked.
+
+  Raises:
+    TaskMoeError: `momentum` or `clip_global_norm` is out of its range.
+  """
+  if momentum is not None and not 0 < momentum < 1:
+    raise TaskMoeError(
+      f"momentum={momentum} is not between 0 and 1. Set adafactor.momentum, or"
+      " leave it None for no momentum."
+    )
+  matrix = optax.adafactor(
+    learning_rate,
+    multiply_by_parameter_scale=parameter_scale,
+    clipping_threshold=1.0,
+    decay_rate=0.8,
+    momentum=momentum,
+  )
+  clipping = _clipping("adafactor", clip_global_norm)
+  return Optimizer(
+    optax.chain(clipping, _per_matrix(matrix, stacked_axes)), learning_rate
+  )
+
+
+def adamw(
+  learning_rate: optax.Schedule,
+  *,
+  b1: float,
+  b2: float,
+  eps: float,
+  weight_decay: float = 0.0,
+  clip_global_norm: float | None = None,
+  stacked_axes: PyTree[int] | None = None,
+) -> Optimizer:
+  """Adam with decoupled weight decay (Loshchilov and Hutter 2019).
+
+  Weights decay in matrices only: the scale of a norm, a vector once unstacked,
+  has no reason to be near zero.
+
+  Args:
+    learning_rate: From `schedules` or optax.
+    b1: Decay of the running mean of gradients.
+    b2: Decay of the running mean of their squares.
+    eps: Added to the root of the second moment.
+    weight_decay: Times the learning rate, what a weight loses each step.
+    clip_global_norm: As in `adafactor`.
+    stacked_axes: As in `adafactor`.
+
+  Raises:
+    TaskMoeError: `clip_global_norm` is not positive.
+  """
+  matrix = optax.adamw(
+    learning_rate,
+    b1=b1,
+    b2=b2,
+    eps=eps,
+    weight_decay=weight_decay,
+    mask=lambda params: jax.tree.map(lambda x: x.ndim > 1, params),
+  )
+  clipping = _clipping("adamw", clip_global_norm)
+  return Optimizer(
+    optax.chain(clipping, _per_matrix(matrix, stacked_axes)), learning_rate
+  )
+
+
+def state_axes(
+  optimizer: Optimizer,
+  params: PyTree,
+  logical_axes: PyTree[LogicalAxes],
+) -> PyTree[LogicalAxes]:
+  """Names the logical axes of an optimizer's state, to lay it on a mesh.
+
+  What has its parameter's shape lies as the parameter does. Rows, columns and
+  counts keep the names of the stack, so that they lie beside their experts;
+  their other axes are small and whole on every device.
+
+  Args:
+    optimizer: From this module.
+    params: Arrays or their shapes.
+    logical_axes: A tuple of names for each parameter.
+
+  Returns:
+    A tuple of names for each array of the state.
+  """
+  clipping, states = jax.eval_shape(optimizer.transformation.init, params)
+
+  def axes_of(param, names, state):
+    stack = names[: num_stacked_axes(names)]
+    return jax.tree.map(
+      lambda array: (
+        names
+        if array.shape == param.shape
+        else stack + (None,) * (array.ndim - len(stack))
+      ),
+      state,
+    )
+
+  return clipping, jax.tree.map(axes_of, params, logical_axes, states)
+
+
+def _clipping(owner: str, norm: float | None) -> optax.GradientTransformation:
+  if norm is None:
+    return optax.identity()
+  if not norm > 0:
+    raise TaskMoeError(
+      f"clip_global_norm={norm} is not above 0. Set {owner}.clip_global_norm,"
+      " or leave it None for no clipping."
+    )
+  return optax.clip_by_global_norm(norm)
+
+
+def _per_matrix(
+  inner: optax.GradientTransformation, stacked: PyTree[int] | None
+) -> optax.GradientTransformation:
+  """Gives every matrix of every parameter an `inner` of its own."""
+
+  def depths(params):
+    if stacked is None:
+      return jax.tree.map(lambda _: 0, params)
+    return stacked
+
+  def init(params):
+    return jax.tree.map(
+      lambda param, depth: _vmap(inner.init, depth)(param),
+      params,
+      depths(params),
+    )
+
+  def update(grads, states, params):
+    pairs = jax.tree.map(
+      lambda grad, depth, *rest: _vmap(inner.update, depth)(grad, *rest),
+      grads,
+      depths(grads),
+      states,
+      params,
+    )
+    updates = jax.tree.map(lambda _, pair: pair[0], grads, pairs)
+    states = jax.tree.map(lambda _, pair: pair[1], grads, pairs)
+    return updates, states
+
+  return optax.GradientTransformation(init, update)
+
+
+def _vmap(function, depth: int):
+  for _ in range(depth):
+    function = jax.vmap(function)
+  return function
