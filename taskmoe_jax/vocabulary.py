@@ -37,12 +37,17 @@ class Vocabulary:
 
   @classmethod
   def load(cls, path: str | os.PathLike) -> "Vocabulary":
+    """Reads a SentencePiece model, or says how to come by one."""
     try:
       with open(path, "rb") as file:
-        return cls(file.read(), str(path))
+        model = file.read()
+      if not model:
+        raise RuntimeError("the file is empty")
+      return cls(model, str(path))
     except (OSError, RuntimeError) as error:
+      reason = getattr(error, "strerror", None) or " ".join(str(error).split())
       raise TaskMoeError(
-        f"no vocabulary at {str(path)!r} ({error}). Make one with `taskmoe"
+        f"no vocabulary at {str(path)!r} ({reason}). Make one with `taskmoe"
         " vocab --gin_file=...`, or set VOCABULARY to one that exists."
       ) from None
 
@@ -59,10 +64,14 @@ class Vocabulary:
     return self._processor.encode(list(lines), num_threads=1)
 
   def decode(self, token_ids: Sequence[Sequence[int]]) -> list[str]:
-    """Text of each sequence, cut before its first end of sentence."""
+    """Text of each sequence, cut before its first end of sentence.
+
+    An id beyond the vocabulary counts as unknown: a model may have more rows
+    in its table than there are pieces, and may, untrained, choose one.
+    """
     sequences = []
     for ids in token_ids:
-      ids = [int(i) for i in ids]
+      ids = [int(i) if i < len(self) else UNK_ID for i in ids]
       end = ids.index(EOS_ID) if EOS_ID in ids else len(ids)
       sequences.append([i for i in ids[:end] if i != PAD_ID])
     return self._processor.decode(sequences)

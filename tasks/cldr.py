@@ -12,7 +12,7 @@ from taskmoe_jax.errors import TaskMoeError, one_of
 
 
 def cldr_30(
-  vocabulary: str,
+  vocabulary: str | None,
   *,
   seed: int,
   temperature: float,
@@ -24,7 +24,7 @@ def cldr_30(
   changes nothing.
 
   Args:
-    vocabulary: Path of the SentencePiece model; it need not exist yet.
+    vocabulary: Of the seqio tasks, see `register_mixture`.
     seed: Of the text.
     temperature: Of the sampling, see `register_mixture`.
     languages: Which languages to pair with English.

@@ -10,13 +10,13 @@ from taskmoe_jax.data.tsv import TsvFolder
 
 
 def tsv(
-  folder: str, *, vocabulary: str, temperature: float, name: str = "tsv"
+  folder: str, *, vocabulary: str | None, temperature: float, name: str = "tsv"
 ) -> seqio.Mixture:
   """Registers both directions of every pair in a folder, and their mixture.
 
   Args:
     folder: Where the files are; the languages are read off their names.
-    vocabulary: Path of the SentencePiece model; it need not exist yet.
+    vocabulary: Of the seqio tasks, see `register_mixture`.
     temperature: Of the sampling, see `register_mixture`.
     name: Of the mixture, and the first part of its seqio tasks' names.
   """

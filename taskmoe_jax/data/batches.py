@@ -103,8 +103,9 @@ class TrainBatches:
     self._rows_per_task_group = rows_per_task_group
     self._pack = pack
     self._task_space = task_space
-    self._batches = 0
-    self._tokens = collections.Counter()
+    self._num_batches = 0
+    self._num_batches_here = 0
+    self._fills = collections.Counter()
 
     texts = sources.parallel_sources(mixture)
     rates = sources.rates(mixture)
@@ -150,7 +151,7 @@ class TrainBatches:
         task.examples += num_examples
         rows.append(row)
         names.append(pair.name)
-    self._batches += 1
+    self._num_batches += 1
     batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     self._count(batch)
     if not self._pack:
@@ -169,7 +170,7 @@ class TrainBatches:
   def state(self) -> dict[str, Any]:
     """Returns the position of the next batch, as integers for JSON."""
     return {
-      "batches": self._batches,
+      "batches": self._num_batches,
       "pairs": {
         pair.name: dataclasses.asdict(pair.rows.position)
         for pair in sorted(self._pairs, key=lambda pair: pair.name)
@@ -189,7 +190,7 @@ class TrainBatches:
         f" {', '.join(sorted(differing))} are in one of them only. Set MIXTURE"
         " to the one the run was started with, or start a new run."
       )
-    self._batches = state["batches"]
+    self._num_batches = state["batches"]
     for task, pairs in self._tasks:
       for pair in pairs:
         position = Position(**state["pairs"][pair.name])
@@ -199,23 +200,29 @@ class TrainBatches:
 
   @property
   def stats(self) -> dict[str, int | float]:
-    """Counts of the whole run, and how full rows are since this start."""
+    """Counts of the whole run, and how full rows are since this start.
+
+    `row_fill` is that of each row's fuller side, which is what packing can
+    bring to 1; where one language needs more tokens the other side stays
+    behind.
+    """
     positions = [pair.rows.position for pair in self._pairs]
     return {
       "examples": sum(position.examples for position in positions),
       "skipped_too_long": sum(p.skipped_too_long for p in positions),
-      "source_fill": self._fill("source"),
-      "target_fill": self._fill("target"),
+      **{
+        name: float(total) / self._num_batches_here
+        for name, total in self._fills.items()
+      },
     }
 
-  def _fill(self, side: str) -> float:
-    return self._tokens[side] / max(self._tokens[f"{side}_room"], 1)
-
   def _count(self, batch: Batch) -> None:
-    for side, stack in (("source", "encoder"), ("target", "decoder")):
-      segment_ids = batch[f"{stack}_segment_ids"]
-      self._tokens[side] += int(np.count_nonzero(segment_ids))
-      self._tokens[f"{side}_room"] += segment_ids.size
+    source = (batch["encoder_segment_ids"] > 0).mean(axis=1)
+    target = (batch["decoder_segment_ids"] > 0).mean(axis=1)
+    self._fills["source_fill"] += source.mean()
+    self._fills["target_fill"] += target.mean()
+    self._fills["row_fill"] += np.maximum(source, target).mean()
+    self._num_batches_here += 1
 
 
 def prefetch(

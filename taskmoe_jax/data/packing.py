@@ -26,7 +26,7 @@ from jaxtyping import Float, Int
 
 from taskmoe_jax.vocabulary import PAD_ID
 
-Rows = dict[str, Int[np.ndarray, "B L"] | Float[np.ndarray, "B L"]]
+Rows = dict[str, Int[np.ndarray, "B _"] | Float[np.ndarray, "B _"]]
 
 
 def first_fit_decreasing(

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import seqio
 import tensorflow as tf
@@ -15,7 +16,7 @@ def register_mixture(
   name: str,
   sources: Sequence[ParallelSource],
   *,
-  vocabulary: str,
+  vocabulary: str | None,
   temperature: float,
   task_prefix: str,
 ) -> seqio.Mixture:
@@ -30,7 +31,8 @@ def register_mixture(
     name: Of the mixture.
     sources: One per direction.
     vocabulary: Path of the SentencePiece model. It is opened at the first
-      example, because a vocabulary is trained from the mixture itself.
+      example, because a vocabulary is trained from the mixture itself. Without
+      one the seqio tasks give text, not tokens.
     temperature: T; 1 keeps the corpus's proportions.
     task_prefix: A seqio task is called `{task_prefix}_{source}_{target}`.
   """
@@ -39,10 +41,6 @@ def register_mixture(
       f"temperature {temperature} is not above 0: 1 keeps the proportions of"
       " the corpus, a higher one evens them out. Set TEMPERATURE."
     )
-  tokenize = functools.partial(
-    seqio.preprocessors.tokenize, copy_pretokenized=False
-  )
-  feature = seqio.Feature(seqio.SentencePieceVocabulary(vocabulary))
   names = []
   for source in sources:
     task = f"{task_prefix}_{source.source_language}_{source.target_language}"
@@ -52,20 +50,37 @@ def register_mixture(
     seqio.TaskRegistry.add(
       task,
       source=source,
-      preprocessors=[
-        tokenize,
-        functools.partial(
-          _prepend_target_symbol, target_language=source.target_language
-        ),
-        seqio.preprocessors.append_eos,
-      ],
-      output_features={"inputs": feature, "targets": feature},
       shuffle_buffer_size=None,
+      **_tokens_or_text(vocabulary, source.target_language),
     )
   if name in seqio.MixtureRegistry.names():
     seqio.MixtureRegistry.remove(name)
   rate = functools.partial(_rate, temperature=temperature)
   return seqio.MixtureRegistry.add(name, names, default_rate=rate)
+
+
+def _tokens_or_text(
+  vocabulary: str | None, target_language: str
+) -> dict[str, Any]:
+  """Preprocessors and features of a seqio task."""
+  if vocabulary is None:
+    feature = seqio.Feature(
+      seqio.PassThroughVocabulary(size=0), dtype=tf.string, rank=0
+    )
+    preprocessors = []
+  else:
+    feature = seqio.Feature(seqio.SentencePieceVocabulary(vocabulary))
+    preprocessors = [
+      functools.partial(seqio.preprocessors.tokenize, copy_pretokenized=False),
+      functools.partial(
+        _prepend_target_symbol, target_language=target_language
+      ),
+      seqio.preprocessors.append_eos,
+    ]
+  return {
+    "preprocessors": preprocessors,
+    "output_features": {"inputs": feature, "targets": feature},
+  }
 
 
 def _rate(task: seqio.Task, temperature: float) -> float:

@@ -12,13 +12,16 @@ import dataclasses
 import functools
 import math
 import zlib
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from taskmoe_jax.data import packing
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.vocabulary import EOS_ID, Vocabulary
+
+Row = dict[str, Int[np.ndarray, "_"] | Float[np.ndarray, "_"]]
 
 # Large enough that the last, half-full rows of a block weigh little.
 _BLOCK_SIZE = 256
@@ -26,6 +29,13 @@ _BLOCK_SIZE = 256
 _BLOCKS_TRIED = 16
 # What the generators of one seed and pair are for.
 _EPOCH, _ROW_ORDER = range(2)
+
+
+@runtime_checkable
+class Text(Protocol):
+  """Sentences in two languages by index; endless unless it has a length."""
+
+  def __getitem__(self, index: int) -> tuple[str, str]: ...
 
 
 @dataclasses.dataclass
@@ -58,7 +68,7 @@ class PairRows:
   def __init__(
     self,
     pair: str,
-    text: Any,
+    text: Text,
     size: int | None,
     *,
     vocabulary: Vocabulary,
@@ -99,7 +109,7 @@ class PairRows:
     self.position = dataclasses.replace(position)
     self._block = None
 
-  def take(self) -> tuple[packing.Rows, int]:
+  def take(self) -> tuple[Row, int]:
     """Returns the next row `[L]` and how many examples are in it."""
     block = self._open_block()
     row = self.position.row
@@ -127,7 +137,8 @@ class PairRows:
   def _blocks_until_hopeless(self) -> int:
     if self._size is None:
       return _BLOCKS_TRIED
-    return 2 + math.ceil(self._size / _BLOCK_SIZE)
+    # First in one epoch and last in the next is as far as an example can get.
+    return 2 + math.ceil(2 * self._size / _BLOCK_SIZE)
 
   def _make_block(self) -> _Block:
     number = self.position.block
@@ -178,6 +189,6 @@ class PairRows:
     ]
 
   @functools.lru_cache(maxsize=1)  # noqa: B019 - dies with the iterator
-  def _order(self, epoch: int) -> np.ndarray:
+  def _order(self, epoch: int) -> Int[np.ndarray, "examples"]:
     generator = np.random.default_rng([*self._seed, _EPOCH, epoch])
     return generator.permutation(self._size)

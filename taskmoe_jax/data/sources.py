@@ -8,22 +8,16 @@ access here, which lets training compute its order instead of remembering it
 import itertools
 import sys
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
 import numpy as np
 import seqio
 import tensorflow as tf
 
+from taskmoe_jax.data.rows import Text
 from taskmoe_jax.errors import TaskMoeError, one_of
 from taskmoe_jax.task_space import TaskBy, TaskSpace
 
 PARTS = ("train", "validation", "test")
-
-
-class Text(Protocol):
-  """Sentences in two languages by index; endless unless it has a length."""
-
-  def __getitem__(self, index: int) -> tuple[str, str]: ...
 
 
 class _Swapped:

@@ -1,5 +1,6 @@
 """Trains the joint SentencePiece vocabulary on a mixture's own text."""
 
+import dataclasses
 import io
 import logging
 import re
@@ -8,11 +9,18 @@ from collections.abc import Iterator
 import numpy as np
 import sentencepiece
 import seqio
+from etils import epath
 
 from taskmoe_jax.data import sources
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.task_space import split_pair
-from taskmoe_jax.vocabulary import EOS_ID, PAD_ID, UNK_ID, target_symbol
+from taskmoe_jax.vocabulary import (
+  EOS_ID,
+  PAD_ID,
+  UNK_ID,
+  Vocabulary,
+  target_symbol,
+)
 
 # The model depends on it, so that it is not the number of cores.
 _NUM_THREADS = 4
@@ -113,3 +121,62 @@ def _size_error(size: int, message: str) -> TaskMoeError:
   return TaskMoeError(
     f"no vocabulary of {size} pieces can be made: {message}. Set VOCAB_SIZE."
   )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VocabularySource:
+  """Where a run's vocabulary is, or how to make it.
+
+  Attributes:
+    path: The vocabulary to use, which must be there; None makes one from the
+      mixture, in the run directory.
+    size: Number of pieces of a new one.
+    num_sentences: What a new one is trained on.
+    seed: Of the sample of sentences.
+  """
+
+  path: str | None
+  size: int
+  num_sentences: int
+  seed: int
+
+  def load_or_train(
+    self, mixture: seqio.Mixture, default_path: epath.Path
+  ) -> Vocabulary:
+    """Returns the vocabulary; trains it if no path is set and none is there."""
+    if self.path is not None:
+      return Vocabulary.load(self.path)
+    if not default_path.exists():
+      self.write(mixture, default_path)
+    return Vocabulary.load(default_path)
+
+  def write(
+    self, mixture: seqio.Mixture, default_path: epath.Path
+  ) -> epath.Path:
+    """Trains the vocabulary and writes it, to `path` or the default.
+
+    Raises:
+      TaskMoeError: Another vocabulary is there. It is left alone, because
+        models may have been trained with it.
+    """
+    path = epath.Path(self.path or default_path)
+    model = train_vocabulary(
+      mixture, size=self.size, num_sentences=self.num_sentences, seed=self.seed
+    )
+    if path.exists() and path.read_bytes() != model:
+      raise TaskMoeError(
+        f"{str(path)!r} is another vocabulary than this mixture gives, and is"
+        " left as it is. Set VOCABULARY or RUN_DIR, or move it away."
+      )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(model)
+    temporary.replace(path)
+    return path
+
+
+def make_vocabulary(
+  *, vocabulary: VocabularySource, mixture: seqio.Mixture, run_dir: str
+) -> epath.Path:
+  """Writes a recipe's vocabulary, to its path or into the run directory."""
+  return vocabulary.write(mixture, epath.Path(run_dir) / "vocabulary.model")

@@ -1,0 +1,87 @@
+"""A vocabulary one can read, and mixtures of texts written in the test."""
+
+import functools
+
+import pytest
+
+from taskmoe_jax.vocabulary import Vocabulary
+
+
+class LetterVocabulary(Vocabulary):
+  """One token a letter: a is 10, b is 11 and so on; `<2en>` is 3."""
+
+  def __init__(self):
+    self.origin = "letters"
+
+  def encode(self, lines):
+    return [[10 + ord(letter) - ord("a") for letter in line] for line in lines]
+
+  def target_id(self, language):
+    return {"en": 3, "de": 4, "fr": 5, "fi": 6}[language]
+
+
+@pytest.fixture
+def letters():
+  return LetterVocabulary()
+
+
+@pytest.fixture
+def mixture_of():
+  """Makes a mixture of `{pair: {part: text}}`."""
+  # Not above: the tests that need no TensorFlow shall not wait for it.
+  from taskmoe_jax.data.registration import register_mixture
+  from taskmoe_jax.data.sources import ParallelSource
+
+  def make(texts, *, temperature=1.0, vocabulary="none.model"):
+    sources = [
+      ParallelSource(
+        *pair.split("-"),
+        {part: functools.partial(lambda t: t, t) for part, t in parts.items()},
+      )
+      for pair, parts in texts.items()
+    ]
+    return register_mixture(
+      "made_in_test",
+      sources,
+      vocabulary=vocabulary,
+      temperature=temperature,
+      task_prefix="made_in_test",
+    )
+
+  return make
+
+
+@pytest.fixture
+def numbered():
+  """Makes texts whose i-th example says i, in sentences of 4 to 13 letters."""
+
+  def make(size):
+    return [(_spell(i), _spell(i, 3)) for i in range(size)]
+
+  return make
+
+
+def _spell(number, longer=0):
+  """Number 17 is `aabh` and then some z's: base 10, a letter a digit."""
+  digits = "".join(chr(ord("a") + int(digit)) for digit in f"{number:04d}")
+  return digits + "z" * (number * number % (7 + longer))
+
+
+@pytest.fixture
+def examples_in():
+  """Takes rows apart again: `(source tokens, target tokens)` of a segment."""
+
+  def split(batch):
+    found = []
+    for row in range(len(batch["encoder_input_tokens"])):
+      for segment in range(1, batch["encoder_segment_ids"][row].max() + 1):
+        sides = []
+        for ids, tokens in (
+          ("encoder_segment_ids", "encoder_input_tokens"),
+          ("decoder_segment_ids", "decoder_target_tokens"),
+        ):
+          sides.append(tuple(batch[tokens][row][batch[ids][row] == segment]))
+        found.append(tuple(sides))
+    return found
+
+  return split
