@@ -48,7 +48,7 @@ class TaskSpace:
 
   languages: tuple[str, ...]
   pairs: tuple[str, ...]
-  task_by: TaskBy = TaskBy.TARGET
+  task_by: TaskBy | str = TaskBy.TARGET
 
   def __post_init__(self):
     try:
@@ -62,7 +62,9 @@ class TaskSpace:
         self.language_id(language)
 
   @classmethod
-  def from_pairs(cls, pairs: tuple[str, ...], task_by: TaskBy) -> "TaskSpace":
+  def from_pairs(
+    cls, pairs: tuple[str, ...], task_by: TaskBy | str
+  ) -> "TaskSpace":
     """Reads the languages off the pairs, in order of first appearance."""
     languages = dict.fromkeys(
       language for pair in pairs for language in split_pair(pair)
