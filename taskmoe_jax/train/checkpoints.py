@@ -1,0 +1,154 @@
+"""Checkpoints, written by Orbax.
+
+Items of one checkpoint: `params` apart from `optimizer`, because evaluation and
+export read only the former; `position` of the data; `run`, what it is a
+checkpoint of. Orbax writes to a temporary name and renames it when all is
+there, so that an unfinished one is never read.
+"""
+
+import dataclasses
+import logging
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+from jaxtyping import PyTree
+
+from taskmoe_jax.errors import TaskMoeError
+from taskmoe_jax.train.run_directory import Run
+from taskmoe_jax.train.state import TrainState
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointPolicy:
+  """When to save and what to keep.
+
+  Attributes:
+    every_steps: A checkpoint is written after each so many steps, and after the
+      last one.
+    keep: How many of the newest stay on disk.
+  """
+
+  every_steps: int
+  keep: int
+
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if value < 1:
+        raise TaskMoeError(
+          f"{field.name}={value} is not at least 1. Set"
+          f" CheckpointPolicy.{field.name}."
+        )
+
+
+class Checkpoints:
+  """The checkpoints of a run directory; a context manager.
+
+  Writing goes on in the background; leaving the context waits for it, and
+  raises what went wrong in it.
+  """
+
+  def __init__(self, run_dir: str, policy: CheckpointPolicy):
+    folder = (epath.Path(run_dir) / "checkpoints").resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    self._policy = policy
+    self._manager = ocp.CheckpointManager(
+      folder,
+      item_names=("params", "optimizer", "position", "run"),
+      options=ocp.CheckpointManagerOptions(
+        max_to_keep=policy.keep, enable_background_delete=False
+      ),
+    )
+
+  def __enter__(self) -> "Checkpoints":
+    return self
+
+  def __exit__(self, *_) -> None:
+    self._manager.close()
+
+  @property
+  def latest_step(self) -> int | None:
+    return self._manager.latest_step()
+
+  def is_due(self, step: int, last_step: int) -> bool:
+    return step % self._policy.every_steps == 0 or step == last_step
+
+  def save(self, state: TrainState, position: dict[str, Any], run: Run) -> None:
+    """Begins to write; returns as soon as the state may change again."""
+    step = int(state.step)
+    self._manager.save(
+      step,
+      args=ocp.args.Composite(
+        params=ocp.args.StandardSave(state.params),
+        optimizer=ocp.args.StandardSave(
+          {"step": state.step, "state": state.optimizer_state}
+        ),
+        position=ocp.args.JsonSave(position),
+        run=ocp.args.JsonSave(run.description()),
+      ),
+      force=True,
+    )
+
+  def restore(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    """Reads the newest complete checkpoint and the position of its data.
+
+    Args:
+      abstract: Shapes, dtypes and shardings of the state to fill; the mesh may
+        be another than that of the run that wrote it.
+    """
+    step = self.latest_step
+    _logger.info("restoring step %d from %s", step, self._manager.directory)
+    items = self._manager.restore(
+      step,
+      args=ocp.args.Composite(
+        params=ocp.args.StandardRestore(abstract.params),
+        optimizer=ocp.args.StandardRestore(
+          {"step": abstract.step, "state": abstract.optimizer_state}
+        ),
+        position=ocp.args.JsonRestore(),
+      ),
+    )
+    state = TrainState(
+      items.optimizer["step"], items.params, items.optimizer["state"]
+    )
+    return state, items.position
+
+
+def restore_params(
+  run_dir: str, shapes: PyTree, step: int | None = None
+) -> tuple[PyTree, int]:
+  """Reads the parameters of one checkpoint, the newest unless told otherwise.
+
+  Args:
+    run_dir: The run directory.
+    shapes: Shapes and dtypes, with shardings if they are to be spread.
+    step: Which checkpoint.
+
+  Returns:
+    Parameters, and their step.
+
+  Raises:
+    TaskMoeError: There is no checkpoint (of that step).
+  """
+  folder = (epath.Path(run_dir) / "checkpoints").resolve()
+  with ocp.CheckpointManager(
+    folder, options=ocp.CheckpointManagerOptions(read_only=True)
+  ) as manager:
+    steps = sorted(manager.all_steps()) if folder.exists() else []
+    if not steps or step not in (None, *steps):
+      found = ", ".join(map(str, steps)) or "none"
+      wanted = "a checkpoint" if step is None else f"checkpoint {step}"
+      raise TaskMoeError(
+        f"{run_dir!r} has not {wanted}: complete ones are {found}. Train it"
+        " first, or set --step to one of these."
+      )
+    step = steps[-1] if step is None else step
+    items = manager.restore(
+      step,
+      args=ocp.args.Composite(params=ocp.args.StandardRestore(shapes)),
+    )
+  return jax.block_until_ready(items.params), step

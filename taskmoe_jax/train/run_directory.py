@@ -1,0 +1,149 @@
+"""What a run directory says about its run, besides checkpoints and metrics.
+
+RUN_DIR/
+  config.gin          the recipe as it was run
+  run.json            model, task space, checksum of the vocabulary
+  vocabulary.model    a copy, so that the directory is complete in itself
+  checkpoints/<step>/ parameters, optimizer, position of the data
+  metrics.jsonl       what was logged; tensorboard/ the same, to look at
+"""
+
+import dataclasses
+import json
+from typing import Any
+
+from etils import epath
+
+from taskmoe_jax.errors import TaskMoeError
+from taskmoe_jax.models.config import ModelConfig
+from taskmoe_jax.task_space import TaskSpace
+from taskmoe_jax.vocabulary import Vocabulary
+
+# May differ between the parts of one run: they shape no parameter.
+_MAY_CHANGE = (
+  "dropout_rate",
+  "dtype",
+  "dispatch",
+  "capacity_factor",
+  "group_size",
+  "balance_loss_weight",
+  "z_loss_weight",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A model, the tasks it was trained on, and how its text becomes tokens."""
+
+  model: ModelConfig
+  task_space: TaskSpace
+  vocabulary: Vocabulary
+
+  def description(self) -> dict[str, Any]:
+    """JSON-able values; also part of every checkpoint."""
+    return {
+      "model": self.model.to_dict(),
+      "task_space": self.task_space.to_dict(),
+      "vocabulary": self.vocabulary.checksum,
+    }
+
+  def __post_init__(self):
+    if len(self.vocabulary) > self.model.vocab_size:
+      raise TaskMoeError(
+        f"the vocabulary {self.vocabulary.origin!r} has {len(self.vocabulary)}"
+        f" pieces, more than the model's vocab_size={self.model.vocab_size}."
+        " Set VOCAB_SIZE."
+      )
+
+
+def vocabulary_path(run_dir: str) -> epath.Path:
+  return epath.Path(run_dir) / "vocabulary.model"
+
+
+def is_run_directory(path: str) -> bool:
+  return (epath.Path(path) / "run.json").exists()
+
+
+def open_run_directory(run_dir: str, run: Run, config_text: str) -> None:
+  """Makes a run directory, or checks that an existing one holds this run.
+
+  Args:
+    run_dir: Any path that `epath` understands.
+    run: What is about to be trained.
+    config_text: The recipe, as gin text.
+
+  Raises:
+    TaskMoeError: The directory holds another model, other tasks or another
+      vocabulary. Nothing has been written then.
+  """
+  folder = epath.Path(run_dir)
+  path = folder / "run.json"
+  new = run.description()
+  if path.exists():
+    difference = _difference(_read_json(path), new)
+    if difference:
+      name, old_value, new_value = difference
+      raise TaskMoeError(
+        f"{str(folder)!r} holds another run: its {name} is {old_value!r}, and"
+        f" not {new_value!r} as asked for now. Set RUN_DIR to another folder,"
+        " or the recipe as it was (see config.gin there)."
+      )
+  elif (folder / "checkpoints").exists():
+    raise TaskMoeError(
+      f"{str(folder)!r} has checkpoints but no run.json, so whose they are"
+      " cannot be told. Set RUN_DIR to another folder."
+    )
+  folder.mkdir(parents=True, exist_ok=True)
+  _replace(folder / "config.gin", config_text.encode())
+  _replace(vocabulary_path(run_dir), run.vocabulary.model)
+  _replace(path, json.dumps(new, indent=2).encode())
+
+
+def load_run(run_dir: str) -> Run:
+  """Reads what a run directory holds; an error if it is none."""
+  folder = epath.Path(run_dir)
+  if not is_run_directory(run_dir):
+    raise TaskMoeError(
+      f"{str(folder)!r} is no run directory: it has no run.json. Name the"
+      " RUN_DIR of a run that `taskmoe train` has begun."
+    )
+  description = _read_json(folder / "run.json")
+  vocabulary = Vocabulary.load(vocabulary_path(run_dir))
+  if vocabulary.checksum != description["vocabulary"]:
+    raise TaskMoeError(
+      f"{vocabulary.origin!r} is not the vocabulary of the run: its SHA-256 is"
+      f" {vocabulary.checksum[:12]}..., and run.json says"
+      f" {description['vocabulary'][:12]}...."
+    )
+  return Run(
+    ModelConfig.from_dict(description["model"]),
+    TaskSpace.from_dict(description["task_space"]),
+    vocabulary,
+  )
+
+
+def _read_json(path: epath.Path) -> dict[str, Any]:
+  try:
+    return json.loads(path.read_text())
+  except ValueError as error:
+    raise TaskMoeError(f"{str(path)!r} is no JSON: {error}.") from None
+
+
+def _replace(path: epath.Path, content: bytes) -> None:
+  """Writes a file whole or not at all."""
+  temporary = path.with_name(path.name + ".tmp")
+  temporary.write_bytes(content)
+  temporary.replace(path)
+
+
+def _difference(old: Any, new: Any, name: str = "") -> tuple | None:
+  """The first entry in which two descriptions differ, if it matters."""
+  if isinstance(old, dict) and isinstance(new, dict):
+    for key in dict.fromkeys([*old, *new]):
+      if key in _MAY_CHANGE:
+        continue
+      found = _difference(old.get(key), new.get(key), f"{name}.{key}")
+      if found:
+        return found
+    return None
+  return None if old == new else (name.removeprefix("."), old, new)

@@ -1,0 +1,134 @@
+"""One training step, a pure function of state and batch."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PyTree
+
+from taskmoe_jax.models.losses import correct, cross_entropy
+from taskmoe_jax.models.transformer import Batch, Transformer
+from taskmoe_jax.moe.layer import RoutingStatistics
+from taskmoe_jax.task_space import TaskSpace
+from taskmoe_jax.train.optimizers import Optimizer
+from taskmoe_jax.train.state import TrainState
+
+
+@flax.struct.dataclass
+class StepMetrics:
+  """What one step measured; sums where a mean over steps needs them.
+
+  Attributes:
+    loss: Sum of the cross-entropy (label-smoothed), in nats.
+    correct: How many target tokens were the most likely ones.
+    tokens: How many target tokens there were.
+    pair_loss: `loss` for each pair.
+    pair_tokens: `tokens` for each pair.
+    gradient_norm: Global, before any clipping.
+    routing: Statistics by stack; a leading axis counts blocks.
+  """
+
+  loss: Float[Array, ""]
+  correct: Float[Array, ""]
+  tokens: Float[Array, ""]
+  pair_loss: Float[Array, "P"]
+  pair_tokens: Float[Array, "P"]
+  gradient_norm: Float[Array, ""]
+  routing: Mapping[str, RoutingStatistics]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainStep:
+  """Computes loss and gradients of a batch and applies the optimizer.
+
+  Attributes:
+    model: The mixture.
+    optimizer: Called once a step.
+    task_space: Tells tasks and pairs of rows from their languages.
+    rows_per_task_group: Rows stand in groups of this many of one task each.
+    label_smoothing: See `models.losses.cross_entropy`.
+    seed: Of dropout.
+  """
+
+  model: Transformer
+  optimizer: Optimizer
+  task_space: TaskSpace
+  rows_per_task_group: int
+  label_smoothing: float
+  seed: int
+
+  def __call__(
+    self, state: TrainState, batch: Batch
+  ) -> tuple[TrainState, StepMetrics]:
+    """Returns the next state, and metrics of the state given."""
+    key = jax.random.fold_in(jax.random.key(self.seed), state.step)
+    (_, metrics), gradients = jax.value_and_grad(self._loss, has_aux=True)(
+      state.params, batch, key
+    )
+    metrics = metrics.replace(gradient_norm=optax.global_norm(gradients))
+    updates, optimizer_state = self.optimizer.transformation.update(
+      gradients, state.optimizer_state, state.params
+    )
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(state.step + 1, params, optimizer_state), metrics
+
+  def _loss(
+    self, params: PyTree, batch: Batch, key: jax.Array
+  ) -> tuple[Float[Array, ""], StepMetrics]:
+    """Mean cross-entropy of a target token, plus weighted routing losses."""
+    languages = batch["source_language"], batch["target_language"]
+    task_ids = jnp.asarray(self.task_space.task_table)[languages]
+    pair_ids = jnp.asarray(self.task_space.pair_table)[languages]
+    logits, routing = self.model.apply(
+      {"params": params},
+      batch,
+      task_ids,
+      train=True,
+      rows_per_task_group=self.rows_per_task_group,
+      rngs={"dropout": key},
+    )
+    weights = batch["decoder_loss_weights"]
+    targets = batch["decoder_target_tokens"]
+    losses = weights * cross_entropy(
+      logits, targets, label_smoothing=self.label_smoothing
+    )
+
+    def by_pair(rows):
+      return jax.ops.segment_sum(rows, pair_ids, len(self.task_space.pairs))
+
+    metrics = StepMetrics(
+      loss=losses.sum(),
+      correct=(weights * correct(logits, targets)).sum(),
+      tokens=weights.sum(),
+      pair_loss=by_pair(losses.sum(1)),
+      pair_tokens=by_pair(weights.sum(1)),
+      gradient_norm=jnp.zeros(()),
+      routing=routing,
+    )
+    loss = metrics.loss / jnp.maximum(metrics.tokens, 1.0)
+    return loss + self._routing_loss(routing), metrics
+
+  def _routing_loss(
+    self, routing: Mapping[str, RoutingStatistics]
+  ) -> Float[Array, ""]:
+    total = jnp.zeros(())
+    for name, statistics in routing.items():
+      moe = getattr(self.model.config, name).moe
+      total += moe.balance_loss_weight * statistics.balance_loss.sum()
+      total += moe.z_loss_weight * statistics.z_loss.sum()
+    return total
+
+
+def compile_step(
+  step: Callable, shardings: TrainState, batch_shardings: Mapping
+) -> Callable:
+  """Jits a step; the old state's memory is given to the new one."""
+  return jax.jit(
+    step,
+    in_shardings=(shardings, batch_shardings),
+    out_shardings=(shardings, None),
+    donate_argnums=0,
+  )
