@@ -2,9 +2,11 @@
 
 # The Python that .venv is made with: 3.11 to 3.13.
 PYTHON ?= python3
-# Processes of `make test`; 0 runs the tests in one, for a debugger.
+# Processes of `make test`; 0 runs the tests in one, for a debugger. They take
+# whole stretches of tests (worksteal), so that a file's fixtures, which may be
+# trained models, are seldom made twice.
 WORKERS ?= 2
-# Further arguments of `make test`, such as `TESTS=tests/moe`.
+# Further arguments of pytest, such as `make test TESTS=tests/moe`.
 TESTS ?=
 
 BIN := .venv/bin
@@ -16,7 +18,8 @@ demo: $(INSTALLED)
 	$(BIN)/taskmoe demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n $(WORKERS) --durations=20 -rs $(TESTS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist=worksteal --durations=20 -rs \
+	  $(TESTS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
