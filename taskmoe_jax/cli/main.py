@@ -1,0 +1,102 @@
+"""`taskmoe COMMAND ...`: finds the command, and shows its errors in one line.
+
+Exit status: 0 if all went well, 2 for a mistake the user can mend, 130 after
+Ctrl-C; any other error is a bug of ours, with its traceback.
+"""
+
+import argparse
+import importlib
+import sys
+import traceback
+from collections.abc import Sequence
+
+from taskmoe_jax.cli.commands import COMMANDS
+from taskmoe_jax.errors import TaskMoeError, one_of
+
+OVERRIDE = "--gin."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs one command and returns the exit status."""
+  argv = sys.argv[1:] if argv is None else list(argv)
+  try:
+    return _run(argv)
+  except TaskMoeError as error:
+    if "--traceback" in argv:
+      traceback.print_exc()
+    print(f"taskmoe: error: {error}", file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    print("taskmoe: interrupted", file=sys.stderr)
+    return 130
+
+
+def _run(argv: list[str]) -> int:
+  if not argv or argv[0] in ("-h", "--help"):
+    print(_help())
+    return 0 if argv else 2
+  name, *flags = argv
+  if name not in COMMANDS:
+    raise TaskMoeError(one_of("command", name, COMMANDS) + ".")
+  command = importlib.import_module(f"taskmoe_jax.cli.{name}")
+  parser = _Parser(
+    prog=f"taskmoe {name}",
+    description=command.__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  command.add_arguments(parser)
+  parser.add_argument(
+    "--traceback",
+    action="store_true",
+    help="show where in the code an error arose",
+  )
+  return command.run(parser.parse(flags)) or 0
+
+
+def _help() -> str:
+  width = max(map(len, COMMANDS))
+  lines = [
+    f"  {name:{width}}  {command.summary}" for name, command in COMMANDS.items()
+  ]
+  return "\n".join(
+    [
+      "usage: taskmoe COMMAND [FLAGS]",
+      "",
+      "Multilingual translation with task-level Mixture-of-Experts.",
+      "",
+      *lines,
+      "",
+      "`taskmoe COMMAND --help` lists the flags of one.",
+    ]
+  )
+
+
+class _Parser(argparse.ArgumentParser):
+  """Raises TaskMoeError where argparse would print its usage and exit."""
+
+  def error(self, message: str):
+    raise TaskMoeError(f"{message}. See `{self.prog} --help`.")
+
+  def parse(self, flags: list[str]) -> argparse.Namespace:
+    """Parses flags; those for gin are set apart, any other must be known.
+
+    Set apart before argparse sees them: it takes a flag whose value has a space
+    for a positional argument.
+    """
+    overrides = []
+    if self.get_default("gin_overrides") is not None:
+      overrides = [flag for flag in flags if flag.startswith(OVERRIDE)]
+      flags = [flag for flag in flags if not flag.startswith(OVERRIDE)]
+    args, unknown = self.parse_known_args(flags)
+    for argument in unknown:
+      flag = argument.partition("=")[0]
+      kind = "flag" if flag.startswith("-") else "argument"
+      raise TaskMoeError(f"{one_of(kind, flag, self._option_string_actions)}.")
+    if overrides:
+      args.gin_overrides = overrides
+    return args
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,1 @@
+"""What users configure: gin files, the guard against unread bindings."""

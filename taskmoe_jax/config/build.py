@@ -1,0 +1,109 @@
+"""Calls a plain function with the arguments that gin files bind."""
+
+import copy
+import functools
+import inspect
+import re
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+
+import gin
+from gin import config
+
+from taskmoe_jax.config import gin_private
+from taskmoe_jax.config.calls import Call, calls_from
+from taskmoe_jax.config.names import BINDABLE, MACRO
+from taskmoe_jax.errors import TaskMoeError
+
+
+def configured(function: Callable[..., Any]) -> Callable[..., Any]:
+  """Returns `function` with its unsupplied arguments taken from gin.
+
+  Only the arguments are built by gin; the function itself is called plainly.
+  gin's wrapper would replace every exception of a run by a copy whose message
+  has further lines, and would leave no sign of what was caught where.
+
+  Arguments that the caller supplies win over bindings. A parameter without
+  default that is neither supplied nor bound, here or in any constructor on the
+  way, is a TaskMoeError that names all of them, before any is built.
+  """
+
+  @functools.wraps(function)
+  def call(**supplied):
+    return function(**_arguments(function, supplied), **supplied)
+
+  return call
+
+
+def _arguments(
+  function: Callable[..., Any], supplied: Collection[str]
+) -> dict[str, Any]:
+  selector = gin_private.register(function)
+  missing = list(dict.fromkeys(_missing(selector, supplied)))
+  if missing:
+    raise TaskMoeError(
+      f"{function.__name__} needs a value for {', '.join(missing)}. Bind in a"
+      f" gin file, or as --gin.{missing[0]}=VALUE."
+    )
+  bound = gin.get_bindings(function, resolve_references=False)
+  for name in supplied:
+    bound.pop(name, None)
+  try:
+    # gin's references build what they name when they are copied.
+    return copy.deepcopy(bound)
+  except TaskMoeError as error:
+    raise TaskMoeError(_one_line(error)).with_traceback(
+      error.__traceback__
+    ) from None
+
+
+def _missing(selector: str, supplied: Collection[str]) -> Iterator[str]:
+  """Names of bindings to set, in the order in which calls need them."""
+  given = set(supplied)
+  for call, arguments in calls_from(selector, supplied):
+    for name, (_, value) in arguments.items():
+      if _is_required(value):
+        yield _binding_name(call, name)
+    if call.evaluated and call.selector != MACRO:
+      function = gin_private.wrapped(call.selector)
+      for parameter in inspect.signature(function).parameters.values():
+        if (
+          parameter.kind in BINDABLE
+          and parameter.default is parameter.empty
+          and parameter.name not in given | arguments.keys()
+        ):
+          yield _binding_name(call, parameter.name)
+    # Supplied are arguments of the first call only.
+    given = set()
+
+
+def _is_required(value: Any) -> bool:
+  """Whether a value is gin's placeholder `%gin.REQUIRED`."""
+  return (
+    isinstance(value, config.ConfigurableReference)
+    and value.scoped_selector == "gin.REQUIRED/gin.constant"
+  )
+
+
+def _binding_name(call: Call, parameter: str) -> str:
+  scope = "/".join(call.scope)
+  if call.selector == MACRO:
+    return scope
+  # What a macro holds is built in a scope of the macro's name, which is not
+  # how one binds it.
+  if not scope or (scope, MACRO) in gin_private.bindings():
+    prefix = ""
+  else:
+    prefix = f"{scope}/"
+  return f"{prefix}{'.'.join(call.selector.split('.')[-2:])}.{parameter}"
+
+
+def _one_line(error: TaskMoeError) -> str:
+  """The message, with the scope in which it arose if gin names one.
+
+  gin appends lines, the innermost call first: `In call to configurable
+  'StackConfig' (<class ...>) in scope 'decoder'`.
+  """
+  message, _, appended = str(error).partition("\n")
+  scoped = re.match(r".*'(\w+)' \(.*\) in scope '(\S+)'", appended)
+  return f"{message} (In {scoped[2]}/{scoped[1]}.)" if scoped else message
