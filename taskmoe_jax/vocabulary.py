@@ -74,7 +74,8 @@ class Vocabulary:
       ids = [int(i) if i < len(self) else UNK_ID for i in ids]
       end = ids.index(EOS_ID) if EOS_ID in ids else len(ids)
       sequences.append([i for i in ids[:end] if i != PAD_ID])
-    return self._processor.decode(sequences)
+    # Of no sequences SentencePiece makes an empty text, not an empty list.
+    return self._processor.decode(sequences) if sequences else []
 
   def target_id(self, language: str) -> int:
     """Id of `<2xx>`; an error if the vocabulary was made without it."""

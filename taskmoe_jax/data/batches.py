@@ -131,6 +131,7 @@ class TrainBatches:
     ]
     members = collections.defaultdict(list)
     for pair in self._pairs:
+      task_space.pair_id(pair.name)  # must know it, or raises
       members[task_space.task_of_pair(pair.name)].append(pair)
     self._tasks = [
       (_Share(sum(pair.rate for pair in pairs)), pairs)

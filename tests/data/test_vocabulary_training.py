@@ -1,0 +1,141 @@
+import pytest
+
+from taskmoe_jax.data import vocabulary_training
+from taskmoe_jax.data.cldr import CldrText
+from taskmoe_jax.data.vocabulary_training import train_vocabulary
+from taskmoe_jax.errors import TaskMoeError
+from taskmoe_jax.tasks.cldr import cldr_30
+from taskmoe_jax.vocabulary import Vocabulary
+
+
+def _mixture():
+  return cldr_30(
+    "none.model", seed=4, temperature=5.0, languages=("de", "kk", "zh")
+  )
+
+
+@pytest.fixture(scope="module")
+def model():
+  return train_vocabulary(_mixture(), size=900, num_sentences=3000, seed=2)
+
+
+@pytest.fixture(scope="module")
+def vocabulary(model):
+  return Vocabulary(model)
+
+
+def test_size_and_special_pieces(vocabulary):
+  processor = vocabulary._processor
+  assert len(vocabulary) == 900
+  assert processor.pad_id() == 0
+  assert processor.eos_id() == 1
+  assert processor.unk_id() == 2
+  assert processor.bos_id() == -1
+  symbols = [vocabulary.target_id(code) for code in ("en", "de", "kk", "zh")]
+  assert len(set(symbols)) == 4
+  assert min(symbols) > 2
+  with pytest.raises(TaskMoeError, match="no symbol <2fr>"):
+    vocabulary.target_id("fr")
+
+
+def test_the_same_arguments_give_the_same_bytes(model):
+  options = {"size": 900, "num_sentences": 3000}
+  assert train_vocabulary(_mixture(), **options, seed=2) == model
+  assert train_vocabulary(_mixture(), **options, seed=3) != model
+
+
+@pytest.mark.parametrize("language", ["de", "kk", "zh", "ru", "hi"])
+def test_every_character_comes_back(vocabulary, language):
+  # Russian and Hindi are not in the vocabulary: they come as bytes.
+  text = CldrText(language, "test", 1)
+  lines = [side for index in range(150) for side in text[index]]
+  assert vocabulary.decode(vocabulary.encode(lines)) == lines
+
+
+@pytest.mark.parametrize(
+  "line",
+  [
+    "12\u00a0345,6\u202f€",
+    "  two  spaces ",
+    "ﬁ e\u0301 Ａ",
+    "😀\t\u2028",
+    "<2de>",
+  ],
+)
+def test_nothing_is_normalised(vocabulary, line):
+  assert vocabulary.decode(vocabulary.encode([line])) == [line]
+
+
+def test_nothing_is_unknown(vocabulary):
+  (ids,) = vocabulary.encode(["ગુજરાતી 😀"])
+  assert 2 not in ids
+
+
+def test_digits_stand_alone(vocabulary):
+  pieces = [vocabulary._processor.id_to_piece(i) for i in range(900)]
+  numbers = [p for p in pieces if any(c.isdigit() for c in p) and "<" not in p]
+  assert len(numbers) >= 10
+  assert all(sum(c.isdigit() for c in piece) == 1 for piece in numbers)
+
+
+def test_common_words_are_pieces(vocabulary):
+  (ids,) = vocabulary.encode(["kilometers"])
+  assert len(ids) < 6
+
+
+def test_sample_has_both_sides_at_the_rates(mixture_of, monkeypatch):
+  texts = {
+    "en-de": {"train": [(f"e{i}", f"d{i}") for i in range(900)]},
+    "fr-en": {"train": [(f"f{i}", f"n{i}") for i in range(100)]},
+    "de-fr": {"test": [("never", "never")]},
+  }
+  mixture = mixture_of(texts, temperature=2.0)  # 30 to 10
+  lines = list(vocabulary_training._sample(mixture, 200, 1))
+  first_letters = dict.fromkeys("edfn", 0)
+  for line in lines:
+    first_letters[line[0]] += 1
+  assert first_letters == {"e": 75, "d": 75, "f": 25, "n": 25}
+  assert len(set(lines)) == 200
+  assert lines != list(vocabulary_training._sample(mixture, 200, 2))
+
+
+def test_both_directions_do_not_sample_the_same():
+  mixture = cldr_30("none.model", seed=4, temperature=5.0, languages=("de",))
+  lines = list(vocabulary_training._sample(mixture, 400, 1))
+  assert len(lines) == 400
+  assert len(set(lines)) > 360
+
+
+def test_size_beyond_the_text(mixture_of):
+  mixture = mixture_of({"en-de": {"train": [("a b", "c d")] * 9}})
+  with pytest.raises(TaskMoeError) as error:
+    train_vocabulary(mixture, size=5000, num_sentences=18, seed=1)
+  limit = str(error.value).split("at most ")[1].split()[0]
+  assert str(error.value) == (
+    "a vocabulary of 5000 pieces is too large for this text: at most"
+    f" {limit} can be made of it. Set VOCAB_SIZE, or raise VOCAB_SENTENCES."
+  )
+  model = train_vocabulary(mixture, size=int(limit), num_sentences=18, seed=1)
+  assert len(Vocabulary(model)) == int(limit)
+
+
+def test_size_below_the_alphabet(mixture_of):
+  mixture = mixture_of({"en-de": {"train": [("a b", "c d")] * 9}})
+  with pytest.raises(TaskMoeError) as error:
+    train_vocabulary(mixture, size=200, num_sentences=18, seed=1)
+  assert str(error.value).startswith("a vocabulary of 200 pieces is too small")
+  assert str(error.value).endswith("Set VOCAB_SIZE.")
+
+
+def test_too_few_sentences(mixture_of):
+  mixture = mixture_of({"en-de": {"train": [("a b", "c d")] * 9}})
+  with pytest.raises(
+    TaskMoeError, match=r"1 sentences are too few .* Set VOCAB"
+  ):
+    train_vocabulary(mixture, size=300, num_sentences=1, seed=1)
+
+
+def test_empty_corpus(mixture_of):
+  mixture = mixture_of({"en-de": {"train": []}})
+  with pytest.raises(TaskMoeError, match=r"train part of en-de .* is empty"):
+    train_vocabulary(mixture, size=300, num_sentences=10, seed=1)
