@@ -29,11 +29,11 @@ COMMANDS = {
   ),
   "vocab": Command(
     "make the vocabulary of a recipe's mixture",
-    ("taskmoe_jax.data.vocab.train_vocabulary",),
+    ("taskmoe_jax.data.vocabulary_training.make_vocabulary",),
   ),
   "evaluate": Command(
     "translate a test set and score every pair",
-    ("taskmoe_jax.evaluate.run.evaluate",),
+    ("taskmoe_jax.evaluate.evaluation.evaluate",),
   ),
   "export": Command("extract the dense sub-networks of tasks"),
   "translate": Command("translate lines of text with a bundle or a run"),

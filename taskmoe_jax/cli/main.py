@@ -24,7 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   except TaskMoeError as error:
     if "--traceback" in argv:
       traceback.print_exc()
-    print(f"taskmoe: error: {error}", file=sys.stderr)
+    # gin appends lines to what is raised in a function that it handed over.
+    print(f"taskmoe: error: {str(error).splitlines()[0]}", file=sys.stderr)
     return 2
   except KeyboardInterrupt:
     print("taskmoe: interrupted", file=sys.stderr)

@@ -179,6 +179,15 @@ def test_errors_are_one_line_unless_asked(command, capsys):
   assert printed.endswith("\ntaskmoe: error: there is no song.\n")
 
 
+def test_the_lines_that_gin_appends_are_cut(command, capsys):
+  def run(args):
+    raise TaskMoeError("no song.\n  In call to configurable 'sing'")
+
+  command(run)
+  assert main(["sing"]) == 2
+  assert capsys.readouterr().err == "taskmoe: error: no song.\n"
+
+
 def test_bugs_keep_their_traceback(command):
   def run(args):
     raise KeyError("song")

@@ -59,10 +59,10 @@ def gin_folder(tmp_path, monkeypatch) -> pathlib.Path:
 
 @pytest.fixture
 def load():
-  """Loads as the commands do, with `train` and `evaluate` for top functions."""
+  """Loads as the commands do, for three top functions; `crash` is none."""
 
   def load(*flags: str, files=("recipes/task.gin",)):
-    tops = ("fakes.loop.train", "fakes.loop.evaluate")
+    tops = ("fakes.loop.train", "fakes.loop.evaluate", "fakes.loop.anything")
     gin_files.load(files, flags, top_functions=tops)
 
   return load

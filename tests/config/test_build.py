@@ -56,6 +56,21 @@ config.MoeConfig.granularity = 'task'
     configured(loop.evaluate)()
 
 
+def test_a_supplied_argument_is_not_one_of_a_constructor(load, write):
+  from fakes import loop
+
+  name = write("""
+loop.anything.moe = @config.MoeConfig()
+config.MoeConfig.granularity = 'task'
+""")
+  load(files=[name])
+  with pytest.raises(
+    TaskMoeError,
+    match=r"^anything needs a value for config.MoeConfig.num_experts. Bind",
+  ):
+    configured(loop.anything)(num_experts=4)
+
+
 def test_a_mistake_found_by_a_constructor_says_in_which_scope(load):
   from fakes import loop
 

@@ -126,6 +126,21 @@ def test_a_function_handed_over_may_be_called_with_its_bindings(load, write):
   assert configured(loop.train)()["schedule"](2) == 0.25
 
 
+def test_a_function_handed_over_by_a_macro_is_called_outside_its_scope(
+  load, write
+):
+  from fakes import loop
+
+  name = write(
+    "include 'recipes/task.gin'\n"
+    "SCHEDULE = @loop.warmup\n"
+    "loop.train.schedule = %SCHEDULE\n"
+    "SCHEDULE/loop.warmup.num_warmup_steps = 8"
+  )
+  load("--gin.loop.warmup.num_warmup_steps=5", files=[name])
+  assert configured(loop.train)()["schedule"](2) == 0.4
+
+
 def test_what_is_followed_is_what_gin_calls(load, write):
   """The walk over references against gin's own record of an actual run."""
   from fakes import loop
