@@ -88,18 +88,7 @@ class TrainBatches:
       pack: Whether short examples share a row.
       seed: Of the order of examples.
     """
-    if rows_per_task_group < 1 or batch_size < 1:
-      raise TaskMoeError(
-        f"a batch of {batch_size} rows in groups of {rows_per_task_group}:"
-        " both are at least 1. Set BATCH_SIZE and ROWS_PER_TASK_GROUP."
-      )
-    if batch_size % rows_per_task_group:
-      raise TaskMoeError(
-        f"a batch of {batch_size} rows is no multiple of"
-        f" {rows_per_task_group}, the rows of one task that stand together."
-        " Set BATCH_SIZE or ROWS_PER_TASK_GROUP."
-      )
-    self._num_groups = batch_size // rows_per_task_group
+    self._num_groups = _num_groups(batch_size, rows_per_task_group)
     self._rows_per_task_group = rows_per_task_group
     self._pack = pack
     self._task_space = task_space
@@ -109,26 +98,21 @@ class TrainBatches:
 
     texts = sources.parallel_sources(mixture)
     rates = sources.rates(mixture)
+    self._pairs: list[_Pair] = []
     # Who is first among equals depends on the seed, not on the alphabet.
-    names = np.random.default_rng(seed).permutation(list(rates)).tolist()
-    self._pairs = [
-      _Pair(
-        pair,
-        rates[pair],
-        PairRows(
-          pair,
-          texts[pair].text("train"),
-          texts[pair].size("train"),
-          vocabulary=vocabulary,
-          target_language=texts[pair].target_language,
-          source_length=source_length,
-          target_length=target_length,
-          pack=pack,
-          seed=seed,
-        ),
+    for name in np.random.default_rng(seed).permutation(list(rates)).tolist():
+      rows = PairRows(
+        name,
+        texts[name].text("train"),
+        texts[name].size("train"),
+        vocabulary=vocabulary,
+        target_language=texts[name].target_language,
+        source_length=source_length,
+        target_length=target_length,
+        pack=pack,
+        seed=seed,
       )
-      for pair in names
-    ]
+      self._pairs.append(_Pair(name, rates[name], rows))
     members = collections.defaultdict(list)
     for pair in self._pairs:
       task_space.pair_id(pair.name)  # must know it, or raises
@@ -224,6 +208,21 @@ class TrainBatches:
     self._fills["target_fill"] += target.mean()
     self._fills["row_fill"] += np.maximum(source, target).mean()
     self._num_batches_here += 1
+
+
+def _num_groups(batch_size: int, rows_per_task_group: int) -> int:
+  if rows_per_task_group < 1 or batch_size < 1:
+    raise TaskMoeError(
+      f"a batch of {batch_size} rows in groups of {rows_per_task_group}:"
+      " both are at least 1. Set BATCH_SIZE and ROWS_PER_TASK_GROUP."
+    )
+  if batch_size % rows_per_task_group:
+    raise TaskMoeError(
+      f"a batch of {batch_size} rows is no multiple of {rows_per_task_group},"
+      " the rows of one task that stand together. Set BATCH_SIZE or"
+      " ROWS_PER_TASK_GROUP."
+    )
+  return batch_size // rows_per_task_group
 
 
 def prefetch(

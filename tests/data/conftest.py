@@ -68,6 +68,37 @@ def _spell(number, longer=0):
 
 
 @pytest.fixture
+def mixture(mixture_of, numbered):
+  """Five pairs whose epochs end at different times."""
+  sizes = {"en-de": 700, "de-en": 150, "fr-en": 20, "en-fr": 150, "fr-de": 300}
+  return mixture_of(
+    {pair: {"train": numbered(size)} for pair, size in sizes.items()},
+    temperature=2.0,
+  )
+
+
+@pytest.fixture
+def batches_of(letters):
+  """Makes batches with a vocabulary of letters."""
+  from taskmoe_jax.data.batches import TrainBatches
+  from taskmoe_jax.data.sources import task_space_of
+
+  def make(mixture, **changes):
+    options = {
+      "task_space": task_space_of(mixture, "target"),
+      "batch_size": 6,
+      "rows_per_task_group": 1,
+      "source_length": 31,
+      "target_length": 37,
+      "pack": True,
+      "seed": 5,
+    }
+    return TrainBatches(mixture, vocabulary=letters, **{**options, **changes})
+
+  return make
+
+
+@pytest.fixture
 def examples_in():
   """Takes rows apart again: `(source tokens, target tokens)` of a segment."""
 

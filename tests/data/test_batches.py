@@ -1,14 +1,11 @@
 import collections
-import contextlib
 import itertools
 import json
-import threading
 
 import numpy as np
 import pytest
 
-from taskmoe_jax.data.batches import TrainBatches, prefetch
-from taskmoe_jax.data.sources import rates, task_space_of
+from taskmoe_jax.data.sources import task_space_of
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.task_space import TaskSpace
 
@@ -24,32 +21,6 @@ _PACKED_SHAPES = {
   "source_language": (6,),
   "target_language": (6,),
 }
-
-
-@pytest.fixture
-def mixture(mixture_of, numbered):
-  sizes = {"en-de": 700, "de-en": 150, "fr-en": 20, "en-fr": 150, "fr-de": 300}
-  return mixture_of(
-    {pair: {"train": numbered(size)} for pair, size in sizes.items()},
-    temperature=2.0,
-  )
-
-
-@pytest.fixture
-def batches_of(letters):
-  def make(mixture, **changes):
-    options = {
-      "task_space": task_space_of(mixture, "target"),
-      "batch_size": 6,
-      "rows_per_task_group": 1,
-      "source_length": 31,
-      "target_length": 37,
-      "pack": True,
-      "seed": 5,
-    }
-    return TrainBatches(mixture, vocabulary=letters, **{**options, **changes})
-
-  return make
 
 
 def _take(iterator, count):
@@ -273,56 +244,3 @@ def test_packing_fills_rows(mixture, batches_of):
   unpacked = batches_of(mixture, source_length=64, target_length=80, pack=False)
   _take(unpacked, 50)
   assert unpacked.stats["row_fill"] < 0.2
-
-
-def test_prefetch_gives_the_same_with_the_state_of_each(mixture, batches_of):
-  batches = batches_of(mixture)
-  expected = [(next(batches), batches.state()) for _ in range(9)]
-  with contextlib.closing(prefetch(batches_of(mixture), depth=3)) as stream:
-    found = _take(stream, 9)
-  _assert_same([b for b, _ in found], [b for b, _ in expected])
-  assert [state for _, state in found] == [state for _, state in expected]
-
-
-def test_prefetch_works_ahead_but_not_farther_than_told():
-  class Counting(TrainBatches):
-    made = 0
-    enough = threading.Event()
-
-    def __init__(self):
-      pass
-
-    def __next__(self):
-      self.made += 1
-      if self.made == 4:
-        self.enough.set()
-      return {}
-
-    def state(self):
-      return {"made": self.made}
-
-  batches = Counting()
-  with contextlib.closing(prefetch(batches, depth=3)) as stream:
-    assert next(stream)[1] == {"made": 1}
-    assert batches.enough.wait(5)
-  assert batches.made == 4
-
-
-def test_prefetch_ends_its_thread(mixture, batches_of):
-  stream = prefetch(batches_of(mixture), depth=2)
-  next(stream)
-  assert "prefetch" in [thread.name for thread in threading.enumerate()]
-  stream.close()
-  assert "prefetch" not in [thread.name for thread in threading.enumerate()]
-
-
-def test_prefetch_raises_what_its_thread_did(mixture_of, batches_of):
-  mixture = mixture_of({"en-de": {"train": [("a" * 50, "b")]}})
-  stream = prefetch(batches_of(mixture), depth=2)
-  with pytest.raises(TaskMoeError, match="no example of en-de fits"):
-    next(stream)
-  assert "prefetch" not in [thread.name for thread in threading.enumerate()]
-
-
-def test_rates_are_those_of_the_mixture(mixture):
-  assert sum(rates(mixture).values()) == pytest.approx(1)
