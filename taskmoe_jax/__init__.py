@@ -1,1 +1,26 @@
 """Multilingual translation with task-level Mixture-of-Experts, on TPU pods."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+  from taskmoe_jax.decoding.translator import Translator
+
+
+def load(path: str) -> "Translator":
+  """Loads a bundle, or the newest checkpoint of a run directory.
+
+    taskmoe_jax.load("runs/demo/export-900/de").translate(["3 hours"])
+
+  TensorFlow is not needed for it.
+
+  Raises:
+    TaskMoeError: The path is neither, or is damaged.
+  """
+  # Imported here, so that `import taskmoe_jax` does not load JAX.
+  from taskmoe_jax.export.bundle import is_bundle, load_bundle
+  from taskmoe_jax.train.restoring import load_translator
+  from taskmoe_jax.train.run_directory import is_run_directory
+
+  if not is_bundle(path) and is_run_directory(path):
+    return load_translator(path)[0]
+  return load_bundle(path)

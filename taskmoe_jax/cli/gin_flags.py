@@ -3,6 +3,8 @@
 import argparse
 from collections.abc import Iterable
 
+from etils import epath
+
 from taskmoe_jax.cli import commands
 from taskmoe_jax.config import gin_files
 from taskmoe_jax.errors import TaskMoeError
@@ -48,3 +50,14 @@ def load(args: argparse.Namespace, files: Iterable[str] = ()) -> None:
   gin_files.load(
     files, args.gin_overrides, top_functions=commands.top_functions()
   )
+
+
+def run_config(run_dir: str) -> str:
+  """Path of the recipe that a run directory keeps."""
+  path = epath.Path(run_dir) / "config.gin"
+  if not path.exists():
+    raise TaskMoeError(
+      f"{run_dir!r} is no run directory: it has no config.gin. Set --run_dir to"
+      " the RUN_DIR of a run that `taskmoe train` has begun."
+    )
+  return str(path)

@@ -41,7 +41,7 @@ _RULES: Mapping[str, MeshAxes] = {
 }
 
 
-def logical_rules(*, fsdp: bool = False) -> dict[str, MeshAxes]:
+def logical_rules(*, fsdp: bool) -> dict[str, MeshAxes]:
   """Returns the rules; with `fsdp`, parameters are also split over `data`.
 
   FSDP is one changed rule, `embed -> data`: each device keeps a slice of every
@@ -52,15 +52,16 @@ def logical_rules(*, fsdp: bool = False) -> dict[str, MeshAxes]:
 
 @dataclasses.dataclass(frozen=True)
 class Partitioning:
-  """A mesh and the rules that lay logical axes on it."""
+  """A mesh and the rules that lay logical axes on it; hashable, for `jit`."""
 
   mesh: Mesh
-  rules: Mapping[str, MeshAxes]
+  fsdp: bool = False
 
   def spec(self, logical_axes: tuple[str | None, ...]) -> PartitionSpec:
     """Maps logical axes to mesh axes; an unknown word is our own bug."""
+    rules = logical_rules(fsdp=self.fsdp)
     return PartitionSpec(
-      *(None if name is None else self.rules[name] for name in logical_axes)
+      *(None if name is None else rules[name] for name in logical_axes)
     )
 
   def sharding(self, *logical_axes: str | None) -> NamedSharding:

@@ -13,17 +13,13 @@ import rich.console
 
 from taskmoe_jax import axes
 from taskmoe_jax.data.batches import TrainBatches, prefetch
-from taskmoe_jax.data.sources import task_space_of
+from taskmoe_jax.data.sources import examples, task_space_of
 from taskmoe_jax.data.vocabulary_training import VocabularySource
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.models.config import ModelConfig
 from taskmoe_jax.models.transformer import Transformer
 from taskmoe_jax.partitioning.meshes import MeshShape, make_mesh
-from taskmoe_jax.partitioning.rules import (
-  Partitioning,
-  activate,
-  logical_rules,
-)
+from taskmoe_jax.partitioning.rules import Partitioning, activate
 from taskmoe_jax.task_space import TaskBy
 from taskmoe_jax.train import state as train_state
 from taskmoe_jax.train.checkpoints import CheckpointPolicy, Checkpoints
@@ -39,6 +35,8 @@ from taskmoe_jax.train.run_directory import (
 from taskmoe_jax.train.step import TrainStep, compile_step
 
 _PREFETCHED_BATCHES = 4
+# Sentences of each pair, with which exports are checked.
+_SAMPLES = 8
 _logger = logging.getLogger(__name__)
 
 
@@ -137,7 +135,7 @@ def train(
   console = console or rich.console.Console()
   tokens = vocabulary.load_or_train(mixture, vocabulary_path(run_dir))
   run = Run(model, task_space_of(mixture, task_by), tokens)
-  partitioning = Partitioning(make_mesh(mesh), logical_rules(fsdp=fsdp))
+  partitioning = Partitioning(make_mesh(mesh), fsdp)
   _check_rows(batches, partitioning)
   data = TrainBatches(
     mixture,
@@ -158,7 +156,11 @@ def train(
     label_smoothing=label_smoothing,
     seed=seed,
   )
-  open_run_directory(run_dir, run, config_text)
+  samples = {
+    pair: examples(mixture, part="validation", pair=pair, limit=_SAMPLES)
+    for pair in run.task_space.pairs
+  }
+  open_run_directory(run_dir, run, config_text, samples)
   parameters = train_state.parameter_count(boxed)
   console.print(
     f"{parameters / 1e6:.1f}M parameters,"

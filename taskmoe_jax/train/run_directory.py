@@ -19,6 +19,8 @@ from taskmoe_jax.models.config import ModelConfig
 from taskmoe_jax.task_space import TaskSpace
 from taskmoe_jax.vocabulary import Vocabulary
 
+Samples = dict[str, list[tuple[str, str]]]
+
 # May differ between the parts of one run: they shape no parameter.
 _MAY_CHANGE = (
   "dropout_rate",
@@ -64,13 +66,16 @@ def is_run_directory(path: str) -> bool:
   return (epath.Path(path) / "run.json").exists()
 
 
-def open_run_directory(run_dir: str, run: Run, config_text: str) -> None:
+def open_run_directory(
+  run_dir: str, run: Run, config_text: str, samples: Samples
+) -> None:
   """Makes a run directory, or checks that an existing one holds this run.
 
   Args:
     run_dir: Any path that `epath` understands.
     run: What is about to be trained.
     config_text: The recipe, as gin text.
+    samples: Sources and references of every pair, not seen in training.
 
   Raises:
     TaskMoeError: The directory holds another model, other tasks or another
@@ -96,7 +101,20 @@ def open_run_directory(run_dir: str, run: Run, config_text: str) -> None:
   folder.mkdir(parents=True, exist_ok=True)
   _replace(folder / "config.gin", config_text.encode())
   _replace(vocabulary_path(run_dir), run.vocabulary.model)
+  _replace(
+    folder / "samples.json",
+    json.dumps(samples, ensure_ascii=False, indent=2).encode(),
+  )
   _replace(path, json.dumps(new, indent=2).encode())
+
+
+def load_samples(run_dir: str) -> Samples:
+  """Reads the sentences that a run keeps of every pair."""
+  samples = _read_json(epath.Path(run_dir) / "samples.json")
+  return {
+    pair: [(source, target) for source, target in rows]
+    for pair, rows in samples.items()
+  }
 
 
 def load_run(run_dir: str) -> Run:

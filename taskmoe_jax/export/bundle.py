@@ -1,0 +1,148 @@
+"""A bundle: a folder with everything that translating one task takes.
+
+  DIR/
+    model.safetensors   parameters, named `decoder/blocks/layer_0/mlp/wi`, ...
+    config.json         the model's config and the task space it serves
+    vocabulary.model    SentencePiece
+    manifest.json       what it is, where from, how it was checked, checksums
+
+The manifest comes last and the folder is renamed into place, so a folder with a
+manifest is whole. Loading compares every checksum.
+"""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from etils import epath
+from flax import traverse_util
+from jaxtyping import PyTree
+from safetensors import SafetensorError
+from safetensors import numpy as safetensors
+
+from taskmoe_jax.decoding.translator import Translator
+from taskmoe_jax.errors import TaskMoeError
+from taskmoe_jax.models.config import ModelConfig
+from taskmoe_jax.task_space import TaskSpace
+from taskmoe_jax.vocabulary import Vocabulary
+
+_MODEL = "model.safetensors"
+_CONFIG = "config.json"
+_VOCABULARY = "vocabulary.model"
+_MANIFEST = "manifest.json"
+_FILES = (_MODEL, _CONFIG, _VOCABULARY)
+
+
+def is_bundle(path: str) -> bool:
+  return (epath.Path(path) / _MANIFEST).exists()
+
+
+@contextlib.contextmanager
+def new_folder(folder: str, *, overwrite: bool) -> Iterator[epath.Path]:
+  """Gives a folder to write into, which becomes `folder` if all goes well.
+
+  Raises:
+    TaskMoeError: There is something already, and it may not be replaced.
+  """
+  target = epath.Path(folder)
+  refuse_existing(folder, overwrite=overwrite)
+  temporary = target.with_name(target.name + ".tmp")
+  if temporary.exists():
+    temporary.rmtree()
+  temporary.mkdir(parents=True)
+  try:
+    yield temporary
+    if target.exists():
+      target.rmtree()
+    temporary.rename(target)
+  finally:
+    if temporary.exists():
+      temporary.rmtree()
+
+
+def refuse_existing(folder: str, *, overwrite: bool) -> None:
+  if epath.Path(folder).exists() and not overwrite:
+    raise TaskMoeError(
+      f"{str(folder)!r} exists and is left as it is. Set --out to another"
+      " folder, or replace it with --overwrite."
+    )
+
+
+def write_model(folder: epath.Path, translator: Translator) -> None:
+  """Writes all of a bundle but the manifest."""
+  flat = traverse_util.flatten_dict(translator.params, sep="/")
+  arrays = {name: np.ascontiguousarray(value) for name, value in flat.items()}
+  (folder / _MODEL).write_bytes(safetensors.save(arrays))
+  config = {
+    "model": translator.model.to_dict(),
+    "task_space": translator.task_space.to_dict(),
+  }
+  (folder / _CONFIG).write_text(json.dumps(config, indent=2))
+  (folder / _VOCABULARY).write_bytes(translator.vocabulary.model)
+
+
+def write_manifest(folder: epath.Path, manifest: dict[str, Any]) -> None:
+  """Writes the manifest, with the checksums of all other files."""
+  files = {name: _checksum(folder / name) for name in _FILES}
+  text = json.dumps({**manifest, "sha256": files}, indent=2)
+  (folder / _MANIFEST).write_text(text)
+
+
+def read_manifest(folder: str) -> dict[str, Any]:
+  """Reads what a bundle says of itself."""
+  path = epath.Path(folder) / _MANIFEST
+  if not path.exists():
+    raise TaskMoeError(
+      f"{str(folder)!r} is no bundle: it has no {_MANIFEST}. Name a folder that"
+      " `taskmoe export` has written."
+    )
+  try:
+    return json.loads(path.read_text())
+  except ValueError as error:
+    raise TaskMoeError(f"{str(path)!r} is damaged: {error}.") from None
+
+
+def load_bundle(folder: str) -> Translator:
+  """Loads a bundle, whole or not at all.
+
+  Raises:
+    TaskMoeError: A file is missing, or is not the one that was written.
+  """
+  manifest = read_manifest(folder)
+  for name in _FILES:
+    path = epath.Path(folder) / name
+    if not path.exists():
+      raise TaskMoeError(f"the bundle {str(folder)!r} lacks its file {name}.")
+    found, written = _checksum(path), manifest["sha256"].get(name)
+    if found != written:
+      raise TaskMoeError(
+        f"{str(path)!r} is damaged: its SHA-256 is {found[:12]}..., and the"
+        f" manifest says {str(written)[:12]}.... Export it again."
+      )
+  return read_model(epath.Path(folder))
+
+
+def read_model(folder: epath.Path) -> Translator:
+  """Reads a bundle's files without asking the manifest."""
+  config = json.loads((folder / _CONFIG).read_text())
+  return Translator(
+    ModelConfig.from_dict(config["model"]),
+    _read_params(folder / _MODEL),
+    TaskSpace.from_dict(config["task_space"]),
+    Vocabulary.load(folder / _VOCABULARY),
+  )
+
+
+def _read_params(path: epath.Path) -> PyTree:
+  try:
+    flat = safetensors.load(path.read_bytes())
+  except SafetensorError as error:
+    raise TaskMoeError(f"{str(path)!r} is damaged: {error}.") from None
+  return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def _checksum(path: epath.Path) -> str:
+  return hashlib.sha256(path.read_bytes()).hexdigest()

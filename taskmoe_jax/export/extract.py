@@ -1,0 +1,149 @@
+"""A task's sub-network: the dense model that the mixture is for this task.
+
+Where the task alone decides on the experts, their gates are constants. So the K
+chosen experts of a layer are one feed-forward network of width K·F:
+
+  sum_k g_k wo_k relu(wi_k x) = [g_1 wo_1 .. g_K wo_K] relu([wi_1 .. wi_K] x)
+
+The square root of each gate goes into both matrices, because that is kindest to
+int8 later (SERVING.md 2.6); a ReLU lets it through, and in a gated network it
+goes into the linear branch.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PyTree
+
+from taskmoe_jax.errors import TaskMoeError
+from taskmoe_jax.models.config import ModelConfig, StackConfig
+from taskmoe_jax.moe.config import Granularity
+from taskmoe_jax.moe.routing import select_experts, static_experts
+
+
+@dataclasses.dataclass(frozen=True)
+class SelectedExperts:
+  """The experts of one task in the MoE layers of a stack.
+
+  Attributes:
+    layers: Which layers of the stack these are, counted from 0.
+    experts: Their ids, best first.
+    gates: Their weights.
+  """
+
+  layers: tuple[int, ...]
+  experts: Int[np.ndarray, "blocks K"]
+  gates: Float[np.ndarray, "blocks K"]
+
+
+def reducible_stacks(config: ModelConfig) -> tuple[str, ...]:
+  """Names of the stacks that the task alone routes.
+
+  Raises:
+    TaskMoeError: There is none, so there is no sub-network to extract.
+  """
+  stacks = {"encoder": config.encoder, "decoder": config.decoder}
+  reducible = tuple(
+    name
+    for name, stack in stacks.items()
+    if stack.moe is not None and stack.moe.granularity.by_task
+  )
+  if reducible:
+    return reducible
+  routed = " and ".join(
+    f"the {name} "
+    + (f"is routed by {stack.moe.granularity}" if stack.moe else "is dense")
+    for name, stack in stacks.items()
+  )
+  raise TaskMoeError(
+    f"no sub-network can be extracted: {routed}, and only experts that the task"
+    " alone decides on can be told before the text is seen. Train with ENCODER"
+    " or DECODER set to 'task' or 'static'."
+  )
+
+
+def extract(
+  params: PyTree, config: ModelConfig, task_id: int, num_tasks: int
+) -> tuple[PyTree, ModelConfig, dict[str, SelectedExperts]]:
+  """Extracts one task's sub-network.
+
+  Stacks that the task does not route are kept whole.
+
+  Args:
+    params: Of the mixture; not changed.
+    config: Of the mixture.
+    task_id: The task.
+    num_tasks: R, of the mixture's task space.
+
+  Returns:
+    Parameters and config of the sub-network, and the experts it is made of, by
+    stack.
+  """
+  params, selected = dict(params), {}
+  for name in reducible_stacks(config):
+    stack: StackConfig = getattr(config, name)
+    weights = dict(params[name])
+    chosen = _select(weights, stack, task_id, num_tasks)
+    weights.pop("task_table", None)
+    blocks = dict(weights["blocks"])
+    last = f"layer_{stack.block_size - 1}"
+    layer = dict(blocks[last])
+    layer["mlp"] = merge_experts(
+      layer.pop("moe")["experts"], chosen.experts, chosen.gates
+    )
+    weights["blocks"] = {**blocks, last: layer}
+    params[name] = weights
+    selected[name] = chosen
+    config = dataclasses.replace(config, **{name: _dense(stack)})
+  return params, config, selected
+
+
+def merge_experts(
+  experts: Mapping[str, Float[Array, "blocks E _ _"]],
+  chosen: Int[np.ndarray, "blocks K"],
+  gates: Float[np.ndarray, "blocks K"],
+) -> dict[str, Float[Array, "blocks _ _"]]:
+  """Joins the chosen experts of each block along their hidden axis."""
+  gated = "wi_1" in experts
+  root = jnp.sqrt(jnp.asarray(gates))[:, :, None, None]
+  merged = {}
+  for name, weights in experts.items():
+    picked = jax.vmap(lambda w, index: w[index])(weights, chosen)
+    if name in ("wo", "wi_1" if gated else "wi"):
+      picked = picked * root
+    blocks, k, rows, columns = picked.shape
+    if name == "wo":
+      merged[name] = picked.reshape(blocks, k * rows, columns)
+    else:
+      merged[name] = picked.swapaxes(1, 2).reshape(blocks, rows, k * columns)
+  return merged
+
+
+def _select(
+  weights: Mapping, stack: StackConfig, task_id: int, num_tasks: int
+) -> SelectedExperts:
+  """Evaluates the gates of a task, with the router's own function."""
+  moe, size = stack.moe, stack.block_size
+  if moe.granularity is Granularity.STATIC:
+    table = static_experts(num_tasks, moe.num_experts, moe.num_selected)
+    experts = np.tile(table[task_id], (stack.num_blocks, 1))
+    gates = np.full(experts.shape, 1.0 / moe.num_selected, np.float32)
+  else:
+    vector = weights["task_table"][task_id]
+    tables = weights["blocks"][f"layer_{size - 1}"]["moe"]["router"]["table"]
+    scores = jnp.einsum(
+      "d,bde->be", vector, tables, precision=jax.lax.Precision.HIGHEST
+    )
+    gates, experts, _ = select_experts(scores, moe.num_selected)
+  layers = tuple(range(size - 1, stack.num_layers, size))
+  return SelectedExperts(layers, np.asarray(experts), np.asarray(gates))
+
+
+def _dense(stack: StackConfig) -> StackConfig:
+  width = stack.moe.num_selected * stack.moe.expert_mlp_dim
+  return StackConfig(
+    num_layers=stack.num_layers, mlp_dims=(*stack.mlp_dims, width)
+  )
