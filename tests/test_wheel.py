@@ -64,7 +64,9 @@ def installed(wheel, tmp_path_factory) -> pathlib.Path:
 
 
 def _run(*command: object, folder: pathlib.Path) -> str:
-  environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+  """Runs as a user would: on one device, with nothing on the path."""
+  ours = {"PYTHONPATH", "XLA_FLAGS"}
+  environment = {k: v for k, v in os.environ.items() if k not in ours}
   run = subprocess.run(
     [str(part) for part in command],
     cwd=folder,
@@ -149,3 +151,13 @@ def test_installed_package_comes_from_the_wheel(installed, tmp_path):
   paths = _run(installed / "python", "-c", program, folder=tmp_path).split()
   (site,) = installed.parent.glob("lib/python*/site-packages")
   assert paths == [str(site / "taskmoe_jax"), str(site / "taskmoe_jax/tasks")]
+
+
+def test_installed_taskmoe_trains_a_recipe_from_any_folder(installed, tmp_path):
+  taskmoe = installed / "taskmoe"
+  recipe = "--gin_file=recipes/demo.gin"
+  run_dir = f"--gin.RUN_DIR={tmp_path / 'run'}"
+  _run(taskmoe, "vocab", recipe, run_dir, folder=tmp_path)
+  short = ("--gin.TRAIN_STEPS=2", "--gin.BATCH_SIZE=16")
+  _run(taskmoe, "train", recipe, run_dir, *short, folder=tmp_path)
+  assert (tmp_path / "run" / "metrics.jsonl").is_file()
