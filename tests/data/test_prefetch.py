@@ -24,6 +24,7 @@ def test_prefetch_works_ahead_but_not_farther_than_told():
   class Counting(TrainBatches):
     made = 0
     enough = threading.Event()
+    too_many = threading.Event()
 
     def __init__(self):
       pass
@@ -32,6 +33,8 @@ def test_prefetch_works_ahead_but_not_farther_than_told():
       self.made += 1
       if self.made == 4:
         self.enough.set()
+      if self.made == 5:
+        self.too_many.set()
       return {}
 
     def state(self):
@@ -41,6 +44,7 @@ def test_prefetch_works_ahead_but_not_farther_than_told():
   with contextlib.closing(prefetch(batches, depth=3)) as stream:
     assert next(stream)[1] == {"made": 1}
     assert batches.enough.wait(5)
+    assert not batches.too_many.wait(0.2)
   assert batches.made == 4
 
 

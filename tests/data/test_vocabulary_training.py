@@ -1,8 +1,13 @@
 import pytest
+from etils import epath
 
 from taskmoe_jax.data import vocabulary_training
 from taskmoe_jax.data.cldr import CldrText
-from taskmoe_jax.data.vocabulary_training import train_vocabulary
+from taskmoe_jax.data.vocabulary_training import (
+  VocabularySource,
+  make_vocabulary,
+  train_vocabulary,
+)
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.tasks.cldr import cldr_30
 from taskmoe_jax.vocabulary import Vocabulary
@@ -139,3 +144,46 @@ def test_empty_corpus(mixture_of):
   mixture = mixture_of({"en-de": {"train": []}})
   with pytest.raises(TaskMoeError, match=r"train part of en-de .* is empty"):
     train_vocabulary(mixture, size=300, num_sentences=10, seed=1)
+
+
+@pytest.fixture
+def small_mixture(mixture_of):
+  return mixture_of(
+    {"en-de": {"train": [("the cat and the hat", "den hat die katze")] * 9}}
+  )
+
+
+def _source(path=None, **changes):
+  options = {"size": 275, "num_sentences": 18, "seed": 1, **changes}
+  return VocabularySource(path=path, **options)
+
+
+def test_vocabulary_is_made_once_in_the_run_directory(small_mixture, tmp_path):
+  default = epath.Path(tmp_path / "run" / "vocabulary.model")
+  made = _source().load_or_train(small_mixture, default)
+  assert len(made) == 275
+  assert [path.name for path in default.parent.iterdir()] == [default.name]
+  # One that is there stays, whatever else is asked for.
+  again = _source(size=274).load_or_train(small_mixture, default)
+  assert again.checksum == made.checksum
+
+
+def test_vocabulary_with_a_path_must_be_there(small_mixture, tmp_path):
+  path = str(tmp_path / "mine.model")
+  default = epath.Path(tmp_path / "default.model")
+  with pytest.raises(TaskMoeError, match=rf"no vocabulary at '{path}'"):
+    _source(path).load_or_train(small_mixture, default)
+  _source(path).write(small_mixture, default)
+  found = _source(path).load_or_train(small_mixture, default)
+  assert found.origin == path
+  assert not default.exists()
+
+
+def test_another_vocabulary_is_not_overwritten(small_mixture, tmp_path):
+  options = {"mixture": small_mixture, "run_dir": str(tmp_path)}
+  path = make_vocabulary(vocabulary=_source(), **options)
+  model = path.read_bytes()
+  assert make_vocabulary(vocabulary=_source(), **options) == path
+  with pytest.raises(TaskMoeError, match="is another vocabulary than this"):
+    make_vocabulary(vocabulary=_source(size=274), **options)
+  assert path.read_bytes() == model

@@ -181,3 +181,16 @@ def test_seqio_with_a_vocabulary_of_other_languages(folder, vocabulary_path):
     TaskMoeError, match=r"has no symbol <2kk>: .*`taskmoe vocab`"
   ):
     task.get_dataset(split="train", shuffle=False)
+
+
+def test_seqio_tasks_without_a_vocabulary_give_text(folder):
+  mixture = tsv(str(folder), vocabulary=None, temperature=5.0)
+  (row,) = (
+    mixture.tasks[0]
+    .get_dataset(split="validation", shuffle=False)
+    .take(1)
+    .as_numpy_iterator()
+  )
+  english, german = CldrText("de", "train", 1)[0]
+  assert row["inputs"].decode() == german
+  assert row["targets"].decode() == english
