@@ -66,6 +66,7 @@ class TrainResult:
 
   Attributes:
     run: What was trained.
+    run_dir: Where it is.
     step: Steps done in all.
     seconds: Of this start of the run, compilation included.
     tokens_per_second: Target tokens, over the steps after compilation.
@@ -73,6 +74,7 @@ class TrainResult:
   """
 
   run: Run
+  run_dir: str
   step: int
   seconds: float
   tokens_per_second: float
@@ -180,7 +182,7 @@ def train(
     loop = _Loop(run, step, partitioning, shardings, data, saved, console)
     with MetricWriter(run_dir, resume_step=int(state.step)) as writer:
       seconds, speed = loop(state, train_steps, log_every, writer)
-  return TrainResult(run, train_steps, seconds, speed, parameters)
+  return TrainResult(run, run_dir, train_steps, seconds, speed, parameters)
 
 
 @dataclasses.dataclass
