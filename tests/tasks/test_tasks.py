@@ -105,6 +105,22 @@ def test_cldr_has_thirty_pairs():
   assert found[3] == CldrText("zh", "validation", 3)[3][::-1]
 
 
+def test_cldr_text_is_made_once_for_both_directions(monkeypatch):
+  made = []
+
+  def make(self, index):
+    made.append(index)
+    return "one", "eins"
+
+  monkeypatch.setattr(CldrText, "__getitem__", make)
+  mixture = cldr_30("v", seed=3, temperature=5.0, languages=("de",))
+  sources = parallel_sources(mixture)
+  for pair in ("en-de", "de-en"):
+    for index in range(256):
+      sources[pair].text("train")[index]
+  assert made == list(range(256))
+
+
 def test_cldr_of_some_languages():
   for languages in (("fi", "de"), ["fi", "en", "de"]):
     mixture = cldr_30("v", seed=3, temperature=5.0, languages=languages)
