@@ -2,42 +2,39 @@
 
 import contextlib
 import dataclasses
-import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
-import numpy as np
 import rich.console
 
-from taskmoe_jax import axes
 from taskmoe_jax.data.batches import TrainBatches, prefetch
-from taskmoe_jax.data.sources import examples, task_space_of
+from taskmoe_jax.data.sources import examples, parallel_sources, task_space_of
 from taskmoe_jax.data.vocabulary_training import VocabularySource
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.models.config import ModelConfig
-from taskmoe_jax.models.transformer import Transformer
 from taskmoe_jax.partitioning.meshes import MeshShape, make_mesh
 from taskmoe_jax.partitioning.rules import Partitioning, activate
 from taskmoe_jax.task_space import TaskBy
-from taskmoe_jax.train import state as train_state
 from taskmoe_jax.train.checkpoints import CheckpointPolicy, Checkpoints
 from taskmoe_jax.train.metric_writer import MetricWriter
 from taskmoe_jax.train.metrics import MetricSums
 from taskmoe_jax.train.optimizers import Optimizer
+from taskmoe_jax.train.program import Program
 from taskmoe_jax.train.progress import Progress
 from taskmoe_jax.train.run_directory import (
   Run,
+  Samples,
+  check_run_directory,
+  make_folder,
   open_run_directory,
   vocabulary_path,
 )
-from taskmoe_jax.train.step import TrainStep, compile_step
+from taskmoe_jax.train.state import TrainState
 
 _PREFETCHED_BATCHES = 4
 # Sentences of each pair, with which exports are checked.
 _SAMPLES = 8
-_logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,6 +55,24 @@ class BatchShape:
   source_length: int
   target_length: int
   pack: bool
+
+  def check_divides(self, partitioning: Partitioning) -> None:
+    """Refuses a batch whose rows, or groups of rows, devices cannot share."""
+    shards = partitioning.num_row_shards
+    if self.batch_size % shards:
+      raise TaskMoeError(
+        f"a batch of {self.batch_size} rows does not divide over {shards}"
+        f" devices. Set BATCH_SIZE to a multiple of {shards}, or MeshShape."
+      )
+
+  def batches(self, mixture: Any, run: Run, seed: int) -> TrainBatches:
+    return TrainBatches(
+      mixture,
+      vocabulary=run.vocabulary,
+      task_space=run.task_space,
+      seed=seed,
+      **dataclasses.asdict(self),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,121 +123,108 @@ def train(
   that s updates are done.
 
   Args:
-    model: What to train.
-    mixture: The seqio mixture to train on.
-    vocabulary: Where the vocabulary is, or how to make it.
-    task_by: What rows are routed on.
-    batches: Rows and lengths of a batch.
     optimizer: From `train.optimizers`; called with `stacked_axes`.
     mesh: How to arrange all devices.
     fsdp: Whether parameters are also split over the `data` axis.
     train_steps: Steps in all, those before a restart included.
-    label_smoothing: See `models.losses.cross_entropy`.
     seed: Of parameters, dropout and the order of the data.
     log_every: Steps between reports.
-    checkpoints: When to save.
-    run_dir: Where everything goes.
     config_text: The recipe, to be kept beside the checkpoints.
-    console: Where progress is shown.
 
   Raises:
     TaskMoeError: Anything that a user can mend, before step 0.
   """
-  if log_every < 1 or checkpoints.every_steps % log_every:
-    raise TaskMoeError(
-      f"every_steps={checkpoints.every_steps} is no multiple of"
-      f" log_every={log_every}, so a restarted run would not report what an"
-      " unbroken one does. Set CHECKPOINT_EVERY or LOG_EVERY."
-    )
-  console = console or rich.console.Console()
+  _check_reports(log_every, checkpoints)
+  partitioning = Partitioning(make_mesh(mesh), fsdp)
+  batches.check_divides(partitioning)
+  make_folder(run_dir)
   tokens = vocabulary.load_or_train(mixture, vocabulary_path(run_dir))
   run = Run(model, task_space_of(mixture, task_by), tokens)
-  partitioning = Partitioning(make_mesh(mesh), fsdp)
-  _check_rows(batches, partitioning)
-  data = TrainBatches(
-    mixture,
-    vocabulary=tokens,
-    task_space=run.task_space,
-    seed=seed,
-    **dataclasses.asdict(batches),
-  )
-  transformer = Transformer(model, len(run.task_space.tasks))
-  boxed = train_state.abstract_params(transformer)
-  tuned = optimizer(stacked_axes=train_state.stacked_axes(boxed))
-  shardings = train_state.state_shardings(boxed, tuned, partitioning)
-  step = TrainStep(
-    model=transformer,
-    optimizer=tuned,
-    task_space=run.task_space,
+  check_run_directory(run_dir, run)
+  program = Program.of(
+    run,
+    optimizer,
+    partitioning,
     rows_per_task_group=batches.rows_per_task_group,
     label_smoothing=label_smoothing,
     seed=seed,
   )
-  samples = {
-    pair: examples(mixture, part="validation", pair=pair, limit=_SAMPLES)
-    for pair in run.task_space.pairs
-  }
-  open_run_directory(run_dir, run, config_text, samples)
-  parameters = train_state.parameter_count(boxed)
-  console.print(
-    f"{parameters / 1e6:.1f}M parameters,"
-    f" {len(run.task_space.pairs)} pairs, {len(run.task_space.tasks)} tasks,"
-    f" mesh {dict(partitioning.mesh.shape)}, run directory {run_dir}",
-    highlight=False,
-    soft_wrap=True,
-  )
-  with Checkpoints(run_dir, checkpoints) as saved:
-    if saved.latest_step is None:
-      state = train_state.initial_state(transformer, tuned, shardings, seed)
-    else:
-      abstract = train_state.abstract_state(boxed, tuned, shardings)
-      state, position = saved.restore(abstract)
-      data.restore(position)
-      console.print(f"going on from step {int(state.step)}", highlight=False)
-    loop = _Loop(run, step, partitioning, shardings, data, saved, console)
-    with MetricWriter(run_dir, resume_step=int(state.step)) as writer:
-      seconds, speed = loop(state, train_steps, log_every, writer)
-  return TrainResult(run, run_dir, train_steps, seconds, speed, parameters)
+  data = batches.batches(mixture, run, seed)
+  open_run_directory(run_dir, run, config_text, _samples(mixture))
+  loop = _Loop(run, run_dir, program, data, console or rich.console.Console())
+  return loop(train_steps, log_every, checkpoints)
 
 
 @dataclasses.dataclass
 class _Loop:
-  """The steps of a run, once everything has been built."""
+  """The steps of a run, once everything has been built and checked."""
 
   run: Run
-  step: TrainStep
-  partitioning: Partitioning
-  shardings: train_state.TrainState
+  run_dir: str
+  program: Program
   data: TrainBatches
-  checkpoints: Checkpoints
   console: rich.console.Console
 
   def __call__(
+    self, last_step: int, log_every: int, policy: CheckpointPolicy
+  ) -> TrainResult:
+    """Trains until `last_step`, from wherever the run has got to."""
+    parameters = self.program.num_parameters
+    self._say(
+      f"{parameters / 1e6:.1f}M parameters,"
+      f" {len(self.run.task_space.pairs)} pairs,"
+      f" {len(self.run.task_space.tasks)} tasks, mesh"
+      f" {dict(self.program.partitioning.mesh.shape)}, run directory"
+      f" {self.run_dir}"
+    )
+    with Checkpoints(self.run_dir, policy) as checkpoints:
+      state = self._start(checkpoints)
+      first = int(state.step)
+      with MetricWriter(self.run_dir, resume_step=first) as writer:
+        seconds, speed = self._steps(
+          state, last_step, log_every, checkpoints, writer
+        )
+    return TrainResult(
+      self.run, self.run_dir, max(first, last_step), seconds, speed, parameters
+    )
+
+  def _start(self, checkpoints: Checkpoints) -> TrainState:
+    """Restores the newest checkpoint, or draws the parameters."""
+    if checkpoints.latest_step is None:
+      return self.program.initial_state()
+    state, position = checkpoints.restore(self.program.abstract_state())
+    self.data.restore(position)
+    self._say(f"going on from step {int(state.step)}")
+    return state
+
+  def _steps(
     self,
-    state: train_state.TrainState,
+    state: TrainState,
     last_step: int,
     log_every: int,
+    checkpoints: Checkpoints,
     writer: MetricWriter,
   ) -> tuple[float, float]:
     """Trains until `last_step`; returns seconds, and target tokens a second."""
     done = first = int(state.step)
-    step = compile_step(self.step, self.shardings, self._batch_shardings())
+    step = self.program.compiled_step()
     sums = MetricSums(self.run.model, self.run.task_space)
+    schedule = self.program.step.optimizer.schedule
     begin = since = time.perf_counter()
     tokens = timed = 0.0
     stream = prefetch(self.data, depth=_PREFETCHED_BATCHES)
     with (
       contextlib.closing(stream),
       Progress(last_step, done, self.console) as progress,
-      activate(self.partitioning),
+      activate(self.program.partitioning),
     ):
       while done < last_step:
         batch, position = next(stream)
-        state, metrics = step(state, self._on_devices(batch))
+        state, metrics = step(state, self.program.on_devices(batch))
         sums.add(metrics)
         done += 1
         if done % log_every == 0 or done == last_step:
-          report = sums.report(self.step.optimizer.schedule(done - 1))
+          report = sums.report(schedule(done - 1))
           now = time.perf_counter()
           seconds, since = now - since, now
           report |= _data_report(position)
@@ -233,33 +235,42 @@ class _Loop:
             timed += seconds
           writer.write(done, report)
           progress.report(done, report)
-        if self.checkpoints.is_due(done, last_step):
-          self.checkpoints.save(state, position, self.run)
+        if checkpoints.is_due(done, last_step):
+          checkpoints.save(state, position, self.run)
     return time.perf_counter() - begin, tokens / timed if timed else 0.0
 
-  def _batch_shardings(self) -> Any:
-    return self.partitioning.sharding(axes.ACT_BATCH)
-
-  def _on_devices(
-    self, batch: Mapping[str, np.ndarray]
-  ) -> dict[str, jax.Array]:
-    """Spreads rows over the devices, each host over its own."""
-    sharding = self._batch_shardings()
-    return {
-      name: jax.make_array_from_callback(
-        rows.shape, sharding, lambda index, rows=rows: rows[index]
-      )
-      for name, rows in batch.items()
-    }
+  def _say(self, text: str) -> None:
+    self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def _check_rows(batches: BatchShape, partitioning: Partitioning) -> None:
-  shards = partitioning.num_row_shards
-  if batches.batch_size % shards:
+def _check_reports(log_every: int, checkpoints: CheckpointPolicy) -> None:
+  if log_every < 1 or checkpoints.every_steps % log_every:
     raise TaskMoeError(
-      f"a batch of {batches.batch_size} rows does not divide over {shards}"
-      f" devices. Set BATCH_SIZE to a multiple of {shards}, or MeshShape."
+      f"every_steps={checkpoints.every_steps} is no multiple of"
+      f" log_every={log_every}, so a restarted run would not report what an"
+      " unbroken one does. Set CHECKPOINT_EVERY or LOG_EVERY."
     )
+
+
+def _samples(mixture: Any) -> Samples:
+  """The first sentences of every pair, unseen in training where there are such.
+
+  An export is exact on any sentence, so a pair of a folder that has only its
+  train part can be exported like the others.
+  """
+  return {
+    pair: examples(
+      mixture, part=_sampled_part(source), pair=pair, limit=_SAMPLES
+    )
+    for pair, source in parallel_sources(mixture).items()
+  }
+
+
+def _sampled_part(source: Any) -> str:
+  for part in ("validation", "test", "train"):
+    if part in source.splits and source.size(part) != 0:
+      return part
+  return "validation"
 
 
 def _data_report(position: Mapping[str, Any]) -> dict[str, int]:

@@ -66,6 +66,47 @@ def is_run_directory(path: str) -> bool:
   return (epath.Path(path) / "run.json").exists()
 
 
+def make_folder(run_dir: str) -> None:
+  """Makes sure that there is a folder to write into.
+
+  Before the vocabulary is trained, which takes minutes.
+  """
+  probe = epath.Path(run_dir) / "writable.tmp"
+  try:
+    probe.parent.mkdir(parents=True, exist_ok=True)
+    probe.write_bytes(b"")
+    probe.unlink()
+  except OSError as error:
+    raise TaskMoeError(
+      f"cannot write into the run directory {str(run_dir)!r}"
+      f" ({error.strerror}). Set RUN_DIR to another folder."
+    ) from None
+
+
+def check_run_directory(run_dir: str, run: Run) -> None:
+  """Refuses a directory that holds another run; writes nothing.
+
+  Raises:
+    TaskMoeError: It holds another model, other tasks or another vocabulary.
+  """
+  folder = epath.Path(run_dir)
+  path = folder / "run.json"
+  if path.exists():
+    difference = _difference(_read_json(path), run.description())
+    if difference:
+      name, old_value, new_value = difference
+      raise TaskMoeError(
+        f"{str(folder)!r} holds another run: its {name} is {old_value!r}, and"
+        f" not {new_value!r} as asked for now. Set RUN_DIR to another folder,"
+        " or the recipe as it was (see config.gin there)."
+      )
+  elif (folder / "checkpoints").exists():
+    raise TaskMoeError(
+      f"{str(folder)!r} has checkpoints but no run.json, so whose they are"
+      " cannot be told. Set RUN_DIR to another folder."
+    )
+
+
 def open_run_directory(
   run_dir: str, run: Run, config_text: str, samples: Samples
 ) -> None:
@@ -81,23 +122,8 @@ def open_run_directory(
     TaskMoeError: The directory holds another model, other tasks or another
       vocabulary. Nothing has been written then.
   """
+  check_run_directory(run_dir, run)
   folder = epath.Path(run_dir)
-  path = folder / "run.json"
-  new = run.description()
-  if path.exists():
-    difference = _difference(_read_json(path), new)
-    if difference:
-      name, old_value, new_value = difference
-      raise TaskMoeError(
-        f"{str(folder)!r} holds another run: its {name} is {old_value!r}, and"
-        f" not {new_value!r} as asked for now. Set RUN_DIR to another folder,"
-        " or the recipe as it was (see config.gin there)."
-      )
-  elif (folder / "checkpoints").exists():
-    raise TaskMoeError(
-      f"{str(folder)!r} has checkpoints but no run.json, so whose they are"
-      " cannot be told. Set RUN_DIR to another folder."
-    )
   folder.mkdir(parents=True, exist_ok=True)
   _replace(folder / "config.gin", config_text.encode())
   _replace(vocabulary_path(run_dir), run.vocabulary.model)
@@ -105,7 +131,8 @@ def open_run_directory(
     folder / "samples.json",
     json.dumps(samples, ensure_ascii=False, indent=2).encode(),
   )
-  _replace(path, json.dumps(new, indent=2).encode())
+  description = json.dumps(run.description(), indent=2)
+  _replace(folder / "run.json", description.encode())
 
 
 def load_samples(run_dir: str) -> Samples:

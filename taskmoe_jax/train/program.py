@@ -1,0 +1,91 @@
+"""A training step on a mesh: what it computes, and where everything lies."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from taskmoe_jax import axes
+from taskmoe_jax.models.transformer import Transformer
+from taskmoe_jax.partitioning.rules import Partitioning
+from taskmoe_jax.train import state as train_state
+from taskmoe_jax.train.optimizers import Optimizer
+from taskmoe_jax.train.run_directory import Run
+from taskmoe_jax.train.state import TrainState
+from taskmoe_jax.train.step import TrainStep, compile_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """All that is known of a training before there is a single number.
+
+  Attributes:
+    step: What to compute.
+    partitioning: The mesh.
+    params: Shapes and logical axes of the parameters, boxed.
+    shardings: Where the state lies.
+  """
+
+  step: TrainStep
+  partitioning: Partitioning
+  params: PyTree
+  shardings: TrainState
+
+  @classmethod
+  def of(
+    cls,
+    run: Run,
+    optimizer: Callable[..., Optimizer],
+    partitioning: Partitioning,
+    *,
+    rows_per_task_group: int,
+    label_smoothing: float,
+    seed: int,
+  ) -> "Program":
+    """Builds it; see `train.loop.train` for the arguments."""
+    model = Transformer(run.model, len(run.task_space.tasks))
+    params = train_state.abstract_params(model)
+    tuned = optimizer(stacked_axes=train_state.stacked_axes(params))
+    step = TrainStep(
+      model=model,
+      optimizer=tuned,
+      task_space=run.task_space,
+      rows_per_task_group=rows_per_task_group,
+      label_smoothing=label_smoothing,
+      seed=seed,
+    )
+    shardings = train_state.state_shardings(params, tuned, partitioning)
+    return cls(step, partitioning, params, shardings)
+
+  @property
+  def num_parameters(self) -> int:
+    return train_state.parameter_count(self.params)
+
+  def initial_state(self) -> TrainState:
+    return train_state.initial_state(
+      self.step.model, self.step.optimizer, self.shardings, self.step.seed
+    )
+
+  def abstract_state(self) -> TrainState:
+    return train_state.abstract_state(
+      self.params, self.step.optimizer, self.shardings
+    )
+
+  def compiled_step(self) -> Callable:
+    return compile_step(self.step, self.shardings, self._batch_sharding)
+
+  def on_devices(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    """Spreads rows over the devices, each host over its own."""
+    return {
+      name: jax.make_array_from_callback(
+        rows.shape, self._batch_sharding, lambda index, rows=rows: rows[index]
+      )
+      for name, rows in batch.items()
+    }
+
+  @property
+  def _batch_sharding(self) -> Any:
+    return self.partitioning.sharding(axes.ACT_BATCH)
