@@ -6,6 +6,7 @@ Ctrl-C; any other error is a bug of ours, with its traceback.
 
 import argparse
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -37,6 +38,9 @@ def _run(argv: list[str]) -> int:
     print(_help())
     return 0 if argv else 2
   name, *flags = argv
+  # TensorFlow, which reads data here and no more, announces on standard error
+  # that it finds no GPU.
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   if name not in COMMANDS:
     raise TaskMoeError(one_of("command", name, COMMANDS) + ".")
   command = importlib.import_module(f"taskmoe_jax.cli.{name}")

@@ -1,7 +1,7 @@
 """Decodes a test set pair by pair and scores it."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import rich.console
@@ -9,11 +9,14 @@ import rich.progress
 from etils import epath
 
 from taskmoe_jax.data.sources import examples as examples_of
+from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError, one_of
 from taskmoe_jax.evaluate import report
 from taskmoe_jax.evaluate.scores import score_pair
 from taskmoe_jax.partitioning.meshes import MeshShape
 from taskmoe_jax.train.restoring import load_translator
+
+PARTS = ("validation", "test")
 
 
 def evaluate(
@@ -45,18 +48,44 @@ def evaluate(
     step: Which checkpoint; the newest unless given.
     console: Where the table is shown.
   """
-  if part not in ("validation", "test"):
-    raise TaskMoeError(
-      one_of("part", part, ("validation", "test")) + ". Set --part."
-    )
+  if part not in PARTS:
+    raise TaskMoeError(one_of("part", part, PARTS) + ". Set --part.")
   console = console or rich.console.Console()
   translator, step = load_translator(run_dir, step=step, mesh=mesh)
   texts = {
     pair: examples_of(mixture, part=part, pair=pair, limit=examples)
     for pair in pairs or translator.task_space.pairs
   }
-  scores, translations, tokens = [], {}, 0
   begin = time.perf_counter()
+  translations, tokens = _translate(translator, texts, batch_size, console)
+  seconds = time.perf_counter() - begin
+  results = report.results_dict(
+    [
+      score_pair(pair, found.hypotheses, found.references)
+      for pair, found in translations.items()
+    ],
+    run=str(run_dir),
+    step=step,
+    split=part,
+    decoder={"search": "greedy"},
+    seconds=seconds,
+    tokens=tokens,
+  )
+  folder = epath.Path(run_dir) / "evaluation" / f"{part}-{step}"
+  report.write_results(folder, results, translations)
+  report.print_table(console, results)
+  console.print(f"results in {folder}", highlight=False, soft_wrap=True)
+  return results
+
+
+def _translate(
+  translator: Translator,
+  texts: Mapping[str, Sequence[tuple[str, str]]],
+  batch_size: int,
+  console: rich.console.Console,
+) -> tuple[dict[str, report.Translations], int]:
+  """Translates all pairs; returns their texts and the number of tokens."""
+  translations, tokens = {}, 0
   with rich.progress.Progress(console=console, transient=True) as progress:
     bar = progress.add_task("translating", total=sum(map(len, texts.values())))
     for pair, rows in texts.items():
@@ -68,22 +97,8 @@ def evaluate(
         batch_size=batch_size,
         progress=lambda number: progress.advance(bar, number),
       )
-      scores.append(score_pair(pair, decoded.texts, references))
       translations[pair] = report.Translations(
         sources, decoded.texts, references
       )
       tokens += sum(map(len, decoded.token_ids))
-  results = report.results_dict(
-    scores,
-    run=str(run_dir),
-    step=step,
-    split=part,
-    decoder={"search": "greedy"},
-    seconds=time.perf_counter() - begin,
-    tokens=tokens,
-  )
-  folder = epath.Path(run_dir) / "evaluation" / f"{part}-{step}"
-  report.write_results(folder, results, translations)
-  report.print_table(console, results)
-  console.print(f"results in {folder}", highlight=False, soft_wrap=True)
-  return results
+  return translations, tokens
