@@ -28,4 +28,5 @@ class RMSNorm(nn.Module):
     wide = x.astype(jnp.float32)
     mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
     normed = wide * jax.lax.rsqrt(mean_square + self.epsilon)
-    return (normed * scale).astype(x.dtype)
+    scaled = normed * jnp.broadcast_to(scale, x.shape)
+    return scaled.astype(x.dtype)
