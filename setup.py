@@ -27,7 +27,8 @@ INSTALL_REQUIRES = [
   # seqio imports it. 2.20 and 2.21 ask for their own tensorflow, so that the
   # pair above and here can only be moved together.
   "tensorflow-text>=2.21,<2.22",
-  # Recipes. Our check for unread bindings compares texts that it writes.
+  # Recipes. Its public names do not tell which binding is read where; we use
+  # some private ones, all in config/gin_private.py.
   "gin-config>=0.5,<0.6",
   # Scores. Its signature stands beside every BLEU that we report.
   "sacrebleu>=2.6,<2.7",

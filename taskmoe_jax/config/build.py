@@ -11,8 +11,9 @@ import gin
 from gin import config
 
 from taskmoe_jax.config import gin_private
-from taskmoe_jax.config.calls import Call, calls_from
+from taskmoe_jax.config.calls import binding_name, calls_from
 from taskmoe_jax.config.names import BINDABLE, MACRO
+from taskmoe_jax.config.value_types import check_types
 from taskmoe_jax.errors import TaskMoeError
 
 
@@ -23,21 +24,30 @@ def configured(function: Callable[..., Any]) -> Callable[..., Any]:
   gin's wrapper would replace every exception of a run by a copy whose message
   has further lines, and would leave no sign of what was caught where.
 
-  Arguments that the caller supplies win over bindings. A parameter without
-  default that is neither supplied nor bound, here or in any constructor on the
-  way, is a TaskMoeError that names all of them, before any is built.
+  Arguments that the caller supplies win over bindings; see `arguments`.
   """
 
   @functools.wraps(function)
   def call(**supplied):
-    return function(**_arguments(function, supplied), **supplied)
+    return function(**arguments(function, supplied), **supplied)
 
   return call
 
 
-def _arguments(
-  function: Callable[..., Any], supplied: Collection[str]
+def arguments(
+  function: Callable[..., Any], supplied: Collection[str] = ()
 ) -> dict[str, Any]:
+  """Builds the arguments that gin binds, and does not call `function`.
+
+  Args:
+    function: Plain, such as the top function of a command.
+    supplied: Its parameters that gin is not asked for.
+
+  Raises:
+    TaskMoeError: A parameter without default is neither supplied nor bound,
+      here or in any constructor on the way: all of them are named before any
+      is built. Or a value is of another type than its parameter.
+  """
   selector = gin_private.register(function)
   missing = list(dict.fromkeys(_missing(selector, supplied)))
   if missing:
@@ -45,6 +55,7 @@ def _arguments(
       f"{function.__name__} needs a value for {', '.join(missing)}. Bind in a"
       f" gin file, or as --gin.{missing[0]}=VALUE."
     )
+  check_types(selector, supplied)
   bound = gin.get_bindings(function, resolve_references=False)
   for name in supplied:
     bound.pop(name, None)
@@ -60,19 +71,19 @@ def _arguments(
 def _missing(selector: str, supplied: Collection[str]) -> Iterator[str]:
   """Names of bindings to set, in the order in which calls need them."""
   given = set(supplied)
-  for call, arguments in calls_from(selector, supplied):
-    for name, (_, value) in arguments.items():
+  for call, bound in calls_from(selector, supplied):
+    for name, (_, value) in bound.items():
       if _is_required(value):
-        yield _binding_name(call, name)
+        yield binding_name(call, name)
     if call.evaluated and call.selector != MACRO:
       function = gin_private.wrapped(call.selector)
       for parameter in inspect.signature(function).parameters.values():
         if (
           parameter.kind in BINDABLE
           and parameter.default is parameter.empty
-          and parameter.name not in given | arguments.keys()
+          and parameter.name not in given | bound.keys()
         ):
-          yield _binding_name(call, parameter.name)
+          yield binding_name(call, parameter.name)
     # Supplied are arguments of the first call only.
     given = set()
 
@@ -83,19 +94,6 @@ def _is_required(value: Any) -> bool:
     isinstance(value, config.ConfigurableReference)
     and value.scoped_selector == "gin.REQUIRED/gin.constant"
   )
-
-
-def _binding_name(call: Call, parameter: str) -> str:
-  scope = "/".join(call.scope)
-  if call.selector == MACRO:
-    return scope
-  # What a macro holds is built in a scope of the macro's name, which is not
-  # how one binds it.
-  if not scope or (scope, MACRO) in gin_private.bindings():
-    prefix = ""
-  else:
-    prefix = f"{scope}/"
-  return f"{prefix}{'.'.join(call.selector.split('.')[-2:])}.{parameter}"
 
 
 def _one_line(error: TaskMoeError) -> str:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from gin import config
 
 from taskmoe_jax.config import gin_private
-from taskmoe_jax.config.names import Binding, Key
+from taskmoe_jax.config.names import MACRO, Binding, Key
 
 
 class Call(NamedTuple):
@@ -85,6 +85,20 @@ def ever_led_to(
         found.add(key)
         pending.extend(call.calls_in(value))
   return found
+
+
+def binding_name(call: Call, parameter: str) -> str:
+  """What a user binds, to set a parameter of a call."""
+  scope = "/".join(call.scope)
+  if call.selector == MACRO:
+    return scope
+  # What a macro holds is built in a scope of the macro's name, which is not
+  # how one binds it.
+  if not scope or (scope, MACRO) in gin_private.bindings():
+    prefix = ""
+  else:
+    prefix = f"{scope}/"
+  return f"{prefix}{'.'.join(call.selector.split('.')[-2:])}.{parameter}"
 
 
 def _arguments(call: Call) -> Arguments:

@@ -151,6 +151,7 @@ def _statements(
   file: TextIO, context: config.ParseContext, name: str
 ) -> Iterator[tuple[int, Any]]:
   """Statements with their lines; what does not parse is a TaskMoeError."""
+  parser = None
   try:
     parser = config_parser.ConfigParser(file, Delegate(context))
     for statement in parser:
@@ -159,7 +160,12 @@ def _statements(
   except SyntaxError as error:
     line, reason = error.args[1][1], _reason(error)
   except tokenize.TokenError as error:
-    line, reason = error.args[1][0], error.args[0]
+    # Line and words differ between Python 3.11 and 3.12.
+    reason, (line, _) = error.args
+    if "EOF in multi-line" in reason:
+      reason = "a bracket or a quote is not closed."
+    if parser is not None:
+      line = parser.current_token.start[0]
   except UnicodeDecodeError:
     raise TaskMoeError(f"{name} is not UTF-8 text.") from None
   except TaskMoeError as error:

@@ -78,7 +78,8 @@ MISTAKES = {
   "NUM_STEPS = 3k": "Expected newline.",
   "NUM_STEPS 3": "Couldn't parse statement, expected ':' or '='.",
   "ENCODER = task": "'task' is no gin value. Strings need quotes.",
-  "ENCODER = ('task',": "EOF in multi-line statement",
+  "ENCODER = ('task',": "a bracket or a quote is not closed.",
+  "ENCODER = '''task": "a bracket or a quote is not closed.",
   "include models": "'models' is no gin value. Strings need quotes.",
   "include 'models/bse.gin'": (
     "unknown gin file 'models/bse.gin': accepted are models/base.gin,"
@@ -140,9 +141,7 @@ def test_mistakes_name_file_and_line_in_one_line(load, write, text):
   assert message.startswith(
     f"own.gin line {message.split()[2]} {MISTAKES[text]}"
   )
-  # A bracket left open is noticed at the end of the file only.
-  line = 6 if "('task'," in text else 5
-  assert message.split()[2] == f"{line}:"
+  assert message.split()[2] == "5:"
   assert "\n" not in message
 
 

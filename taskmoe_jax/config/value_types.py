@@ -1,0 +1,100 @@
+"""Whether the values that gin binds are of the types that functions take.
+
+gin hands over anything: without this, `--gin.TRAIN_STEPS=3k` would be a text to
+the training loop, which would fail over it once all else has been done.
+"""
+
+import collections.abc
+import inspect
+import types
+import typing
+from collections.abc import Collection
+from typing import Any
+
+from gin import config
+
+from taskmoe_jax.config import gin_private
+from taskmoe_jax.config.calls import binding_name, calls_from
+from taskmoe_jax.config.names import MACRO
+from taskmoe_jax.errors import TaskMoeError
+
+
+def check_types(selector: str, supplied: Collection[str]) -> None:
+  """Refuses a value that the annotation of its parameter does not allow.
+
+  Every constructor on the way is looked at, none is called. An int is a float
+  (PEP 484), but no bool is an int. Not looked at are the items of a sequence,
+  and what has no annotation.
+
+  Args:
+    selector: The function that is about to be called.
+    supplied: Its parameters that gin does not give.
+  """
+  for call, arguments in calls_from(selector, supplied):
+    if call.selector == MACRO:
+      continue
+    function = gin_private.wrapped(call.selector)
+    parameters = inspect.signature(function).parameters
+    for name, (key, bound) in arguments.items():
+      if name not in parameters:  # one of **options
+        continue
+      hint = parameters[name].annotation
+      macro, value = _follow(bound)
+      kind = _type_of(value)
+      if not _accepts(hint, kind):
+        bound_in = call._replace(scope=tuple(key.scope.split("/")))
+        raise TaskMoeError(
+          f"{name}={value!r} is of type {_name(kind)}: accepted is"
+          f" {_name(hint)}. Set {macro or binding_name(bound_in, name)}."
+        )
+
+
+def _follow(value: Any) -> tuple[str | None, Any]:
+  """The last macro on the way to a value, and the value."""
+  macro = None
+  while (
+    isinstance(value, config.ConfigurableReference)
+    and value.configurable.selector == MACRO
+  ):
+    macro = "/".join(value.scopes)
+    value = gin_private.bindings()[macro, MACRO]["value"]
+  return macro, value
+
+
+def _type_of(value: Any) -> Any:
+  """The type that a value has, or will have once gin has built it."""
+  if not isinstance(value, config.ConfigurableReference):
+    return type(value)
+  if not value.evaluate:
+    return types.FunctionType
+  built = gin_private.wrapped(value.configurable.selector)
+  if inspect.isclass(built):
+    return built
+  return inspect.signature(built).return_annotation
+
+
+def _accepts(hint: Any, kind: Any) -> bool:
+  if typing.get_origin(hint) in (typing.Union, types.UnionType):
+    return any(_accepts(choice, kind) for choice in typing.get_args(hint))
+  hint = types.NoneType if hint is None else typing.get_origin(hint) or hint
+  kind = typing.get_origin(kind) or kind
+  unknown = (inspect.Parameter.empty, Any)
+  if hint in unknown or kind in unknown:
+    return True
+  if not (inspect.isclass(hint) and inspect.isclass(kind)):
+    return True
+  if kind in (str, bool):  # not as a sequence of letters, not as an int
+    return hint is kind
+  return issubclass(kind, hint) or (kind, hint) == (int, float)
+
+
+def _name(hint: Any) -> str:
+  """A type as one would write it in an annotation, without its module."""
+  if typing.get_origin(hint) in (typing.Union, types.UnionType):
+    return " or ".join(map(_name, typing.get_args(hint)))
+  hint = typing.get_origin(hint) or hint
+  if hint in (types.FunctionType, collections.abc.Callable):
+    return "function"
+  if hint is types.NoneType:
+    return "None"
+  return getattr(hint, "__name__", str(hint))
