@@ -92,7 +92,7 @@ class Capacity:
 
     wanted = jnp.sum(experts < num_experts)
     kept = jnp.sum(slots < num_experts * capacity)
-    dropped = 1.0 - kept / jnp.maximum(wanted, 1)
+    dropped = (wanted - kept) / jnp.maximum(wanted, 1)
     return y.reshape(x.shape), dropped.astype(jnp.float32)
 
 
