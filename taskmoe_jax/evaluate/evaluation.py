@@ -22,7 +22,7 @@ PARTS = ("validation", "test")
 def evaluate(
   *,
   mixture: Any,
-  run_dir: str,
+  run_dir: epath.PathLike,
   part: str,
   examples: int | None,
   batch_size: int,

@@ -36,12 +36,14 @@ _MANIFEST = "manifest.json"
 _FILES = (_MODEL, _CONFIG, _VOCABULARY)
 
 
-def is_bundle(path: str) -> bool:
+def is_bundle(path: epath.PathLike) -> bool:
   return (epath.Path(path) / _MANIFEST).exists()
 
 
 @contextlib.contextmanager
-def new_folder(folder: str, *, overwrite: bool) -> Iterator[epath.Path]:
+def new_folder(
+  folder: epath.PathLike, *, overwrite: bool
+) -> Iterator[epath.Path]:
   """Gives a folder to write into, which becomes `folder` if all goes well.
 
   Raises:
@@ -63,7 +65,7 @@ def new_folder(folder: str, *, overwrite: bool) -> Iterator[epath.Path]:
       temporary.rmtree()
 
 
-def refuse_existing(folder: str, *, overwrite: bool) -> None:
+def refuse_existing(folder: epath.PathLike, *, overwrite: bool) -> None:
   if epath.Path(folder).exists() and not overwrite:
     raise TaskMoeError(
       f"{str(folder)!r} exists and is left as it is. Set --out to another"
@@ -91,7 +93,7 @@ def write_manifest(folder: epath.Path, manifest: dict[str, Any]) -> None:
   (folder / _MANIFEST).write_text(text)
 
 
-def read_manifest(folder: str) -> dict[str, Any]:
+def read_manifest(folder: epath.PathLike) -> dict[str, Any]:
   """Reads what a bundle says of itself."""
   path = epath.Path(folder) / _MANIFEST
   if not path.exists():
@@ -105,7 +107,7 @@ def read_manifest(folder: str) -> dict[str, Any]:
     raise TaskMoeError(f"{str(path)!r} is damaged: {error}.") from None
 
 
-def load_bundle(folder: str) -> Translator:
+def load_bundle(folder: epath.PathLike) -> Translator:
   """Loads a bundle, whole or not at all.
 
   Raises:

@@ -66,10 +66,10 @@ def tasks_named(space: TaskSpace, names: str) -> tuple[str, ...]:
 
 
 def export(
-  run_dir: str,
+  run_dir: epath.PathLike,
   *,
   tasks: str,
-  out: str | None = None,
+  out: epath.PathLike | None = None,
   step: int | None = None,
   overwrite: bool = False,
   console: rich.console.Console | None = None,
@@ -121,7 +121,7 @@ def _export(
   task: str,
   folder: epath.Path,
   samples: Samples,
-  run_dir: str,
+  run_dir: epath.PathLike,
   step: int,
   overwrite: bool,
 ) -> Exported:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from taskmoe_jax.errors import TaskMoeError, one_of
@@ -44,7 +44,7 @@ class StackConfig:
   """
 
   num_layers: int
-  mlp_dims: tuple[int, ...]
+  mlp_dims: Sequence[int]
   moe: MoeConfig | None = None
 
   def __post_init__(self):
@@ -88,12 +88,12 @@ class ModelConfig:
   embed_dim: int
   num_heads: int
   head_dim: int
-  activation: Activation
-  embeddings: Embeddings
+  activation: Activation | str
+  embeddings: Embeddings | str
   encoder: StackConfig
   decoder: StackConfig
   dropout_rate: float = 0.0
-  dtype: ComputeDtype = ComputeDtype.FLOAT32
+  dtype: ComputeDtype | str = ComputeDtype.FLOAT32
 
   def __post_init__(self):
     for field, kind in (

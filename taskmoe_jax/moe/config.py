@@ -47,11 +47,11 @@ class MoeConfig:
     z_loss_weight: Weight of the router z-loss in the training loss.
   """
 
-  granularity: Granularity
+  granularity: Granularity | str
   num_experts: int
   num_selected: int
   expert_mlp_dim: int
-  dispatch: Dispatch
+  dispatch: Dispatch | str
   capacity_factor: float | None
   group_size: int
   balance_loss_weight: float

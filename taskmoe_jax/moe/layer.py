@@ -3,6 +3,7 @@
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
@@ -22,6 +23,8 @@ from taskmoe_jax.partitioning.rules import constrain
 class RoutingStatistics:
   """What a layer's routing did, for its loss and for the log.
 
+  Arrays of NumPy once they have been fetched from the devices.
+
   Attributes:
     balance_loss: See `moe.routing.Routing`, as are z_loss, load and entropy.
     z_loss: Unweighted, too.
@@ -30,11 +33,11 @@ class RoutingStatistics:
     dropped: Share of choices for which no expert had a place.
   """
 
-  balance_loss: Float[Array, "*layers"]
-  z_loss: Float[Array, "*layers"]
-  load: Float[Array, "*layers E"]
-  entropy: Float[Array, "*layers"]
-  dropped: Float[Array, "*layers"]
+  balance_loss: Float[Array | np.ndarray, "*layers"]
+  z_loss: Float[Array | np.ndarray, "*layers"]
+  load: Float[Array | np.ndarray, "*layers E"]
+  entropy: Float[Array | np.ndarray, "*layers"]
+  dropped: Float[Array | np.ndarray, "*layers"]
 
 
 class Experts(nn.Module):

@@ -52,7 +52,7 @@ class Checkpoints:
   raises what went wrong in it.
   """
 
-  def __init__(self, run_dir: str, policy: CheckpointPolicy):
+  def __init__(self, run_dir: epath.PathLike, policy: CheckpointPolicy):
     folder = (epath.Path(run_dir) / "checkpoints").resolve()
     folder.mkdir(parents=True, exist_ok=True)
     self._policy = policy
@@ -60,7 +60,10 @@ class Checkpoints:
       folder,
       item_names=("params", "optimizer", "position", "run"),
       options=ocp.CheckpointManagerOptions(
-        max_to_keep=policy.keep, enable_background_delete=False
+        max_to_keep=policy.keep,
+        enable_background_delete=False,
+        # What a killed run has left half-written.
+        cleanup_tmp_directories=True,
       ),
     )
 
@@ -119,7 +122,7 @@ class Checkpoints:
 
 
 def restore_params(
-  run_dir: str, shapes: PyTree, step: int | None = None
+  run_dir: epath.PathLike, shapes: PyTree, step: int | None = None
 ) -> tuple[PyTree, int]:
   """Reads the parameters of one checkpoint, the newest unless told otherwise.
 
@@ -135,20 +138,15 @@ def restore_params(
     TaskMoeError: There is no checkpoint (of that step).
   """
   folder = (epath.Path(run_dir) / "checkpoints").resolve()
-  with ocp.CheckpointManager(
-    folder, options=ocp.CheckpointManagerOptions(read_only=True)
-  ) as manager:
-    steps = sorted(manager.all_steps()) if folder.exists() else []
-    if not steps or step not in (None, *steps):
-      found = ", ".join(map(str, steps)) or "none"
-      wanted = "a checkpoint" if step is None else f"checkpoint {step}"
-      raise TaskMoeError(
-        f"{run_dir!r} has not {wanted}: complete ones are {found}. Train it"
-        " first, or set --step to one of these."
-      )
-    step = steps[-1] if step is None else step
-    items = manager.restore(
-      step,
-      args=ocp.args.Composite(params=ocp.args.StandardRestore(shapes)),
+  steps = sorted(ocp.utils.checkpoint_steps(folder))
+  if not steps or step not in (None, *steps):
+    found = ", ".join(map(str, steps)) or "none"
+    wanted = "checkpoint" if step is None else f"checkpoint {step}"
+    raise TaskMoeError(
+      f"{str(run_dir)!r} has no {wanted}: complete ones are {found}. Train it"
+      " first, or set --step to one of these."
     )
-  return jax.block_until_ready(items.params), step
+  step = steps[-1] if step is None else step
+  with ocp.StandardCheckpointer() as checkpointer:
+    params = checkpointer.restore(folder / str(step) / "params", shapes)
+  return jax.block_until_ready(params), step

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import numpy as np
@@ -87,5 +86,5 @@ class Program:
     }
 
   @property
-  def _batch_sharding(self) -> Any:
+  def _batch_sharding(self) -> jax.sharding.Sharding:
     return self.partitioning.sharding(axes.ACT_BATCH)

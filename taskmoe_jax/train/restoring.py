@@ -1,6 +1,7 @@
 """From a run directory to a translator."""
 
 import jax
+from etils import epath
 from flax import linen as nn
 
 from taskmoe_jax.decoding.translator import Translator
@@ -13,7 +14,10 @@ from taskmoe_jax.train.run_directory import load_run
 
 
 def load_translator(
-  run_dir: str, *, step: int | None = None, mesh: MeshShape | None = None
+  run_dir: epath.PathLike,
+  *,
+  step: int | None = None,
+  mesh: MeshShape | None = None,
 ) -> tuple[Translator, int]:
   """Restores the parameters of a run, each device only its own part of them.
 

@@ -58,15 +58,15 @@ class Run:
       )
 
 
-def vocabulary_path(run_dir: str) -> epath.Path:
+def vocabulary_path(run_dir: epath.PathLike) -> epath.Path:
   return epath.Path(run_dir) / "vocabulary.model"
 
 
-def is_run_directory(path: str) -> bool:
+def is_run_directory(path: epath.PathLike) -> bool:
   return (epath.Path(path) / "run.json").exists()
 
 
-def make_folder(run_dir: str) -> None:
+def make_folder(run_dir: epath.PathLike) -> None:
   """Makes sure that there is a folder to write into.
 
   Before the vocabulary is trained, which takes minutes.
@@ -83,7 +83,7 @@ def make_folder(run_dir: str) -> None:
     ) from None
 
 
-def check_run_directory(run_dir: str, run: Run) -> None:
+def check_run_directory(run_dir: epath.PathLike, run: Run) -> None:
   """Refuses a directory that holds another run; writes nothing.
 
   Raises:
@@ -108,7 +108,7 @@ def check_run_directory(run_dir: str, run: Run) -> None:
 
 
 def open_run_directory(
-  run_dir: str, run: Run, config_text: str, samples: Samples
+  run_dir: epath.PathLike, run: Run, config_text: str, samples: Samples
 ) -> None:
   """Makes a run directory, or checks that an existing one holds this run.
 
@@ -135,7 +135,7 @@ def open_run_directory(
   _replace(folder / "run.json", description.encode())
 
 
-def load_samples(run_dir: str) -> Samples:
+def load_samples(run_dir: epath.PathLike) -> Samples:
   """Reads the sentences that a run keeps of every pair."""
   samples = _read_json(epath.Path(run_dir) / "samples.json")
   return {
@@ -144,7 +144,7 @@ def load_samples(run_dir: str) -> Samples:
   }
 
 
-def load_run(run_dir: str) -> Run:
+def load_run(run_dir: epath.PathLike) -> Run:
   """Reads what a run directory holds; an error if it is none."""
   folder = epath.Path(run_dir)
   if not is_run_directory(run_dir):

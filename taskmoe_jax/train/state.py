@@ -7,7 +7,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import PyTree
 
 from taskmoe_jax.models.transformer import Transformer
 from taskmoe_jax.partitioning.rules import Partitioning
@@ -20,9 +20,16 @@ class TrainState:
 
   There is no random state: the keys of a step are made from the run's seed and
   the step alone, so that they depend neither on the mesh nor on interruptions.
+
+  The same tree holds the shapes or the shardings of a state.
+
+  Attributes:
+    step: A scalar, int32.
+    params: Unboxed.
+    optimizer_state: See `train.optimizers`.
   """
 
-  step: Int[Array, ""]
+  step: Any
   params: PyTree
   optimizer_state: PyTree
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, PyTree
 
@@ -21,6 +22,8 @@ from taskmoe_jax.train.state import TrainState
 class StepMetrics:
   """What one step measured; sums where a mean over steps needs them.
 
+  Arrays of NumPy once they have been fetched from the devices.
+
   Attributes:
     loss: Sum of the cross-entropy (label-smoothed), in nats.
     correct: How many target tokens were the most likely ones.
@@ -31,12 +34,12 @@ class StepMetrics:
     routing: Statistics by stack; a leading axis counts blocks.
   """
 
-  loss: Float[Array, ""]
-  correct: Float[Array, ""]
-  tokens: Float[Array, ""]
-  pair_loss: Float[Array, "P"]
-  pair_tokens: Float[Array, "P"]
-  gradient_norm: Float[Array, ""]
+  loss: Float[Array | np.ndarray, ""]
+  correct: Float[Array | np.ndarray, ""]
+  tokens: Float[Array | np.ndarray, ""]
+  pair_loss: Float[Array | np.ndarray, "P"]
+  pair_tokens: Float[Array | np.ndarray, "P"]
+  gradient_norm: Float[Array | np.ndarray, ""]
   routing: Mapping[str, RoutingStatistics]
 
 
@@ -68,7 +71,7 @@ class TrainStep:
     (_, metrics), gradients = jax.value_and_grad(self._loss, has_aux=True)(
       state.params, batch, key
     )
-    metrics = metrics.replace(gradient_norm=optax.global_norm(gradients))
+    metrics = metrics.replace(gradient_norm=optax.tree.norm(gradients))
     updates, optimizer_state = self.optimizer.transformation.update(
       gradients, state.optimizer_state, state.params
     )
@@ -123,12 +126,18 @@ class TrainStep:
 
 
 def compile_step(
-  step: Callable, shardings: TrainState, batch_shardings: Mapping
+  step: Callable, shardings: TrainState, batch_sharding: jax.sharding.Sharding
 ) -> Callable:
-  """Jits a step; the old state's memory is given to the new one."""
+  """Jits a step; the old state's memory is given to the new one.
+
+  Args:
+    step: Such as `TrainStep`.
+    shardings: Where the state lies.
+    batch_sharding: Where every array of a batch lies.
+  """
   return jax.jit(
     step,
-    in_shardings=(shardings, batch_shardings),
+    in_shardings=(shardings, batch_sharding),
     out_shardings=(shardings, None),
     donate_argnums=0,
   )
