@@ -75,11 +75,14 @@ def _missing(selector: str, supplied: Collection[str]) -> Iterator[str]:
     for name, (_, value) in bound.items():
       if _is_required(value):
         yield binding_name(call, name)
-    if call.evaluated and call.selector != MACRO:
+    if call.selector != MACRO:
+      # A function that is handed over gets the others from the program.
+      settings = (inspect.Parameter.KEYWORD_ONLY,)
+      kinds = BINDABLE if call.evaluated else settings
       function = gin_private.wrapped(call.selector)
       for parameter in inspect.signature(function).parameters.values():
         if (
-          parameter.kind in BINDABLE
+          parameter.kind in kinds
           and parameter.default is parameter.empty
           and parameter.name not in given | bound.keys()
         ):
@@ -100,8 +103,11 @@ def _one_line(error: TaskMoeError) -> str:
   """The message, with the scope in which it arose if gin names one.
 
   gin appends lines, the innermost call first: `In call to configurable
-  'StackConfig' (<class ...>) in scope 'decoder'`.
+  'StackConfig' (<class ...>) in scope 'decoder'`. The scope of a macro, which
+  nobody chose, says nothing.
   """
   message, _, appended = str(error).partition("\n")
   scoped = re.match(r".*'(\w+)' \(.*\) in scope '(\S+)'", appended)
-  return f"{message} (In {scoped[2]}/{scoped[1]}.)" if scoped else message
+  if not scoped or (scoped[2], MACRO) in gin_private.bindings():
+    return message
+  return f"{message} (In {scoped[2]}/{scoped[1]}.)"

@@ -83,6 +83,35 @@ def test_a_mistake_found_by_a_constructor_says_in_which_scope(load):
     configured(loop.train)()
 
 
+def test_the_scope_of_a_macro_is_not_mentioned(load, write):
+  from fakes import loop
+
+  name = write("""
+STACK = @config.StackConfig()
+loop.anything.stack = %STACK
+config.StackConfig.num_layers = 12
+config.StackConfig.mlp_dims = (8,)
+""")
+  load(files=[name])
+  with pytest.raises(
+    TaskMoeError,
+    match=r"^num_layers=12 is over 9. Set StackConfig.num_layers.$",
+  ):
+    configured(loop.anything)()
+
+
+def test_settings_of_a_function_that_is_handed_over(load, write):
+  """They are keyword-only; `step` comes from the program."""
+  from fakes import loop
+
+  load(files=[write("loop.anything.schedule = @loop.warmup")])
+  with pytest.raises(
+    TaskMoeError,
+    match=r"^anything needs a value for loop.warmup.num_warmup_steps. Bind",
+  ):
+    configured(loop.anything)()
+
+
 def test_an_error_of_the_function_itself_is_left_as_it_is(load):
   from fakes import loop
 
