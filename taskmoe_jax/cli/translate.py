@@ -22,10 +22,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-  import taskmoe_jax
+  from taskmoe_jax.export.bundle import load_bundle
+  from taskmoe_jax.train.restoring import load_translator
 
   lines = _read_lines(args.input)
-  translator = taskmoe_jax.load(args.bundle or args.run_dir)
+  if args.bundle is not None:
+    translator = load_bundle(args.bundle)
+  else:
+    translator, _ = load_translator(args.run_dir)
   for text in translator.translate(
     lines, args.pair, batch_size=args.batch_size
   ):
@@ -41,11 +45,15 @@ def _read_lines(path: str | None) -> list[str]:
       with open(path, "rb") as file:
         data = file.read()
   except OSError as error:
-    raise TaskMoeError(f"cannot read {path!r}: {error}. Set --input.") from None
+    raise TaskMoeError(
+      f"cannot read {path!r} ({error.strerror}). Set --input."
+    ) from None
   lines = []
   for number, line in enumerate(data.splitlines(), start=1):
     try:
       lines.append(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-      raise TaskMoeError(f"{name}:{number} is not UTF-8: {error}.") from None
+      raise TaskMoeError(
+        f"{name} line {number} is not UTF-8: {error}."
+      ) from None
   return lines
