@@ -40,8 +40,8 @@ def tiny_config():
     values = {
       "vocab_size": 19,
       "embed_dim": 14,
-      "num_heads": 2,
-      "head_dim": 3,
+      "num_heads": 3,
+      "head_dim": 7,
       "activation": "relu",
       "embeddings": "one",
       "encoder": _stack(encoder, 2, dict(moe)),

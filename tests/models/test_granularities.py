@@ -6,8 +6,8 @@ Four sentences, of two tasks: A and B, C and D. Packed they are two rows:
           C C C C C D D .              C C D D D D .
 
 The models are compiled without optimisation: it takes longer than they run.
-Tolerances: logits are of order 1, and float32 sums of some dozen products may be
-made in another order.
+Tolerances: logits are of order 1, and float32 sums of some dozen products may
+be made in another order.
 """
 
 import itertools
