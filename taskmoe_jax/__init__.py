@@ -17,10 +17,17 @@ def load(path: str) -> "Translator":
     TaskMoeError: The path is neither, or is damaged.
   """
   # Imported here, so that `import taskmoe_jax` does not load JAX.
+  from taskmoe_jax.errors import TaskMoeError
   from taskmoe_jax.export.bundle import is_bundle, load_bundle
   from taskmoe_jax.train.restoring import load_translator
   from taskmoe_jax.train.run_directory import is_run_directory
 
-  if not is_bundle(path) and is_run_directory(path):
+  if is_bundle(path):
+    return load_bundle(path)
+  if is_run_directory(path):
     return load_translator(path)[0]
-  return load_bundle(path)
+  raise TaskMoeError(
+    f"{path!r} is neither a bundle (it has no manifest.json) nor a run"
+    " directory (no run.json). Name a folder that `taskmoe export` or `taskmoe"
+    " train` has written."
+  )

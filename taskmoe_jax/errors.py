@@ -31,3 +31,18 @@ def one_of(name: str, value: object, accepted: Iterable[object]) -> str:
   return (
     f"unknown {name} {str(value)!r}: accepted are {', '.join(accepted)}{hint}"
   )
+
+
+def check_at_least(least: int, owner: str, **values: int | float) -> None:
+  """Refuses values below `least`.
+
+  Args:
+    least: The smallest that is right.
+    owner: Whose parameters they are, as gin binds them ("ModelConfig").
+    **values: By the parameters' names.
+  """
+  for name, value in values.items():
+    if not value >= least:
+      raise TaskMoeError(
+        f"{name}={value} is not at least {least}. Set {owner}.{name}."
+      )

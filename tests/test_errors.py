@@ -2,7 +2,7 @@ import enum
 
 import pytest
 
-from taskmoe_jax.errors import TaskMoeError, one_of
+from taskmoe_jax.errors import TaskMoeError, check_at_least, one_of
 
 
 class Fruit(enum.StrEnum):
@@ -35,3 +35,12 @@ def test_one_of(value, accepted, expected):
 def test_it_is_caught_as_a_value_error():
   with pytest.raises(ValueError, match=r"^wrong$"):
     raise TaskMoeError("wrong")
+
+
+def test_check_at_least():
+  check_at_least(1, "Model", layers=1, heads=2.5)
+  message = r"heads=0 is not at least 1\. Set Model\.heads\."
+  with pytest.raises(TaskMoeError, match=message):
+    check_at_least(1, "Model", layers=1, heads=0)
+  with pytest.raises(TaskMoeError, match="rate=nan is not at least 0"):
+    check_at_least(0, "Model", rate=float("nan"))

@@ -1,7 +1,8 @@
 """`taskmoe COMMAND ...`: finds the command, and shows its errors in one line.
 
 Exit status: 0 if all went well, 2 for a mistake the user can mend, 130 after
-Ctrl-C; any other error is a bug of ours, with its traceback.
+Ctrl-C, 141 if nobody reads the output any more; any other error is a bug of
+ours, with its traceback.
 """
 
 import argparse
@@ -28,6 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     # gin appends lines to what is raised in a function that it handed over.
     print(f"taskmoe: error: {str(error).splitlines()[0]}", file=sys.stderr)
     return 2
+  except BrokenPipeError:
+    # Whoever read our output has seen enough, such as `head`.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
   except KeyboardInterrupt:
     print("taskmoe: interrupted", file=sys.stderr)
     return 130

@@ -25,15 +25,16 @@ def run(args: argparse.Namespace) -> None:
   from taskmoe_jax.export.bundle import load_bundle
   from taskmoe_jax.train.restoring import load_translator
 
-  lines = _read_lines(args.input)
   if args.bundle is not None:
     translator = load_bundle(args.bundle)
   else:
     translator, _ = load_translator(args.run_dir)
+  lines = _read_lines(args.input)
   for text in translator.translate(
     lines, args.pair, batch_size=args.batch_size
   ):
-    print(text)
+    # One line for each line, also if the model writes a line break.
+    print(" ".join(text.splitlines()))
 
 
 def _read_lines(path: str | None) -> list[str]:

@@ -19,6 +19,9 @@ from taskmoe_jax.task_space import TaskBy, TaskSpace
 
 PARTS = ("train", "validation", "test")
 
+# For rooms that take a mixture and may not import seqio.
+Mixture = seqio.Mixture
+
 
 class _Swapped:
   """A text with its columns exchanged."""

@@ -2,12 +2,12 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import rich.console
 import rich.progress
 from etils import epath
 
+from taskmoe_jax.data.sources import Mixture
 from taskmoe_jax.data.sources import examples as examples_of
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError, one_of
@@ -21,7 +21,7 @@ PARTS = ("validation", "test")
 
 def evaluate(
   *,
-  mixture: Any,
+  mixture: Mixture,
   run_dir: epath.PathLike,
   part: str,
   examples: int | None,

@@ -5,7 +5,7 @@ import enum
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from taskmoe_jax.errors import TaskMoeError, one_of
+from taskmoe_jax.errors import TaskMoeError, check_at_least, one_of
 from taskmoe_jax.layers.feed_forward import Activation
 from taskmoe_jax.moe.config import MoeConfig
 
@@ -49,6 +49,9 @@ class StackConfig:
 
   def __post_init__(self):
     object.__setattr__(self, "mlp_dims", tuple(self.mlp_dims))
+    check_at_least(1, "StackConfig", num_layers=self.num_layers)
+    for width in self.mlp_dims:
+      check_at_least(1, "StackConfig", mlp_dims=width)
     if self.block_size == 0 or self.num_layers % self.block_size:
       raise TaskMoeError(
         f"num_layers={self.num_layers} is no multiple of the block's"
@@ -108,6 +111,14 @@ class ModelConfig:
         raise TaskMoeError(
           f"{one_of(field, value, kind)}. Set ModelConfig.{field}."
         ) from None
+    check_at_least(
+      1,
+      "ModelConfig",
+      vocab_size=self.vocab_size,
+      embed_dim=self.embed_dim,
+      num_heads=self.num_heads,
+      head_dim=self.head_dim,
+    )
     if not 0.0 <= self.dropout_rate < 1.0:
       raise TaskMoeError(
         f"dropout_rate={self.dropout_rate} is outside [0, 1). Set"

@@ -3,7 +3,7 @@
 import dataclasses
 import enum
 
-from taskmoe_jax.errors import TaskMoeError, one_of
+from taskmoe_jax.errors import TaskMoeError, check_at_least, one_of
 
 
 class Granularity(enum.StrEnum):
@@ -66,6 +66,18 @@ class MoeConfig:
         raise TaskMoeError(
           f"{one_of(field, value, kind)}. Set MoeConfig.{field}."
         ) from None
+    check_at_least(
+      1,
+      "MoeConfig",
+      expert_mlp_dim=self.expert_mlp_dim,
+      group_size=self.group_size,
+    )
+    check_at_least(
+      0,
+      "MoeConfig",
+      balance_loss_weight=self.balance_loss_weight,
+      z_loss_weight=self.z_loss_weight,
+    )
     if not 1 <= self.num_selected <= self.num_experts:
       raise TaskMoeError(
         f"num_selected={self.num_selected} is outside 1..{self.num_experts},"

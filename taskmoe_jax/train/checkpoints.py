@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jaxtyping import PyTree
 
-from taskmoe_jax.errors import TaskMoeError
+from taskmoe_jax.errors import TaskMoeError, check_at_least
 from taskmoe_jax.train.run_directory import Run
 from taskmoe_jax.train.state import TrainState
 
@@ -36,13 +36,7 @@ class CheckpointPolicy:
   keep: int
 
   def __post_init__(self):
-    for field in dataclasses.fields(self):
-      value = getattr(self, field.name)
-      if value < 1:
-        raise TaskMoeError(
-          f"{field.name}={value} is not at least 1. Set"
-          f" CheckpointPolicy.{field.name}."
-        )
+    check_at_least(1, "CheckpointPolicy", **dataclasses.asdict(self))
 
 
 class Checkpoints:

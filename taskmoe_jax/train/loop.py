@@ -9,9 +9,15 @@ from typing import Any
 import rich.console
 
 from taskmoe_jax.data.batches import TrainBatches, prefetch
-from taskmoe_jax.data.sources import examples, parallel_sources, task_space_of
+from taskmoe_jax.data.sources import (
+  Mixture,
+  ParallelSource,
+  examples,
+  parallel_sources,
+  task_space_of,
+)
 from taskmoe_jax.data.vocabulary_training import VocabularySource
-from taskmoe_jax.errors import TaskMoeError
+from taskmoe_jax.errors import TaskMoeError, check_at_least
 from taskmoe_jax.models.config import ModelConfig
 from taskmoe_jax.partitioning.meshes import MeshShape, make_mesh
 from taskmoe_jax.partitioning.rules import Partitioning, activate
@@ -56,6 +62,11 @@ class BatchShape:
   target_length: int
   pack: bool
 
+  def __post_init__(self):
+    # A row holds at least a token and the end of sentence; a source also <2xx>.
+    check_at_least(3, "BatchShape", source_length=self.source_length)
+    check_at_least(2, "BatchShape", target_length=self.target_length)
+
   def check_divides(self, partitioning: Partitioning) -> None:
     """Refuses a batch whose rows, or groups of rows, devices cannot share."""
     shards = partitioning.num_row_shards
@@ -65,7 +76,7 @@ class BatchShape:
         f" devices. Set BATCH_SIZE to a multiple of {shards}, or MeshShape."
       )
 
-  def batches(self, mixture: Any, run: Run, seed: int) -> TrainBatches:
+  def batches(self, mixture: Mixture, run: Run, seed: int) -> TrainBatches:
     return TrainBatches(
       mixture,
       vocabulary=run.vocabulary,
@@ -99,7 +110,7 @@ class TrainResult:
 def train(
   *,
   model: ModelConfig,
-  mixture: Any,
+  mixture: Mixture,
   vocabulary: VocabularySource,
   task_by: TaskBy | str,
   batches: BatchShape,
@@ -134,12 +145,15 @@ def train(
   Raises:
     TaskMoeError: Anything that a user can mend, before step 0.
   """
+  check_at_least(1, "train", train_steps=train_steps)
+  check_at_least(0, "train", seed=seed)
   _check_reports(log_every, checkpoints)
   partitioning = Partitioning(make_mesh(mesh), fsdp)
   batches.check_divides(partitioning)
+  task_space = task_space_of(mixture, task_by)
   make_folder(run_dir)
   tokens = vocabulary.load_or_train(mixture, vocabulary_path(run_dir))
-  run = Run(model, task_space_of(mixture, task_by), tokens)
+  run = Run(model, task_space, tokens)
   check_run_directory(run_dir, run)
   program = Program.of(
     run,
@@ -252,7 +266,7 @@ def _check_reports(log_every: int, checkpoints: CheckpointPolicy) -> None:
     )
 
 
-def _samples(mixture: Any) -> Samples:
+def _samples(mixture: Mixture) -> Samples:
   """The first sentences of every pair, unseen in training where there are such.
 
   An export is exact on any sentence, so a pair of a folder that has only its
@@ -266,7 +280,7 @@ def _samples(mixture: Any) -> Samples:
   }
 
 
-def _sampled_part(source: Any) -> str:
+def _sampled_part(source: ParallelSource) -> str:
   for part in ("validation", "test", "train"):
     if part in source.splits and source.size(part) != 0:
       return part

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PyTree
 
+from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.models.losses import correct, cross_entropy
 from taskmoe_jax.models.transformer import Batch, Transformer
 from taskmoe_jax.moe.layer import RoutingStatistics
@@ -62,6 +63,13 @@ class TrainStep:
   rows_per_task_group: int
   label_smoothing: float
   seed: int
+
+  def __post_init__(self):
+    if not 0 <= self.label_smoothing < 1:
+      raise TaskMoeError(
+        f"label_smoothing={self.label_smoothing} is outside [0, 1). Set"
+        " LABEL_SMOOTHING."
+      )
 
   def __call__(
     self, state: TrainState, batch: Batch

@@ -17,6 +17,7 @@ from taskmoe_jax.cli.commands import COMMANDS
 from taskmoe_jax.cli.main import main
 from taskmoe_jax.config import gin_files
 from taskmoe_jax.decoding.translator import Translator
+from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.export import bundle
 from taskmoe_jax.models.config import ModelConfig, StackConfig
 from taskmoe_jax.models.transformer import Transformer
@@ -239,14 +240,69 @@ def test_a_folder_that_is_no_bundle(tmp_path, stdin, capsys):
   )
 
 
-@pytest.mark.parametrize("command", ["evaluate", "export"])
-def test_a_run_directory_must_be_named(command, capsys):
+def test_a_run_directory_must_be_named(capsys):
   fails(
     capsys,
-    [command],
-    "the following arguments are required: --run_dir. See `taskmoe"
-    f" {command} --help`.",
+    ["export"],
+    "the following arguments are required: --run_dir. See `taskmoe export"
+    " --help`.",
   )
+  fails(
+    capsys,
+    ["evaluate"],
+    "nothing to evaluate: set --run_dir, or --gin_file to a recipe whose"
+    " RUN_DIR holds a run.",
+  )
+
+
+def test_a_recipe_names_its_run(tmp_path, capsys):
+  fails(
+    capsys,
+    [
+      "evaluate",
+      "--gin_file=recipes/demo.gin",
+      f"--gin.RUN_DIR={tmp_path}/run",
+    ],
+    f"'{tmp_path}/run' is no run directory: it has no run.json. Name the"
+    " RUN_DIR of a run that `taskmoe train` has begun.",
+  )
+
+
+def test_neither_a_bundle_nor_a_run(tmp_path):
+  message = "is neither a bundle .* nor a run directory .no run.json."
+  with pytest.raises(TaskMoeError, match=message):
+    taskmoe_jax.load(str(tmp_path))
+
+
+def test_a_line_break_in_a_translation_breaks_no_line(
+  bundle_folder, stdin, capsys, monkeypatch
+):
+  monkeypatch.setattr(
+    Translator, "translate", lambda *_, **__: ["a\nb", "c\u2028d"]
+  )
+  stdin(b"the cat\nthe hat\n")
+  flags = ["translate", f"--bundle={bundle_folder}", "--pair=en-fr"]
+  assert main(flags) == 0
+  assert capsys.readouterr().out == "a b\nc d\n"
+
+
+def test_nobody_reads_the_output(bundle_folder, tmp_path):
+  """As with `| head -1`: no traceback."""
+  lines = tmp_path / "lines.txt"
+  lines.write_text("the cat and the hat\n" * 20_000)
+  flags = [f"--bundle={bundle_folder}", "--pair=en-fr", f"--input={lines}"]
+  program = [sys.executable, "-m", "taskmoe_jax.cli.main", "translate", *flags]
+  process = subprocess.Popen(
+    [*program, "--batch_size=4096"],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    cwd=ROOT,
+  )
+  process.stdout.readline()
+  process.stdout.close()
+  assert process.stderr.read() == b""
+  process.stderr.close()
+  assert process.wait() == 141
 
 
 def test_an_unknown_part(tmp_path, capsys):

@@ -25,6 +25,35 @@ DEMO = {
   "TRAIN_STEPS=1e4": (
     "train_steps=10000.0 is of type float: accepted is int. Set TRAIN_STEPS."
   ),
+  "TRAIN_STEPS=0": ("train_steps=0 is not at least 1. Set train.train_steps."),
+  "SEED=-1": "seed=-1 is not at least 0. Set train.seed.",
+  "SOURCE_LENGTH=2": (
+    "source_length=2 is not at least 3. Set BatchShape.source_length."
+  ),
+  "TARGET_LENGTH=1": (
+    "target_length=1 is not at least 2. Set BatchShape.target_length."
+  ),
+  "LABEL_SMOOTHING=1.5": (
+    "label_smoothing=1.5 is outside [0, 1). Set LABEL_SMOOTHING."
+  ),
+  "EXPERT_MLP_DIM=0": (
+    "expert_mlp_dim=0 is not at least 1. Set MoeConfig.expert_mlp_dim. (In"
+    " encoder/MoeConfig.)"
+  ),
+  "moe.MoeConfig.z_loss_weight=-1.0": (
+    "z_loss_weight=-1.0 is not at least 0. Set MoeConfig.z_loss_weight. (In"
+    " encoder/MoeConfig.)"
+  ),
+  "config.ModelConfig.num_heads=0": (
+    "num_heads=0 is not at least 1. Set ModelConfig.num_heads."
+  ),
+  "config.StackConfig.mlp_dims=(0,)": (
+    "mlp_dims=0 is not at least 1. Set StackConfig.mlp_dims. (In"
+    " encoder/StackConfig.)"
+  ),
+  "MIXTURE=cldr_30": (
+    "mixture='cldr_30' is of type str: accepted is Mixture. Set MIXTURE."
+  ),
   "SEED=x": "seed='x' is of type str: accepted is int. Set SEED.",
   "RUN_DIR=3": "run_dir=3 is of type int: accepted is str. Set RUN_DIR.",
   "MODEL=big": (
