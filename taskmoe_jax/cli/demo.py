@@ -17,8 +17,11 @@ from etils import epath
 
 from taskmoe_jax.cli import gin_flags
 from taskmoe_jax.config import gin_files
-from taskmoe_jax.config.build import configured
+from taskmoe_jax.config.build import arguments, configured
+from taskmoe_jax.task_space import split_pair
 
+# Which sub-network is shown, and on how many sentences. The first is English.
+_AT_WORK = 2
 _SHOWN = 4
 
 
@@ -33,11 +36,14 @@ def run(args: argparse.Namespace) -> None:
   console.rule("1. vocabulary and training")
   from taskmoe_jax.evaluate import evaluation
   from taskmoe_jax.export.exporting import export
+  from taskmoe_jax.export.extract import reducible_stacks
   from taskmoe_jax.train import loop
 
-  trained = configured(loop.train)(
-    config_text=gin_files.config_text(), console=console
-  )
+  supplied = {"config_text": gin_files.config_text(), "console": console}
+  built = arguments(loop.train, supplied)
+  # Said before the training, not after it.
+  reducible_stacks(built["model"])
+  trained = loop.train(**built, **supplied)
   console.rule("2. BLEU on unseen sentences")
   results = configured(evaluation.evaluate)(
     run_dir=trained.run_dir, console=console
@@ -74,16 +80,19 @@ def _translate(
   """Shows some unseen sentences, translated by one sub-network from disk."""
   import taskmoe_jax
 
-  chosen = next(row for row in exported if row.task != "en")
-  console.print(f"taskmoe translate --bundle={chosen.folder}\n")
+  folder = exported[_AT_WORK].folder
+  translator = taskmoe_jax.load(str(folder))
+  pair = translator.task_space.pairs[0]
+  console.print(f"taskmoe translate --bundle={folder} --pair={pair}\n")
   tests = epath.Path(run_dir) / "evaluation" / f"test-{step}"
   sources, references = (
-    (tests / f"en-{chosen.task}.{kind}.txt").read_text().splitlines()[:_SHOWN]
+    (tests / f"{pair}.{kind}.txt").read_text().splitlines()[:_SHOWN]
     for kind in ("src", "ref")
   )
-  translations = taskmoe_jax.load(chosen.folder).translate(sources)
+  translations = translator.translate(sources, pair)
+  names = (*split_pair(pair), "reference")
   for lines in zip(sources, translations, references, strict=True):
-    for name, line in zip(("en", chosen.task, "reference"), lines, strict=True):
+    for name, line in zip(names, lines, strict=True):
       console.print(f"  {name:>9}  {line}", markup=False)
     console.print()
 
@@ -97,6 +106,7 @@ def _training_speed(run_dir: str) -> float:
 
 
 def _table(results: dict, exported: list) -> rich.table.Table:
+  """BLEU of every pair, beside the sub-network that translates it."""
   bleu = {row["pair"]: row["bleu"] for row in results["pairs"]}
   table = rich.table.Table()
   table.add_column("task")
