@@ -1,4 +1,4 @@
-"""What must hold of every granularity of encoder and decoder, all 16 pairs.
+"""What must hold of every granularity of encoder and decoder.
 
 Four sentences, of two tasks: A and B, C and D. Packed they are two rows:
 
@@ -119,14 +119,9 @@ def step_by_step(model, params, batch, task_ids):
   return jnp.moveaxis(jax.lax.scan(step, memory, inputs)[1], 0, 1)
 
 
-@pytest.fixture(
-  scope="module",
-  params=itertools.product(Granularity, Granularity),
-  ids="-".join,
-)
-def routed(request, tiny_config, draw_params):
-  """A model with its functions, compiled when first called."""
-  config = tiny_config(*request.param)
+def routed_by(tiny_config, draw_params, encoder, decoder):
+  """A model's functions, compiled when first called."""
+  config = tiny_config(encoder, decoder)
   model, params = Transformer(config, 3), draw_params(config)
   return types.SimpleNamespace(
     rows=compiled(lambda b: forward(model, params, b, TASK_IDS, 2)[0]),
@@ -135,9 +130,24 @@ def routed(request, tiny_config, draw_params):
   )
 
 
-def test_decoding_step_by_step_gives_the_same_logits(routed):
+@pytest.fixture(
+  scope="module",
+  params=itertools.product(Granularity, Granularity),
+  ids="-".join,
+)
+def mixed(request, tiny_config, draw_params):
+  return routed_by(tiny_config, draw_params, *request.param)
+
+
+@pytest.fixture(scope="module", params=Granularity)
+def routed(request, tiny_config, draw_params):
+  """With one granularity in both stacks."""
+  return routed_by(tiny_config, draw_params, request.param, request.param)
+
+
+def test_decoding_step_by_step_gives_the_same_logits(mixed):
   batch = batch_of(SENTENCES)
-  rows, steps = routed.rows(batch), routed.steps(batch)
+  rows, steps = mixed.rows(batch), mixed.steps(batch)
   for i, (_, target) in enumerate(SENTENCES):
     n = len(target)
     np.testing.assert_allclose(steps[i, :n], rows[i, :n], atol=1e-5)
@@ -152,16 +162,20 @@ def test_packed_sentences_are_those_of_rows(routed):
     )
 
 
-def test_no_logit_depends_on_a_later_token(routed):
-  """Sentence D: its third token is written, and read in the fourth place."""
-  later = [*SENTENCES[:3], (SENTENCES[3][0], [18, 10, 2, 1])]
-  before, after = routed.rows(batch_of(SENTENCES)), routed.rows(batch_of(later))
+# Sentence D: its third token is other, and is read in the fourth place.
+LATER = [*SENTENCES[:3], (SENTENCES[3][0], [18, 10, 2, 1])]
+
+
+def test_no_logit_depends_on_a_later_token(mixed):
+  before, after = mixed.rows(batch_of(SENTENCES)), mixed.rows(batch_of(LATER))
   np.testing.assert_allclose(before[:3], after[:3], atol=1e-6)
   np.testing.assert_allclose(before[3, :3], after[3, :3], atol=1e-6)
   assert np.abs(before[3, 3] - after[3, 3]).max() > 1e-3
 
+
+def test_no_logit_of_packed_rows_depends_on_a_later_token(routed):
   before = routed.packed(packed_batch(SENTENCES))
-  after = routed.packed(packed_batch(later))
+  after = routed.packed(packed_batch(LATER))
   np.testing.assert_allclose(before[0, :5], after[0, :5], atol=1e-6)
   np.testing.assert_allclose(before[1, :5], after[1, :5], atol=1e-6)
   assert np.abs(before[1, 5] - after[1, 5]).max() > 1e-3

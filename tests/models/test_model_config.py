@@ -82,6 +82,30 @@ def test_names_become_members(tiny_config):
 
 
 @pytest.mark.parametrize(
+  ("num_layers", "mlp_dims", "message"),
+  [
+    (0, (11,), "num_layers=0 is not at least 1. Set StackConfig.num_layers."),
+    (2, (11, 0), "mlp_dims=0 is not at least 1. Set StackConfig.mlp_dims."),
+  ],
+)
+def test_stacks_of_nothing(num_layers, mlp_dims, message):
+  with pytest.raises(TaskMoeError) as error:
+    StackConfig(num_layers=num_layers, mlp_dims=mlp_dims)
+  assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+  "field", ["vocab_size", "embed_dim", "num_heads", "head_dim"]
+)
+def test_sizes_of_nothing(tiny_config, field):
+  with pytest.raises(
+    TaskMoeError,
+    match=rf"^{field}=0 is not at least 1. Set ModelConfig.{field}",
+  ):
+    tiny_config(**{field: 0})
+
+
+@pytest.mark.parametrize(
   ("changes", "message"),
   [
     (

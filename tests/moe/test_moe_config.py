@@ -45,6 +45,23 @@ def test_numbers_of_experts_that_can_be_selected(num_selected):
       " Set MoeConfig.dispatch.",
     ),
     (
+      {"expert_mlp_dim": 0},
+      "expert_mlp_dim=0 is not at least 1. Set MoeConfig.expert_mlp_dim.",
+    ),
+    (
+      {"group_size": 0},
+      "group_size=0 is not at least 1. Set MoeConfig.group_size.",
+    ),
+    (
+      {"balance_loss_weight": -0.5},
+      "balance_loss_weight=-0.5 is not at least 0. Set"
+      " MoeConfig.balance_loss_weight.",
+    ),
+    (
+      {"z_loss_weight": -0.5},
+      "z_loss_weight=-0.5 is not at least 0. Set MoeConfig.z_loss_weight.",
+    ),
+    (
       {"num_selected": 6},
       "num_selected=6 is outside 1..5, the number of experts. Set"
       " MoeConfig.num_selected.",

@@ -1,0 +1,95 @@
+"""The MoE layer: a router, experts, and an engine, put together."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from taskmoe_jax.layers.feed_forward import Activation
+from taskmoe_jax.moe.config import MoeConfig
+from taskmoe_jax.moe.layer import MoeFeedForward
+from taskmoe_jax.moe.routing import RouterInputs, select_experts
+
+B, L, D, F, E, K = 2, 5, 3, 4, 7, 2
+SEGMENTS = jnp.array([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0]])
+
+
+@pytest.fixture(scope="module")
+def layer():
+  config = MoeConfig(
+    granularity="token",
+    num_experts=E,
+    num_selected=K,
+    expert_mlp_dim=F,
+    dispatch="auto",
+    # One place an expert: tokens are dropped in training.
+    capacity_factor=0.1,
+    group_size=B * L,
+    balance_loss_weight=0.0,
+    z_loss_weight=0.0,
+  )
+  return MoeFeedForward(config, 3, Activation.RELU, jnp.dtype("float32"))
+
+
+@pytest.fixture(scope="module")
+def x():
+  x = np.random.default_rng(0).normal(size=(B, L, D))
+  return jnp.asarray(x, jnp.float32)
+
+
+@pytest.fixture(scope="module")
+def inputs():
+  return RouterInputs(jnp.array([0, 2]), SEGMENTS)
+
+
+@pytest.fixture(scope="module")
+def params(layer, x, inputs):
+  variables = jax.jit(layer.init, static_argnames="train")(
+    jax.random.key(0), x, inputs, train=False
+  )
+  return nn.unbox(variables)["params"]
+
+
+def apply(layer, params, *args, train):
+  return jax.jit(layer.apply, static_argnames="train")(
+    {"params": params}, *args, train=train
+  )
+
+
+def test_it_is_the_sum_of_the_experts_by_their_gates(layer, params, x, inputs):
+  y, statistics = apply(layer, params, x, inputs, train=False)
+  gates, experts, _ = select_experts(x @ params["router"]["table"], K)
+  wi, wo = params["experts"]["wi"], params["experts"]["wo"]
+  for b, t in np.argwhere(SEGMENTS > 0):
+    expected = sum(
+      gates[b, t, k]
+      * (np.maximum(x[b, t] @ wi[experts[b, t, k]], 0) @ wo[experts[b, t, k]])
+      for k in range(K)
+    )
+    np.testing.assert_allclose(y[b, t], expected, rtol=1e-5, atol=1e-6)
+  assert statistics.dropped == 0
+  load = np.bincount(experts[SEGMENTS > 0].reshape(-1), minlength=E) / (6 * K)
+  np.testing.assert_allclose(statistics.load, load, rtol=1e-6)
+
+
+def test_only_training_drops(layer, params, x, inputs):
+  _, statistics = apply(layer, params, x, inputs, train=True)
+  # At most E of 12 choices find a place.
+  assert statistics.dropped >= 1 - E / 12
+
+
+def test_losses_have_gradients_and_the_log_has_none(layer, params, x, inputs):
+  @jax.jit
+  @jax.jacrev
+  def gradients(params):
+    _, statistics = apply(layer, params, x, inputs, train=False)
+    return {name: value.sum() for name, value in vars(statistics).items()}
+
+  largest = {
+    name: jnp.abs(gradient["router"]["table"]).max()
+    for name, gradient in gradients(params).items()
+  }
+  for name in ("balance_loss", "z_loss"):
+    assert largest.pop(name) > 1e-3
+  assert largest == {"load": 0, "entropy": 0, "dropped": 0}
