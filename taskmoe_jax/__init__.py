@@ -1,12 +1,13 @@
 """Multilingual translation with task-level Mixture-of-Experts, on TPU pods."""
 
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
   from taskmoe_jax.decoding.translator import Translator
 
 
-def load(path: str) -> "Translator":
+def load(path: str | os.PathLike) -> "Translator":
   """Loads a bundle, or the newest checkpoint of a run directory.
 
     taskmoe_jax.load("runs/demo/export-900/de").translate(["3 hours"])
@@ -27,7 +28,7 @@ def load(path: str) -> "Translator":
   if is_run_directory(path):
     return load_translator(path)[0]
   raise TaskMoeError(
-    f"{path!r} is neither a bundle (it has no manifest.json) nor a run"
+    f"{str(path)!r} is neither a bundle (it has no manifest.json) nor a run"
     " directory (no run.json). Name a folder that `taskmoe export` or `taskmoe"
     " train` has written."
   )

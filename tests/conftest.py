@@ -2,8 +2,13 @@
 
 There is no persistent compilation cache: a run must not depend on the one
 before it, least of all where a test compares two runs bit for bit.
+
+Here are also a corpus, a vocabulary and a recipe with which all commands run in
+seconds. Rooms that need no TensorFlow do not wait for it: it is imported only
+in the fixtures.
 """
 
+import itertools
 import os
 
 # Before jax is imported, and in the environment, so that the programs which
@@ -16,8 +21,155 @@ os.environ["XLA_FLAGS"] = (
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
 
 # A forgotten axis must not broadcast. Implicit dtype promotion stays allowed:
 # with jax_numpy_dtype_promotion="strict" optax 0.2.8's Adam (float ** int32)
 # and flax 0.12.8's norms (bfloat16 input, float32 scale) raise.
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+_WORDS = {
+  "en": ("the one", "red old big", "house dog tree day"),
+  "de": ("das ein", "rote alte große", "Haus Tier Holz Jahr"),
+  "fr": ("le un", "rouge vieux grand", "toit chien bois an"),
+}
+_RECIPE = """\
+from __gin__ import dynamic_registration
+
+from taskmoe_jax.models import config
+from taskmoe_jax.train import optimizers
+from taskmoe_jax.train import schedules
+
+include 'runs/train.gin'
+include 'models/dense.gin'
+include 'routing/moe.gin'
+include 'mixtures/tsv.gin'
+include 'meshes/data.gin'
+
+RUN_DIR = %gin.REQUIRED
+TSV_FOLDER = '{corpus}'
+VOCABULARY = '{vocabulary}'
+VOCAB_SIZE = 296
+
+config.ModelConfig.embed_dim = 16
+config.ModelConfig.num_heads = 2
+config.ModelConfig.head_dim = 6
+config.StackConfig.num_layers = 2
+config.StackConfig.mlp_dims = (24,)
+NUM_EXPERTS = 4
+EXPERT_MLP_DIM = 20
+DROPOUT_RATE = 0.0
+
+BATCH_SIZE = 16
+ROWS_PER_TASK_GROUP = 2
+SOURCE_LENGTH = 24
+TARGET_LENGTH = 20
+TRAIN_STEPS = 2
+LOG_EVERY = 1
+CHECKPOINT_EVERY = 2
+TEST_EXAMPLES = 2
+
+OPTIMIZER = @optimizers.adafactor
+optimizers.adafactor.learning_rate = @schedules.rsqrt_schedule()
+optimizers.adafactor.parameter_scale = True
+schedules.rsqrt_schedule.learning_rate = 1.0
+schedules.rsqrt_schedule.warmup_steps = 100
+"""
+
+
+@pytest.fixture(scope="session")
+def small_corpus(tmp_path_factory):
+  """A folder of English with German and with French, in toy sentences."""
+  folder = tmp_path_factory.mktemp("corpus")
+  sentences = {
+    language: [
+      " ".join(words) for words in itertools.product(*map(str.split, choices))
+    ]
+    for language, choices in _WORDS.items()
+  }
+  for language in ("de", "fr"):
+    lines = [
+      f"{english} {number}\t{other} {number}\n"
+      for number in (7, 25)
+      for english, other in zip(
+        sentences["en"], sentences[language], strict=True
+      )
+    ]
+    parts = {"train": lines[:36], "dev": lines[36:42], "test": lines[42:]}
+    for part, chosen in parts.items():
+      (folder / f"en-{language}.{part}.tsv").write_text("".join(chosen))
+  return folder
+
+
+@pytest.fixture(scope="session")
+def small_vocabulary(small_corpus, tmp_path_factory):
+  """Path of a vocabulary of the corpus."""
+  from taskmoe_jax.data.vocabulary_training import train_vocabulary
+  from taskmoe_jax.tasks.tsv import tsv
+
+  mixture = tsv(str(small_corpus), vocabulary=None, temperature=1.0)
+  path = tmp_path_factory.mktemp("vocabulary") / "small.model"
+  path.write_bytes(
+    train_vocabulary(mixture, size=293, num_sentences=200, seed=0)
+  )
+  return path
+
+
+@pytest.fixture(scope="session")
+def small_recipe(small_corpus, small_vocabulary, tmp_path_factory):
+  """Path of a recipe that needs only RUN_DIR."""
+  path = tmp_path_factory.mktemp("recipe") / "small.gin"
+  path.write_text(
+    _RECIPE.format(
+      corpus=small_corpus, vocabulary=small_vocabulary, vocab_size=293
+    )
+  )
+  return path
+
+
+@pytest.fixture(scope="session")
+def taskmoe():
+  """Runs a command that must succeed."""
+  from taskmoe_jax.cli.main import main
+
+  def run(*argv):
+    assert main([str(argument) for argument in argv]) == 0, argv
+
+  return run
+
+
+@pytest.fixture
+def use_devices(monkeypatch):
+  """Pretends that there are only so many devices."""
+  devices = jax.devices()
+  return lambda number: monkeypatch.setattr(
+    jax, "devices", lambda *_: devices[:number]
+  )
+
+
+@pytest.fixture
+def quick_compilation():
+  """Programs that run slower, and are compiled in a third of the time."""
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="session")
+def random_params():
+  """Draws a model's parameters without compiling anything."""
+  from taskmoe_jax.train.state import abstract_params
+
+  def draw(model):
+    generator = np.random.default_rng(7)
+    return jax.tree.map(
+      lambda leaf: jnp.asarray(
+        0.5 * generator.normal(size=leaf.shape), jnp.float32
+      ),
+      nn.unbox(abstract_params(model)),
+    )
+
+  return draw

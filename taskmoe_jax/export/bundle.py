@@ -52,9 +52,15 @@ def new_folder(
   target = epath.Path(folder)
   refuse_existing(folder, overwrite=overwrite)
   temporary = target.with_name(target.name + ".tmp")
-  if temporary.exists():
-    temporary.rmtree()
-  temporary.mkdir(parents=True)
+  try:
+    if temporary.exists():
+      temporary.rmtree()
+    temporary.mkdir(parents=True)
+  except OSError as error:
+    raise TaskMoeError(
+      f"cannot write {str(target)!r} ({error.strerror}). Set --out to another"
+      " folder."
+    ) from None
   try:
     yield temporary
     if target.exists():
@@ -102,9 +108,12 @@ def read_manifest(folder: epath.PathLike) -> dict[str, Any]:
       " `taskmoe export` has written."
     )
   try:
-    return json.loads(path.read_text())
+    manifest = json.loads(path.read_text())
   except ValueError as error:
     raise TaskMoeError(f"{str(path)!r} is damaged: {error}.") from None
+  if not isinstance(manifest, dict) or "sha256" not in manifest:
+    raise TaskMoeError(f"{str(path)!r} is damaged: it has no checksums.")
+  return manifest
 
 
 def load_bundle(folder: epath.PathLike) -> Translator:

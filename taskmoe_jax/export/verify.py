@@ -51,11 +51,10 @@ def verify(mixture: Translator, small: Translator, samples: Samples) -> Check:
     TaskMoeError: They differ by more than rounding can explain.
   """
   mixture, small = _in_float32(mixture), _in_float32(small)
-  difference, same, sentences = 0.0, 0, 0
+  differences, same, sentences = [], 0, 0
   with jax.default_matmul_precision("highest"):
     for pair, rows in samples.items():
-      found = logit_difference(mixture, small, pair, rows)
-      difference = max(difference, found)
+      differences.append(logit_difference(mixture, small, pair, rows))
       sources = [source for source, _ in rows]
       ours, theirs = (
         model.translate(sources, pair, batch_size=_ROWS)
@@ -63,6 +62,8 @@ def verify(mixture: Translator, small: Translator, samples: Samples) -> Check:
       )
       same += sum(a == b for a, b in zip(ours, theirs, strict=True))
       sentences += len(rows)
+  # Unlike Python's max, NumPy's does not lose what is no number.
+  difference = float(np.max(differences))
   if not difference <= TOLERANCE or same < sentences:
     raise TaskMoeError(
       f"the sub-network for {', '.join(samples)} is not its mixture: logits"
@@ -80,14 +81,14 @@ def logit_difference(
   rows: Sequence[tuple[str, str]],
 ) -> float:
   """Largest difference of the logits that the two give reference tokens."""
-  worst = 0.0
+  differences = []
   for first in range(0, len(rows), _ROWS):
     chosen = rows[first : first + _ROWS]
     batch = _batch(chosen, pair, mixture.vocabulary)
     ours, theirs = (_logits_of(m, pair, batch) for m in (mixture, small))
     valid = batch["decoder_loss_weights"] > 0
-    worst = max(worst, float(np.abs(ours - theirs)[valid].max()))
-  return worst
+    differences.append(np.abs(ours - theirs)[valid].max())
+  return float(np.max(differences))
 
 
 def _in_float32(translator: Translator) -> Translator:

@@ -1,0 +1,128 @@
+import dataclasses
+import json
+
+import pytest
+
+import taskmoe_jax
+from taskmoe_jax.errors import TaskMoeError
+from taskmoe_jax.export import exporting
+from taskmoe_jax.export.exporting import export, tasks_named
+from taskmoe_jax.task_space import TaskSpace
+
+PAIRS = ("en-de", "de-en", "en-fr", "fr-en")
+
+
+def test_tasks_by_name():
+  space = TaskSpace.from_pairs(PAIRS, "target")
+  assert tasks_named(space, "all") == ("en", "de", "fr")
+  assert tasks_named(space, "fr,de") == ("fr", "de")
+  # A pair stands for its task, and a task is exported once.
+  assert tasks_named(space, "de-en,fr,fr-en,en") == ("en", "fr")
+  space = TaskSpace.from_pairs(PAIRS, "source")
+  assert tasks_named(space, "de-en,en-fr") == ("de", "en")
+  space = TaskSpace.from_pairs(PAIRS, "pair")
+  assert tasks_named(space, "fr-en") == ("fr-en",)
+  with pytest.raises(TaskMoeError, match="unknown task 'de': accepted are all"):
+    tasks_named(space, "de")
+
+
+@pytest.mark.parametrize("names", ["dee", "de,", "de, fr", "", "de-fr", "ALL"])
+def test_names_of_no_task(names):
+  space = TaskSpace.from_pairs(PAIRS, "target")
+  with pytest.raises(
+    TaskMoeError,
+    match=r"^unknown task '.*': accepted are all, en, de, fr, en-de, de-en,"
+    r" en-fr, fr-en.*\. Set --tasks\.$",
+  ):
+    tasks_named(space, names)
+
+
+@pytest.fixture
+def exported(mixture_of, samples, tmp_path, monkeypatch):
+  """Exports a mixture of random weights, as if it were the run `tmp_path`."""
+
+  def run(tasks, encoder="task", decoder="static", **changes):
+    mixture = mixture_of(encoder, decoder)
+    monkeypatch.setattr(
+      exporting, "load_translator", lambda *_, step: (mixture, step or 30)
+    )
+    monkeypatch.setattr(exporting, "load_samples", lambda _: samples)
+    return export(tmp_path, tasks=tasks, **changes)
+
+  return run
+
+
+def test_a_bundle_for_each_task(exported, tmp_path, samples, capsys):
+  rows = exported("en,de", out=tmp_path / "out")
+  assert [row.task for row in rows] == ["en", "de"]
+  folders = [tmp_path / "out" / name for name in ("de", "en")]
+  assert sorted((tmp_path / "out").iterdir()) == folders
+  manifest = json.loads((folders[1] / "manifest.json").read_text())
+  assert manifest.keys() == {
+    "format",
+    "task",
+    "pairs",
+    "task_by",
+    "source",
+    "parameters",
+    "stacks",
+    "check",
+    "sha256",
+  }
+  assert manifest["pairs"] == ["de-en", "fr-en"]
+  assert manifest["source"] == {"run": str(tmp_path), "step": 30}
+  assert manifest["check"] == dataclasses.asdict(rows[0].check)
+  assert manifest["check"]["sentences"] == 5
+  # 3 of 5 experts of 8·6·2 weights in 2 layers of 2 stacks less, a router of
+  # 8·5 in 2 layers and a table of 3 tasks of width 8 less; all else is kept.
+  sizes = manifest["parameters"]
+  assert sizes["mixture"] - sizes["bundle"] == 4 * 3 * 96 + 2 * 40 + 3 * 8
+  decoder = manifest["stacks"]["decoder"]
+  assert decoder["layers"][1] == {
+    "layer": 3,
+    "experts": [0, 1],
+    "gates": [0.5, 0.5],
+  }
+  printed = capsys.readouterr().out
+  assert f"bundles in {tmp_path / 'out'}" in printed
+  bundle = taskmoe_jax.load(folders[1])
+  assert bundle.task_space.pairs == ("de-en", "fr-en")
+  # Both pairs of the bundle are the same to it, and no other is known.
+  assert bundle.translate(["dad"]) == bundle.translate(["dad"], "fr-en")
+  with pytest.raises(TaskMoeError, match="unknown"):
+    bundle.translate(["dad"], "en-de")
+
+
+def test_the_folder_is_named_for_the_step(exported, tmp_path):
+  exported("fr", step=12)
+  assert (tmp_path / "export-12" / "fr" / "manifest.json").exists()
+
+
+def test_bundles_that_are_there_are_left_alone(exported, tmp_path):
+  (tmp_path / "export-30" / "fr").mkdir(parents=True)
+  with pytest.raises(TaskMoeError, match="/fr' exists and is left as it is"):
+    exported("de,fr")
+  # Asked before the first is written.
+  assert not (tmp_path / "export-30" / "de").exists()
+  exported("fr", overwrite=True)
+  assert (tmp_path / "export-30" / "fr" / "manifest.json").exists()
+
+
+def test_a_bundle_that_is_not_its_mixture_is_not_written(
+  exported, tmp_path, monkeypatch
+):
+  extract = exporting.extract
+
+  def of_another_task(params, config, task_id, num_tasks):
+    return extract(params, config, (task_id + 1) % num_tasks, num_tasks)
+
+  monkeypatch.setattr(exporting, "extract", of_another_task)
+  with pytest.raises(TaskMoeError, match=r"en-de is not its mixture: .* Noth"):
+    exported("de")
+  assert list((tmp_path / "export-30").iterdir()) == []
+
+
+def test_nothing_to_reduce(exported, tmp_path):
+  with pytest.raises(TaskMoeError, match="no sub-network can be extracted"):
+    exported("all", encoder="token", decoder="sentence")
+  assert list(tmp_path.iterdir()) == []

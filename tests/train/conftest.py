@@ -1,0 +1,80 @@
+"""A tiny model, whose every number a test can choose."""
+
+import io
+
+import pytest
+import sentencepiece
+
+from taskmoe_jax.models.config import ModelConfig, StackConfig
+from taskmoe_jax.moe.config import MoeConfig
+from taskmoe_jax.task_space import TaskSpace
+from taskmoe_jax.train.run_directory import Run
+from taskmoe_jax.vocabulary import EOS_ID, PAD_ID, UNK_ID, Vocabulary
+
+
+@pytest.fixture
+def space():
+  return TaskSpace.from_pairs(("en-de", "de-en", "en-fr", "fr-en"), "target")
+
+
+@pytest.fixture
+def model_config():
+  """Makes a config; `moe` changes the experts of both stacks."""
+
+  def make(*, moe=(), **changes):
+    def stack(granularity):
+      settings = {
+        "granularity": granularity,
+        "num_experts": 4,
+        "num_selected": 2,
+        "expert_mlp_dim": 5,
+        "dispatch": "auto",
+        "capacity_factor": 2.0,
+        "group_size": 64,
+        "balance_loss_weight": 0.01,
+        "z_loss_weight": 0.001,
+        **dict(moe),
+      }
+      return StackConfig(num_layers=2, mlp_dims=(7,), moe=MoeConfig(**settings))
+
+    settings = {
+      "vocab_size": 19,
+      "embed_dim": 8,
+      "num_heads": 2,
+      "head_dim": 3,
+      "activation": "relu",
+      "embeddings": "one",
+      "encoder": stack("token"),
+      "decoder": stack("task"),
+      **changes,
+    }
+    return ModelConfig(**settings)
+
+  return make
+
+
+@pytest.fixture(scope="session")
+def vocabulary_of():
+  """Makes a vocabulary of these letters."""
+
+  def make(letters):
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+      sentence_iterator=iter([letters] * 3),
+      model_writer=model,
+      model_type="char",
+      vocab_size=len(letters) + 4,
+      pad_id=PAD_ID,
+      eos_id=EOS_ID,
+      unk_id=UNK_ID,
+      bos_id=-1,
+      minloglevel=2,
+    )
+    return Vocabulary(model.getvalue())
+
+  return make
+
+
+@pytest.fixture
+def run(model_config, space, vocabulary_of):
+  return Run(model_config(), space, vocabulary_of("abcdefgh"))
