@@ -8,6 +8,7 @@ there, so that an unfinished one is never read.
 
 import dataclasses
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -16,7 +17,6 @@ from etils import epath
 from jaxtyping import PyTree
 
 from taskmoe_jax.errors import TaskMoeError, check_at_least
-from taskmoe_jax.train.run_directory import Run
 from taskmoe_jax.train.state import TrainState
 
 _logger = logging.getLogger(__name__)
@@ -74,8 +74,20 @@ class Checkpoints:
   def is_due(self, step: int, last_step: int) -> bool:
     return step % self._policy.every_steps == 0 or step == last_step
 
-  def save(self, state: TrainState, position: dict[str, Any], run: Run) -> None:
-    """Begins to write; returns as soon as the state may change again."""
+  def save(
+    self,
+    state: TrainState,
+    position: Mapping[str, Any],
+    description: Mapping[str, Any],
+  ) -> None:
+    """Begins to write; returns as soon as the state may change again.
+
+    Args:
+      state: Its step names the checkpoint.
+      position: Of the data, after that step.
+      description: What run this is a checkpoint of, and its recipe; for people
+        and tools that have the checkpoint alone.
+    """
     step = int(state.step)
     self._manager.save(
       step,
@@ -84,8 +96,8 @@ class Checkpoints:
         optimizer=ocp.args.StandardSave(
           {"step": state.step, "state": state.optimizer_state}
         ),
-        position=ocp.args.JsonSave(position),
-        run=ocp.args.JsonSave(run.description()),
+        position=ocp.args.JsonSave(dict(position)),
+        run=ocp.args.JsonSave(dict(description)),
       ),
       force=True,
     )

@@ -76,12 +76,12 @@ class BatchShape:
         f" devices. Set BATCH_SIZE to a multiple of {shards}, or MeshShape."
       )
 
-  def batches(self, mixture: Mixture, run: Run, seed: int) -> TrainBatches:
+  def batches(self, mixture: Mixture, run: Run) -> TrainBatches:
     return TrainBatches(
       mixture,
       vocabulary=run.vocabulary,
       task_space=run.task_space,
-      seed=seed,
+      seed=run.seed,
       **dataclasses.asdict(self),
     )
 
@@ -153,7 +153,7 @@ def train(
   task_space = task_space_of(mixture, task_by)
   make_folder(run_dir)
   tokens = vocabulary.load_or_train(mixture, vocabulary_path(run_dir))
-  run = Run(model, task_space, tokens)
+  run = Run(model, task_space, tokens, seed)
   check_run_directory(run_dir, run)
   program = Program.of(
     run,
@@ -161,11 +161,17 @@ def train(
     partitioning,
     rows_per_task_group=batches.rows_per_task_group,
     label_smoothing=label_smoothing,
-    seed=seed,
   )
-  data = batches.batches(mixture, run, seed)
+  data = batches.batches(mixture, run)
   open_run_directory(run_dir, run, config_text, _samples(mixture))
-  loop = _Loop(run, run_dir, program, data, console or rich.console.Console())
+  loop = _Loop(
+    run,
+    run_dir,
+    {**run.description(), "config": config_text},
+    program,
+    data,
+    console or rich.console.Console(),
+  )
   return loop(train_steps, log_every, checkpoints)
 
 
@@ -175,6 +181,7 @@ class _Loop:
 
   run: Run
   run_dir: str
+  description: Mapping[str, Any]
   program: Program
   data: TrainBatches
   console: rich.console.Console
@@ -250,7 +257,7 @@ class _Loop:
           writer.write(done, report)
           progress.report(done, report)
         if checkpoints.is_due(done, last_step):
-          checkpoints.save(state, position, self.run)
+          checkpoints.save(state, position, self.description)
     return time.perf_counter() - begin, tokens / timed if timed else 0.0
 
   def _say(self, text: str) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import ArrayLike
 
 from taskmoe_jax.models.config import ModelConfig
 from taskmoe_jax.task_space import TaskSpace
@@ -24,7 +25,7 @@ class MetricSums:
   def add(self, metrics: StepMetrics) -> None:
     self._steps.append(metrics)
 
-  def report(self, learning_rate: jax.Array) -> dict[str, Any]:
+  def report(self, learning_rate: ArrayLike) -> dict[str, Any]:
     """Returns means over the collected steps, and begins anew.
 
     The names: `loss` (nats a target token), `accuracy`, `learning_rate`,

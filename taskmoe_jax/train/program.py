@@ -42,7 +42,6 @@ class Program:
     *,
     rows_per_task_group: int,
     label_smoothing: float,
-    seed: int,
   ) -> "Program":
     """Builds it; see `train.loop.train` for the arguments."""
     model = Transformer(run.model, len(run.task_space.tasks))
@@ -54,7 +53,7 @@ class Program:
       task_space=run.task_space,
       rows_per_task_group=rows_per_task_group,
       label_smoothing=label_smoothing,
-      seed=seed,
+      seed=run.seed,
     )
     shardings = train_state.state_shardings(params, tuned, partitioning)
     return cls(step, partitioning, params, shardings)

@@ -2,7 +2,7 @@
 
 RUN_DIR/
   config.gin          the recipe as it was run
-  run.json            model, task space, checksum of the vocabulary
+  run.json            model, task space, checksum of the vocabulary, seed
   vocabulary.model    a copy, so that the directory is complete in itself
   checkpoints/<step>/ parameters, optimizer, position of the data
   metrics.jsonl       what was logged; tensorboard/ the same, to look at
@@ -35,11 +35,20 @@ _MAY_CHANGE = (
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """A model, the tasks it was trained on, and how its text becomes tokens."""
+  """What stays the same however often a run is interrupted.
+
+  Attributes:
+    model: What is trained.
+    task_space: The tasks it is trained on.
+    vocabulary: How their text becomes tokens.
+    seed: Of parameters, dropout and the order of the data. Keys and order are
+      made from it and the step alone, so it is all there is of random state.
+  """
 
   model: ModelConfig
   task_space: TaskSpace
   vocabulary: Vocabulary
+  seed: int
 
   def description(self) -> dict[str, Any]:
     """JSON-able values; also part of every checkpoint."""
@@ -47,6 +56,7 @@ class Run:
       "model": self.model.to_dict(),
       "task_space": self.task_space.to_dict(),
       "vocabulary": self.vocabulary.checksum,
+      "seed": self.seed,
     }
 
   def __post_init__(self):
@@ -164,6 +174,7 @@ def load_run(run_dir: epath.PathLike) -> Run:
     ModelConfig.from_dict(description["model"]),
     TaskSpace.from_dict(description["task_space"]),
     vocabulary,
+    description["seed"],
   )
 
 

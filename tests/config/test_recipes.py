@@ -82,12 +82,11 @@ def program_of(trained: dict):
   trained["batches"].check_divides(partitioning)
   space = task_space_of(trained["mixture"], trained["task_by"])
   return Program.of(
-    Run(trained["model"], space, NoVocabulary()),
+    Run(trained["model"], space, NoVocabulary(), trained["seed"]),
     trained["optimizer"],
     partitioning,
     rows_per_task_group=trained["batches"].rows_per_task_group,
     label_smoothing=trained["label_smoothing"],
-    seed=trained["seed"],
   )
 
 

@@ -42,6 +42,7 @@ def test_what_is_written_is_read_back(folder, run):
   assert found.model == run.model
   assert found.task_space == run.task_space
   assert found.vocabulary.checksum == run.vocabulary.checksum
+  assert found.seed == 3
   assert load_samples(folder) == SAMPLES
   assert is_run_directory(folder)
 
@@ -144,6 +145,14 @@ def test_another_vocabulary_is_refused(folder, run, vocabulary_of):
   assert _contents(folder) == before
 
 
+def test_another_seed_is_refused(folder, run):
+  """It would be another order of the data, and other dropout."""
+  before = _contents(folder)
+  with pytest.raises(TaskMoeError, match="its seed is 3, and not 4 as asked"):
+    open_run_directory(folder, dataclasses.replace(run, seed=4), "", SAMPLES)
+  assert _contents(folder) == before
+
+
 def test_checkpoints_of_nobody_are_left_alone(tmp_path, run):
   (tmp_path / "checkpoints").mkdir()
   with pytest.raises(TaskMoeError, match=r"has checkpoints but no run\.json"):
@@ -157,8 +166,8 @@ def test_a_vocabulary_larger_than_the_table(run, model_config):
     match=r"the vocabulary 'memory' has 12 pieces, more than the model's"
     r" vocab_size=11\. Set VOCAB_SIZE\.",
   ):
-    Run(model_config(vocab_size=11), run.task_space, run.vocabulary)
-  Run(model_config(vocab_size=12), run.task_space, run.vocabulary)
+    Run(model_config(vocab_size=11), run.task_space, run.vocabulary, 3)
+  Run(model_config(vocab_size=12), run.task_space, run.vocabulary, 3)
 
 
 def test_a_folder_that_is_no_run_directory(tmp_path):
