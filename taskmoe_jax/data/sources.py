@@ -206,6 +206,25 @@ def examples(
   return [text[index] for index in range(min(bounds))]
 
 
+def samples(mixture: Mixture, limit: int) -> dict[str, list[tuple[str, str]]]:
+  """Returns the first sentences of every pair, unseen in training if it can be.
+
+  An export is exact on any sentence, so a pair of a folder that has only its
+  train part can be exported like the others.
+  """
+  return {
+    pair: examples(mixture, part=_sampled_part(source), pair=pair, limit=limit)
+    for pair, source in parallel_sources(mixture).items()
+  }
+
+
+def _sampled_part(source: ParallelSource) -> str:
+  for part in ("validation", "test", "train"):
+    if part in source.splits and source.size(part) != 0:
+      return part
+  return "validation"
+
+
 def _tasks(mixture: seqio.Mixture) -> dict[str, seqio.Task]:
   tasks = {}
   for task in mixture.tasks:

@@ -33,6 +33,7 @@ _MODEL = "model.safetensors"
 _CONFIG = "config.json"
 _VOCABULARY = "vocabulary.model"
 _MANIFEST = "manifest.json"
+_FORMAT = 1
 _FILES = (_MODEL, _CONFIG, _VOCABULARY)
 
 
@@ -95,7 +96,7 @@ def write_model(folder: epath.Path, translator: Translator) -> None:
 def write_manifest(folder: epath.Path, manifest: dict[str, Any]) -> None:
   """Writes the manifest, with the checksums of all other files."""
   files = {name: _checksum(folder / name) for name in _FILES}
-  text = json.dumps({**manifest, "sha256": files}, indent=2)
+  text = json.dumps({"format": _FORMAT, **manifest, "sha256": files}, indent=2)
   (folder / _MANIFEST).write_text(text)
 
 
@@ -113,6 +114,12 @@ def read_manifest(folder: epath.PathLike) -> dict[str, Any]:
     raise TaskMoeError(f"{str(path)!r} is damaged: {error}.") from None
   if not isinstance(manifest, dict) or "sha256" not in manifest:
     raise TaskMoeError(f"{str(path)!r} is damaged: it has no checksums.")
+  if manifest.get("format") != _FORMAT:
+    raise TaskMoeError(
+      f"{str(folder)!r} is a bundle of format {manifest.get('format')!r}:"
+      f" accepted is {_FORMAT}. Load it with the taskmoe_jax that wrote it, or"
+      " export it again."
+    )
   return manifest
 
 

@@ -147,7 +147,6 @@ def _export(
     bundle.write_manifest(
       temporary,
       {
-        "format": 1,
         "task": task,
         "pairs": list(pairs),
         "task_by": str(space.task_by),

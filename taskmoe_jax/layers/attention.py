@@ -4,11 +4,12 @@ Keys and values are made apart from attending to them, so that decoding keeps
 both: those of earlier steps, and those of the source, which are made once.
 """
 
-import math
+import functools
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
@@ -120,7 +121,9 @@ def relative_position_buckets(
 ) -> Int[Array, "T S"]:
   """T5's buckets: near distances have one each, far ones share log-wide ones.
 
-  Follows google-research/t5x, `relative_position_biases.py`.
+  Follows google-research/t5x, `relative_position_biases.py`, but looks the far
+  ones up in a table made on the host: distances such as 16 and 32 lie exactly
+  on a boundary, which an accelerator's logarithm may put on either side.
 
   Args:
     distance: Position attended to, minus position that asks.
@@ -137,13 +140,24 @@ def relative_position_buckets(
     back = jnp.abs(back)
   else:
     back = jnp.maximum(back, 0)
+  table = _buckets_by_distance(num_buckets, max_distance)
+  return bucket + jnp.take(table, jnp.minimum(back, max_distance), mode="clip")
+
+
+@functools.cache
+def _buckets_by_distance(
+  num_buckets: int, max_distance: int
+) -> Int[np.ndarray, "distances"]:
+  """Buckets of the distances 0 to `max_distance`, in one direction."""
   exact = num_buckets // 2
-  ratio = jnp.maximum(back, 1).astype(jnp.float32) / exact
-  far = exact + (
-    jnp.log(ratio) / math.log(max_distance / exact) * (num_buckets - exact)
-  ).astype(jnp.int32)
-  far = jnp.minimum(far, num_buckets - 1)
-  return bucket + jnp.where(back < exact, back, far)
+  distance = np.arange(max_distance + 1)
+  # Rounded at the 9th digit: the logarithm of an exact power is a whole number.
+  powers = np.log(np.maximum(distance, 1) / exact) / np.log(
+    max_distance / exact
+  )
+  far = exact + np.floor(np.round(powers * (num_buckets - exact), 9))
+  far = np.minimum(far, num_buckets - 1)
+  return np.where(distance < exact, distance, far).astype(np.int32)
 
 
 class RelativePositionBias(nn.Module):

@@ -50,7 +50,9 @@ class FeedForwardWeights:
 
   def take(self, experts: jax.Array) -> "FeedForwardWeights":
     """Picks experts off the leading axis."""
-    return jax.tree.map(lambda w: jnp.take(w, experts, axis=0), self)
+    return jax.tree.map(
+      lambda w: jnp.take(w, experts, axis=0, mode="clip"), self
+    )
 
 
 def feed_forward_weights(

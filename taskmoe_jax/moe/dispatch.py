@@ -32,6 +32,9 @@ class Capacity:
   dropped, and adds nothing to the token's output (arXiv 2006.16668, section
   2.2). Padding takes no place. With `factor` None, C is the whole group.
 
+  So where it drops, a token's output depends on its neighbours: a later token's
+  first choice can displace an earlier one's second. Only training drops.
+
   Tokens are moved by index, forward and backward (`_gather`), not by products
   with one-hot matrices, whose cost grows with the group.
   """

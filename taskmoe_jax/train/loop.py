@@ -9,13 +9,7 @@ from typing import Any
 import rich.console
 
 from taskmoe_jax.data.batches import TrainBatches, prefetch
-from taskmoe_jax.data.sources import (
-  Mixture,
-  ParallelSource,
-  examples,
-  parallel_sources,
-  task_space_of,
-)
+from taskmoe_jax.data.sources import Mixture, samples, task_space_of
 from taskmoe_jax.data.vocabulary_training import VocabularySource
 from taskmoe_jax.errors import TaskMoeError, check_at_least
 from taskmoe_jax.models.config import ModelConfig
@@ -30,7 +24,6 @@ from taskmoe_jax.train.program import Program
 from taskmoe_jax.train.progress import Progress
 from taskmoe_jax.train.run_directory import (
   Run,
-  Samples,
   check_run_directory,
   make_folder,
   open_run_directory,
@@ -145,9 +138,7 @@ def train(
   Raises:
     TaskMoeError: Anything that a user can mend, before step 0.
   """
-  check_at_least(1, "train", train_steps=train_steps)
-  check_at_least(0, "train", seed=seed)
-  _check_reports(log_every, checkpoints)
+  _check_steps(train_steps, seed, log_every, checkpoints)
   partitioning = Partitioning(make_mesh(mesh), fsdp)
   batches.check_divides(partitioning)
   task_space = task_space_of(mixture, task_by)
@@ -163,15 +154,9 @@ def train(
     label_smoothing=label_smoothing,
   )
   data = batches.batches(mixture, run)
-  open_run_directory(run_dir, run, config_text, _samples(mixture))
-  loop = _Loop(
-    run,
-    run_dir,
-    {**run.description(), "config": config_text},
-    program,
-    data,
-    console or rich.console.Console(),
-  )
+  open_run_directory(run_dir, run, config_text, samples(mixture, _SAMPLES))
+  console = console or rich.console.Console()
+  loop = _Loop(run, run_dir, config_text, program, data, console)
   return loop(train_steps, log_every, checkpoints)
 
 
@@ -181,7 +166,7 @@ class _Loop:
 
   run: Run
   run_dir: str
-  description: Mapping[str, Any]
+  config_text: str
   program: Program
   data: TrainBatches
   console: rich.console.Console
@@ -231,6 +216,7 @@ class _Loop:
     step = self.program.compiled_step()
     sums = MetricSums(self.run.model, self.run.task_space)
     schedule = self.program.step.optimizer.schedule
+    description = {**self.run.description(), "config": self.config_text}
     begin = since = time.perf_counter()
     tokens = timed = 0.0
     stream = prefetch(self.data, depth=_PREFETCHED_BATCHES)
@@ -257,41 +243,24 @@ class _Loop:
           writer.write(done, report)
           progress.report(done, report)
         if checkpoints.is_due(done, last_step):
-          checkpoints.save(state, position, self.description)
+          checkpoints.save(state, position, description)
     return time.perf_counter() - begin, tokens / timed if timed else 0.0
 
   def _say(self, text: str) -> None:
     self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def _check_reports(log_every: int, checkpoints: CheckpointPolicy) -> None:
+def _check_steps(
+  train_steps: int, seed: int, log_every: int, checkpoints: CheckpointPolicy
+) -> None:
+  check_at_least(1, "train", train_steps=train_steps)
+  check_at_least(0, "train", seed=seed)
   if log_every < 1 or checkpoints.every_steps % log_every:
     raise TaskMoeError(
       f"every_steps={checkpoints.every_steps} is no multiple of"
       f" log_every={log_every}, so a restarted run would not report what an"
       " unbroken one does. Set CHECKPOINT_EVERY or LOG_EVERY."
     )
-
-
-def _samples(mixture: Mixture) -> Samples:
-  """The first sentences of every pair, unseen in training where there are such.
-
-  An export is exact on any sentence, so a pair of a folder that has only its
-  train part can be exported like the others.
-  """
-  return {
-    pair: examples(
-      mixture, part=_sampled_part(source), pair=pair, limit=_SAMPLES
-    )
-    for pair, source in parallel_sources(mixture).items()
-  }
-
-
-def _sampled_part(source: ParallelSource) -> str:
-  for part in ("validation", "test", "train"):
-    if part in source.splits and source.size(part) != 0:
-      return part
-  return "validation"
 
 
 def _data_report(position: Mapping[str, Any]) -> dict[str, int]:

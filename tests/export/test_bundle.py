@@ -66,6 +66,16 @@ def test_a_damaged_manifest(folder, text):
     taskmoe_jax.load(folder)
 
 
+def test_a_bundle_of_another_format(folder):
+  path = folder / "manifest.json"
+  manifest = json.loads(path.read_text())
+  path.write_text(json.dumps({**manifest, "format": 2}))
+  with pytest.raises(
+    TaskMoeError, match=r"/de' is a bundle of format 2: accepted is 1\."
+  ):
+    taskmoe_jax.load(folder)
+
+
 def test_a_manifest_without_a_checksum(folder):
   path = folder / "manifest.json"
   manifest = json.loads(path.read_text())
