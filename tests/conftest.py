@@ -8,6 +8,7 @@ seconds. Rooms that need no TensorFlow do not wait for it: it is imported only
 in the fixtures.
 """
 
+import contextlib
 import itertools
 import os
 
@@ -150,12 +151,20 @@ def use_devices(monkeypatch):
   )
 
 
+@contextlib.contextmanager
+def _quick_compilation():
+  jax.config.update("jax_disable_most_optimizations", True)
+  try:
+    yield
+  finally:
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture
 def quick_compilation():
   """Programs that run slower, and are compiled in a third of the time."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
+  with _quick_compilation():
+    yield
 
 
 @pytest.fixture(scope="session")
@@ -173,3 +182,19 @@ def random_params():
     )
 
   return draw
+
+
+@pytest.fixture(scope="session")
+def finished_run(small_recipe, taskmoe, tmp_path_factory):
+  """A run of one step, routed by task in both stacks; not to be changed."""
+  run_dir = tmp_path_factory.mktemp("finished") / "run"
+  with _quick_compilation():
+    taskmoe(
+      "train",
+      f"--gin_file={small_recipe}",
+      f"--gin.RUN_DIR={run_dir}",
+      "--gin.config.StackConfig.mlp_dims=()",
+      "--gin.ENCODER=task",
+      "--gin.TRAIN_STEPS=1",
+    )
+  return run_dir

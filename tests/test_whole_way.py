@@ -1,0 +1,110 @@
+"""Text in, sub-networks out, for every granularity of either stack.
+
+Only `--gin.ENCODER` and `--gin.DECODER` change. Sizes are tiny: that the whole
+way is open and exact is tested here, that it learns is shown by the demo.
+"""
+
+import json
+import math
+
+import pytest
+
+import taskmoe_jax
+from taskmoe_jax.cli.main import main
+
+GRANULARITIES = ("token", "sentence", "task", "static")
+REDUCIBLE = ("task", "static")
+
+
+@pytest.fixture(autouse=True)
+def one_device(use_devices, quick_compilation):
+  use_devices(1)
+
+
+@pytest.mark.parametrize("decoder", GRANULARITIES)
+@pytest.mark.parametrize("encoder", GRANULARITIES)
+def test_whole_way(small_recipe, taskmoe, tmp_path, capsys, encoder, decoder):
+  run_dir = tmp_path / "run"
+  taskmoe(
+    "train",
+    f"--gin_file={small_recipe}",
+    f"--gin.RUN_DIR={run_dir}",
+    f"--gin.ENCODER={encoder}",
+    f"--gin.DECODER={decoder}",
+    # Every layer an MoE layer: half as much to compile.
+    "--gin.config.StackConfig.mlp_dims=()",
+  )
+  lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+  reports = [json.loads(line) for line in lines]
+  assert [report["step"] for report in reports] == [1, 2]
+  for report in reports:
+    # Untrained, 293 pieces of a table of 296 are about equally likely.
+    assert 0.5 * math.log(296) < report["loss"] < 2 * math.log(296)
+    for stack in ("encoder", "decoder"):
+      for layer in (0, 1):
+        load = report[f"routing/{stack}/layer_{layer}/load"]
+        assert sum(load) == pytest.approx(1)
+
+  taskmoe("evaluate", f"--run_dir={run_dir}", "--pairs=en-de,fr-en")
+  results = json.loads(
+    (run_dir / "evaluation" / "test-2" / "results.json").read_text()
+  )
+  assert [pair["pair"] for pair in results["pairs"]] == ["en-de", "fr-en"]
+  assert [pair["examples"] for pair in results["pairs"]] == [2, 2]
+
+  if encoder not in REDUCIBLE and decoder not in REDUCIBLE:
+    _refuses_to_export(run_dir, encoder, decoder, capsys)
+  else:
+    taskmoe("export", f"--run_dir={run_dir}", "--tasks=en-de")
+    _check_bundle(run_dir, encoder, decoder)
+
+
+def _refuses_to_export(run_dir, encoder, decoder, capsys):
+  before = sorted(run_dir.rglob("*"))
+  capsys.readouterr()
+  assert main(["export", f"--run_dir={run_dir}", "--tasks=all"]) == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith(
+    "taskmoe: error: no sub-network can be extracted: the encoder is routed by"
+    f" {encoder} and the decoder is routed by {decoder}, and only"
+  )
+  assert sorted(run_dir.rglob("*")) == before
+
+
+def _check_bundle(run_dir, encoder, decoder):
+  folder = run_dir / "export-2" / "de"
+  manifest = json.loads((folder / "manifest.json").read_text())
+  assert manifest["task"] == "de"
+  assert manifest["pairs"] == ["en-de"]
+  assert manifest["source"] == {"run": str(run_dir), "step": 2}
+  # The dev part has six sentences.
+  assert manifest["check"]["sentences"] == 6
+  assert manifest["check"]["identical_translations"] == 6
+  assert manifest["check"]["max_logit_difference"] <= 1e-4
+
+  bundle = taskmoe_jax.load(folder)
+  for name, granularity in (("encoder", encoder), ("decoder", decoder)):
+    described = manifest["stacks"][name]
+    stack = getattr(bundle.model, name)
+    if granularity in REDUCIBLE:
+      assert described["reduced"]
+      assert described["granularity"] == granularity
+      assert [layer["layer"] for layer in described["layers"]] == [0, 1]
+      for layer in described["layers"]:
+        assert len(set(layer["experts"])) == 2
+        assert sum(layer["gates"]) == pytest.approx(1)
+      # Two experts of 20 hidden units.
+      assert (stack.moe, stack.mlp_dims) == (None, (40,))
+    else:
+      assert described["reduced"] is False
+      assert described["reason"] == (
+        f"it is routed by {granularity}: its experts depend on the text, so"
+        " all are kept"
+      )
+      assert stack.moe.num_experts == 4
+  sizes = manifest["parameters"]
+  assert sizes["bundle"] < sizes["mixture"]
+  sources = ["the red dog 7", "one old tree 25"]
+  assert bundle.translate(sources) == taskmoe_jax.load(run_dir).translate(
+    sources, "en-de"
+  )

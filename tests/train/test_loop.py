@@ -1,0 +1,194 @@
+"""The training loop, started by its own arguments."""
+
+import io
+import json
+import os
+
+import jax.numpy as jnp
+import optax
+import pytest
+import rich.console
+
+from taskmoe_jax.data.vocabulary_training import VocabularySource
+from taskmoe_jax.errors import TaskMoeError
+from taskmoe_jax.models.config import StackConfig
+from taskmoe_jax.partitioning.meshes import MeshShape
+from taskmoe_jax.train import loop
+from taskmoe_jax.train.checkpoints import CheckpointPolicy
+from taskmoe_jax.train.optimizers import adafactor
+from taskmoe_jax.train.run_directory import load_samples
+
+BATCHES = {
+  "batch_size": 8,
+  "rows_per_task_group": 2,
+  "source_length": 24,
+  "target_length": 20,
+  "pack": True,
+}
+
+
+@pytest.fixture(autouse=True)
+def one_device(use_devices, quick_compilation):
+  use_devices(1)
+
+
+@pytest.fixture
+def train(small_corpus, small_vocabulary, model_config, tmp_path):
+  """Trains a dense model, the quickest to compile, unless told otherwise."""
+  from taskmoe_jax.tasks.tsv import tsv
+
+  def train(folder=small_corpus, batches=(), **changes):
+    stack = StackConfig(num_layers=1, mlp_dims=(7,))
+    console = rich.console.Console(file=io.StringIO(), width=200)
+    settings = {
+      "model": model_config(vocab_size=296, encoder=stack, decoder=stack),
+      "mixture": tsv(str(folder), vocabulary=None, temperature=1.0),
+      "vocabulary": VocabularySource(
+        path=str(small_vocabulary), size=293, num_sentences=9, seed=0
+      ),
+      "task_by": "target",
+      "batches": loop.BatchShape(**{**BATCHES, **dict(batches)}),
+      "optimizer": lambda stacked_axes: adafactor(
+        optax.constant_schedule(0.01),
+        parameter_scale=True,
+        stacked_axes=stacked_axes,
+      ),
+      "mesh": MeshShape(),
+      "fsdp": False,
+      "train_steps": 4,
+      "label_smoothing": 0.1,
+      "seed": 0,
+      "log_every": 2,
+      "checkpoints": CheckpointPolicy(2, 3),
+      "run_dir": str(tmp_path / "run"),
+      "config_text": "SEED = 0\n",
+      "console": console,
+      **changes,
+    }
+    return loop.train(**settings), console.file.getvalue()
+
+  return train
+
+
+def test_a_run_from_beginning_to_end(train, tmp_path):
+  result, printed = train()
+  run_dir = tmp_path / "run"
+  assert result.run_dir == str(run_dir)
+  assert result.step == 4
+  assert result.seconds > 0
+  assert result.tokens_per_second > 0
+  # Table, two stacks of attention (N·H = 6), ReLU network and norms; the
+  # decoder attends twice. 32 buckets of distance for 2 heads a stack.
+  attention, network, norm = 4 * 8 * 6, 2 * 8 * 7, 8
+  encoder = attention + network + 2 * norm + norm + 32 * 2
+  decoder = 2 * attention + network + 3 * norm + norm + 32 * 2
+  assert result.parameters == 296 * 8 + encoder + decoder
+  assert "4 pairs, 3 tasks, mesh {'data': 1, 'expert': 1, 'model': 1}" in (
+    printed
+  )
+  assert [line[:8] for line in printed.splitlines()[1:]] == [
+    "step 2/4",
+    "step 4/4",
+  ]
+  lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+  reports = [json.loads(line) for line in lines]
+  assert [report["step"] for report in reports] == [2, 4]
+  for report in reports:
+    assert report["learning_rate"] == pytest.approx(0.01)
+    assert report["tokens_per_second"] > 0
+    assert report["data/skipped_too_long"] == 0
+    assert "tokens" not in report
+  # Eight rows a step, in each at least one sentence.
+  assert 32 <= reports[1]["data/examples"] > reports[0]["data/examples"]
+  assert (run_dir / "config.gin").read_text() == "SEED = 0\n"
+  assert {path.name for path in (run_dir / "checkpoints").iterdir()} == {
+    "2",
+    "4",
+  }
+
+
+def test_going_on_and_having_finished(train, tmp_path):
+  train(train_steps=2)
+  result, printed = train(train_steps=3, config_text="SEED = 0\n# more\n")
+  assert "going on from step 2" in printed
+  assert result.step == 3
+  # More steps than asked for are no mistake; nothing is left to do.
+  result, printed = train(train_steps=1)
+  assert "going on from step 3" in printed
+  assert (result.step, result.tokens_per_second) == (3, 0.0)
+  lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+  assert [json.loads(line)["step"] for line in lines] == [2, 3]
+
+
+def test_samples_are_of_the_best_part_there_is(train, small_corpus, tmp_path):
+  """Of German all parts, of French the train part only."""
+  folder = tmp_path / "corpus"
+  folder.mkdir()
+  for name in ("en-de.train", "en-de.dev", "en-fr.train"):
+    os.symlink(small_corpus / f"{name}.tsv", folder / f"{name}.tsv")
+  train(folder, train_steps=1)
+  samples = load_samples(tmp_path / "run")
+  for pair, name, first, second, number in (
+    ("en-de", "en-de.dev", 0, 1, 6),
+    ("fr-en", "en-fr.train", 1, 0, 8),
+  ):
+    lines = (folder / f"{name}.tsv").read_text().splitlines()[:number]
+    columns = [line.split("\t") for line in lines]
+    assert samples[pair] == [(row[first], row[second]) for row in columns]
+
+
+@pytest.mark.parametrize(
+  ("batches", "changes", "message"),
+  [
+    (
+      {},
+      {"log_every": 3},
+      r"every_steps=2 is no multiple of log_every=3, so .* LOG_EVERY\.",
+    ),
+    ({}, {"log_every": 0}, "is no multiple of log_every=0"),
+    ({}, {"train_steps": 0}, "train_steps=0 is not at least 1"),
+    ({}, {"label_smoothing": 1.5}, r"label_smoothing=1\.5 is outside \[0, 1\)"),
+    ({"source_length": 2}, {}, "source_length=2 is not at least 3"),
+    (
+      {"rows_per_task_group": 3},
+      {},
+      "a batch of 8 rows is no multiple of 3, the rows of one task",
+    ),
+  ],
+)
+def test_mistakes_stop_before_anything_is_written(
+  train, tmp_path, batches, changes, message
+):
+  with pytest.raises(TaskMoeError, match=message):
+    train(batches=batches, **changes)
+  assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_rows_that_devices_cannot_share(train, use_devices):
+  use_devices(3)
+  with pytest.raises(
+    TaskMoeError,
+    match=r"a batch of 8 rows does not divide over 3 devices\. Set BATCH_SIZE"
+    r" to a multiple of 3, or MeshShape\.",
+  ):
+    train()
+
+
+def test_a_mistake_in_the_text_stops_the_run(train, small_corpus, tmp_path):
+  """Raised in the thread that makes batches."""
+  with pytest.raises(TaskMoeError, match=r"no example of .* fits into a row"):
+    train(batches={"source_length": 3, "target_length": 2})
+
+
+def test_the_learning_rate_is_that_of_the_last_update(train):
+  """optax counts updates from 0, so the second has number 1."""
+  schedule = optax.linear_schedule(0.0, 1.0, 10)
+  result, _ = train(
+    train_steps=2,
+    optimizer=lambda stacked_axes: adafactor(
+      schedule, parameter_scale=True, stacked_axes=stacked_axes
+    ),
+  )
+  with open(f"{result.run_dir}/metrics.jsonl") as file:
+    report = json.loads(file.readline())
+  assert report["learning_rate"] == pytest.approx(float(schedule(jnp.int32(1))))

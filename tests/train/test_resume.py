@@ -1,0 +1,157 @@
+"""Killed at any moment, a run goes on as if nothing had happened."""
+
+import contextlib
+import json
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+import taskmoe_jax
+from taskmoe_jax.train import loop
+
+ROOT = pathlib.Path(__file__).parents[2]
+STEPS = 8
+FLAGS = (
+  f"--gin.TRAIN_STEPS={STEPS}",
+  "--gin.CHECKPOINT_EVERY=2",
+  "--gin.DROPOUT_RATE=0.1",
+  # Every layer an MoE layer: half as much to compile.
+  "--gin.config.StackConfig.mlp_dims=()",
+  "--gin.ENCODER=token",
+  "--gin.DECODER=task",
+)
+
+
+def _reports(run_dir):
+  """All lines but what a clock says."""
+  lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+  reports = [json.loads(line) for line in lines]
+  for report in reports:
+    for name in ("time", "tokens_per_second"):
+      assert report.pop(name) > 0
+  return reports
+
+
+def _assert_same_run(run_dir, other):
+  reports = _reports(run_dir)
+  assert [report["step"] for report in reports] == list(range(1, STEPS + 1))
+  assert reports == _reports(other)
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    taskmoe_jax.load(run_dir).params,
+    taskmoe_jax.load(other).params,
+  )
+
+
+# Steps last 0.1 s, so that there is something to interrupt.
+SLOW_PROGRAM = """
+import sys, time
+import jax
+from taskmoe_jax.cli.main import main
+from taskmoe_jax.train import loop
+
+devices, prefetch = jax.devices(), loop.prefetch
+jax.devices = lambda *_: devices[:1]
+jax.config.update("jax_disable_most_optimizations", True)
+
+def slow(batches, *, depth):
+  for item in prefetch(batches, depth=depth):
+    time.sleep(0.1)
+    yield item
+
+loop.prefetch = slow
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture(autouse=True)
+def one_device(use_devices, quick_compilation):
+  use_devices(1)
+
+
+@pytest.fixture
+def arguments(small_recipe):
+  def arguments(run_dir):
+    return (
+      "train",
+      f"--gin_file={small_recipe}",
+      f"--gin.RUN_DIR={run_dir}",
+      *FLAGS,
+    )
+
+  return arguments
+
+
+@pytest.fixture(scope="module")
+def unbroken_run(tmp_path_factory):
+  """Where the run to compare with is; made by whoever is first."""
+  return tmp_path_factory.mktemp("unbroken")
+
+
+@pytest.fixture
+def unbroken(unbroken_run, arguments, taskmoe, one_device):
+  if not (unbroken_run / "metrics.jsonl").exists():
+    taskmoe(*arguments(unbroken_run))
+  return unbroken_run
+
+
+class PowerFailure(Exception):
+  pass
+
+
+# 1: before there is a checkpoint; 5: between two.
+@pytest.mark.parametrize("last", [1, 5])
+def test_an_interrupted_run_is_the_unbroken_one(
+  unbroken, arguments, taskmoe, tmp_path, monkeypatch, last
+):
+  prefetch = loop.prefetch
+
+  def failing(batches, *, depth):
+    with contextlib.closing(prefetch(batches, depth=depth)) as stream:
+      for _ in range(last):
+        yield next(stream)
+    raise PowerFailure
+
+  with monkeypatch.context() as patch:
+    patch.setattr(loop, "prefetch", failing)
+    with pytest.raises(PowerFailure):
+      taskmoe(*arguments(tmp_path))
+  assert [r["step"] for r in _reports(tmp_path)] == list(range(1, last + 1))
+  # As a kill in the middle of a save leaves it.
+  half_written = tmp_path / "checkpoints" / "6.orbax-checkpoint-tmp-1"
+  (half_written / "params").mkdir(parents=True)
+  taskmoe(*arguments(tmp_path))
+  _assert_same_run(tmp_path, unbroken)
+  assert not half_written.exists()
+
+
+def test_a_killed_run_is_the_unbroken_one(unbroken, arguments, tmp_path):
+  program = [sys.executable, "-c", SLOW_PROGRAM, *arguments(tmp_path)]
+  running = subprocess.Popen(program, cwd=ROOT, stdout=subprocess.DEVNULL)
+  metrics = tmp_path / "metrics.jsonl"
+  while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= 2):
+    assert running.poll() is None
+    time.sleep(0.02)
+  moment = random.SystemRandom().uniform(0, 0.5)
+  print(f"killed {moment:.3f} s after the second report")
+  time.sleep(moment)
+  running.send_signal(signal.SIGKILL)
+  assert running.wait() == -signal.SIGKILL
+  assert 2 <= metrics.read_bytes().count(b"\n") < STEPS
+
+  subprocess.run(program, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+  _assert_same_run(tmp_path, unbroken)
+
+
+def test_a_finished_run_does_nothing(unbroken, arguments, taskmoe, capsys):
+  before = _reports(unbroken)
+  taskmoe(*arguments(unbroken))
+  assert f"going on from step {STEPS}" in capsys.readouterr().out
+  assert _reports(unbroken) == before
