@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
     f"training: {trained.step} steps, {speed:.0f} target tokens/s;"
     f" decoding the mixture: {results['tokens_per_second']:.0f} tokens/s\n"
     f"everything is in {trained.run_dir}: translations in evaluation/,"
-    " sub-networks in export-*/, curves by `tensorboard --logdir`"
+    " sub-networks in export-*/, curves in tensorboard/"
   )
   worst = max(row.check.max_logit_difference for row in exported)
   console.print(
