@@ -168,10 +168,16 @@ class VocabularySource:
         f"{str(path)!r} is another vocabulary than this mixture gives, and is"
         " left as it is. Set VOCABULARY or RUN_DIR, or move it away."
       )
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(model)
-    temporary.replace(path)
+    try:
+      path.parent.mkdir(parents=True, exist_ok=True)
+      temporary.write_bytes(model)
+      temporary.replace(path)
+    except OSError as error:
+      raise TaskMoeError(
+        f"cannot write the vocabulary {str(path)!r} ({error.strerror}). Set"
+        " VOCABULARY or RUN_DIR to another place."
+      ) from None
     return path
 
 

@@ -187,3 +187,17 @@ def test_another_vocabulary_is_not_overwritten(small_mixture, tmp_path):
   with pytest.raises(TaskMoeError, match="is another vocabulary than this"):
     make_vocabulary(vocabulary=_source(size=274), **options)
   assert path.read_bytes() == model
+
+
+def test_a_place_that_cannot_be_written(small_mixture, tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(
+    TaskMoeError,
+    match=r"cannot write the vocabulary '.*/file/run/vocabulary\.model' \(Not a"
+    r" directory\)\. Set VOCABULARY or RUN_DIR to another place\.",
+  ):
+    make_vocabulary(
+      vocabulary=_source(),
+      mixture=small_mixture,
+      run_dir=str(tmp_path / "file" / "run"),
+    )
