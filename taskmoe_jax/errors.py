@@ -1,6 +1,7 @@
 """The one error that users see, and how it lists what is accepted."""
 
 import difflib
+import enum
 from collections.abc import Iterable
 
 
@@ -31,6 +32,23 @@ def one_of(name: str, value: object, accepted: Iterable[object]) -> str:
   return (
     f"unknown {name} {str(value)!r}: accepted are {', '.join(accepted)}{hint}"
   )
+
+
+def as_member(
+  kind: type[enum.Enum], name: str, value: object, setting: str
+) -> enum.Enum:
+  """Returns the member of an enum that a text from gin or JSON stands for.
+
+  Args:
+    kind: The enum.
+    name: What the value is, see `one_of`.
+    value: A member or its value.
+    setting: What to set, if there is no such member.
+  """
+  try:
+    return kind(value)
+  except ValueError:
+    raise TaskMoeError(f"{one_of(name, value, kind)}. Set {setting}.") from None
 
 
 def check_at_least(least: int, owner: str, **values: int | float) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from taskmoe_jax.errors import TaskMoeError, one_of
+from taskmoe_jax.errors import TaskMoeError, as_member, one_of
 
 
 class TaskBy(enum.StrEnum):
@@ -51,12 +51,8 @@ class TaskSpace:
   task_by: TaskBy | str = TaskBy.TARGET
 
   def __post_init__(self):
-    try:
-      object.__setattr__(self, "task_by", TaskBy(self.task_by))
-    except ValueError:
-      raise TaskMoeError(
-        one_of("task_by", self.task_by, TaskBy) + ". Set TASK_BY."
-      ) from None
+    task_by = as_member(TaskBy, "task_by", self.task_by, "TASK_BY")
+    object.__setattr__(self, "task_by", task_by)
     for pair in self.pairs:
       for language in split_pair(pair):
         self.language_id(language)
@@ -95,14 +91,16 @@ class TaskSpace:
     An unseen pair (zero-shot) has a task as long as its languages do; routed
     by pair it has none, which the paper leaves open, and is an error.
     """
-    source, target = split_pair(pair)
-    name = {
-      TaskBy.TARGET: target,
-      TaskBy.SOURCE: source,
-      TaskBy.PAIR: pair,
-    }[self.task_by]
+    name = self._task_name(*split_pair(pair))
     self.task_id(name)
     return name
+
+  def _task_name(self, source: str, target: str) -> str:
+    return {
+      TaskBy.TARGET: target,
+      TaskBy.SOURCE: source,
+      TaskBy.PAIR: f"{source}-{target}",
+    }[self.task_by]
 
   def pairs_of_task(self, task: str) -> tuple[str, ...]:
     self.task_id(task)
@@ -115,11 +113,7 @@ class TaskSpace:
     table = np.full((size, size), -1, np.int32)
     for i, source in enumerate(self.languages):
       for j, target in enumerate(self.languages):
-        name = {
-          TaskBy.TARGET: target,
-          TaskBy.SOURCE: source,
-          TaskBy.PAIR: f"{source}-{target}",
-        }[self.task_by]
+        name = self._task_name(source, target)
         if name in self.tasks:
           table[i, j] = self.tasks.index(name)
     return table

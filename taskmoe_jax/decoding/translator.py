@@ -7,7 +7,6 @@ import jax
 import numpy as np
 from jaxtyping import Int, PyTree
 
-from taskmoe_jax import axes
 from taskmoe_jax.decoding.greedy import greedy
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.models.config import ModelConfig
@@ -152,10 +151,8 @@ class Translator:
     num_rows, length = sources.shape
     task_ids = np.full((num_rows,), task_id, np.int32)
     if self._partitioning is not None:
-      sharding = self._partitioning.sharding(axes.ACT_BATCH)
-      sources, task_ids = (
-        jax.make_array_from_callback(x.shape, sharding, lambda i, x=x: x[i])
-        for x in (sources, task_ids)
+      sources, task_ids = map(
+        self._partitioning.spread_rows, (sources, task_ids)
       )
     hypotheses = greedy(
       self.params,
@@ -176,14 +173,29 @@ def _batches(
   order = sorted(sources, key=lambda index: -len(sources[index]))
   buckets: dict[int, list[int]] = {}
   for index in order:
-    length = _SHORTEST_BUCKET
-    while length < len(sources[index]):
-      length *= 2
-    buckets.setdefault(length, []).append(index)
-  for length, members in buckets.items():
+    buckets.setdefault(_bucket(len(sources[index])), []).append(index)
+  for members in buckets.values():
     for first in range(0, len(members), num_rows):
       indices = members[first : first + num_rows]
-      array = np.full((num_rows, length), PAD_ID, np.int32)
-      for row, index in enumerate(indices):
-        array[row, : len(sources[index])] = sources[index]
-      yield indices, array
+      yield indices, padded([sources[index] for index in indices], num_rows)
+
+
+def padded(
+  sequences: Sequence[Sequence[int]], num_rows: int
+) -> Int[np.ndarray, "B L"]:
+  """One row for each sequence, and rows of padding up to `num_rows`.
+
+  The length is that of the bucket of the longest, so that few shapes compile.
+  """
+  length = _bucket(max(map(len, sequences)))
+  array = np.full((num_rows, length), PAD_ID, np.int32)
+  for row, ids in enumerate(sequences):
+    array[row, : len(ids)] = ids
+  return array
+
+
+def _bucket(length: int) -> int:
+  bucket = _SHORTEST_BUCKET
+  while bucket < length:
+    bucket *= 2
+  return bucket

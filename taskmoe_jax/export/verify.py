@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from taskmoe_jax.decoding.translator import Translator
+from taskmoe_jax.decoding.translator import Translator, padded
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.models.config import ComputeDtype
 from taskmoe_jax.models.transformer import Batch, Transformer
@@ -19,7 +19,6 @@ from taskmoe_jax.vocabulary import EOS_ID, PAD_ID, Vocabulary
 # Largest difference of two logits that is rounding, in float32.
 TOLERANCE = 1e-4
 _ROWS = 16
-_SHORTEST = 32
 
 Samples = dict[str, Sequence[tuple[str, str]]]
 
@@ -137,20 +136,10 @@ def _batch(
   sources, targets = (
     vocabulary.encode(side) for side in zip(*rows, strict=True)
   )
-  sources = _padded([[symbol, *ids, EOS_ID] for ids in sources])
-  targets = _padded([[*ids, EOS_ID] for ids in targets])
+  sources = padded([[symbol, *ids, EOS_ID] for ids in sources], _ROWS)
+  targets = padded([[*ids, EOS_ID] for ids in targets], _ROWS)
   return {
     "encoder_input_tokens": sources,
     "decoder_input_tokens": np.pad(targets, ((0, 0), (1, 0)))[:, :-1],
     "decoder_loss_weights": (targets != PAD_ID).astype(np.float32),
   }
-
-
-def _padded(sequences: list[list[int]]) -> Int[np.ndarray, "B L"]:
-  length = _SHORTEST
-  while length < max(map(len, sequences)):
-    length *= 2
-  array = np.full((_ROWS, length), PAD_ID, np.int32)
-  for row, ids in enumerate(sequences):
-    array[row, : len(ids)] = ids
-  return array

@@ -5,7 +5,7 @@ import enum
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from taskmoe_jax.errors import TaskMoeError, check_at_least, one_of
+from taskmoe_jax.errors import TaskMoeError, as_member, check_at_least
 from taskmoe_jax.layers.feed_forward import Activation
 from taskmoe_jax.moe.config import MoeConfig
 
@@ -104,13 +104,10 @@ class ModelConfig:
       ("embeddings", Embeddings),
       ("dtype", ComputeDtype),
     ):
-      value = getattr(self, field)
-      try:
-        object.__setattr__(self, field, kind(value))
-      except ValueError:
-        raise TaskMoeError(
-          f"{one_of(field, value, kind)}. Set ModelConfig.{field}."
-        ) from None
+      member = as_member(
+        kind, field, getattr(self, field), f"ModelConfig.{field}"
+      )
+      object.__setattr__(self, field, member)
     check_at_least(
       1,
       "ModelConfig",

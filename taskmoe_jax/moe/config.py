@@ -3,7 +3,7 @@
 import dataclasses
 import enum
 
-from taskmoe_jax.errors import TaskMoeError, check_at_least, one_of
+from taskmoe_jax.errors import TaskMoeError, as_member, check_at_least
 
 
 class Granularity(enum.StrEnum):
@@ -59,13 +59,10 @@ class MoeConfig:
 
   def __post_init__(self):
     for field, kind in (("granularity", Granularity), ("dispatch", Dispatch)):
-      value = getattr(self, field)
-      try:
-        object.__setattr__(self, field, kind(value))
-      except ValueError:
-        raise TaskMoeError(
-          f"{one_of(field, value, kind)}. Set MoeConfig.{field}."
-        ) from None
+      member = as_member(
+        kind, field, getattr(self, field), f"MoeConfig.{field}"
+      )
+      object.__setattr__(self, field, member)
     check_at_least(
       1,
       "MoeConfig",

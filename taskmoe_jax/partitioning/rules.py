@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from taskmoe_jax import axes
@@ -75,6 +76,12 @@ class Partitioning:
   def num_row_shards(self) -> int:
     """Into how many parts the rows of a batch are split."""
     return self.mesh.shape[axes.DATA_MESH] * self.mesh.shape[axes.EXPERT_MESH]
+
+  def spread_rows(self, rows: np.ndarray) -> jax.Array:
+    """Lays rows that every host holds on the devices, each host on its own."""
+    return jax.make_array_from_callback(
+      rows.shape, self.sharding(axes.ACT_BATCH), lambda index: rows[index]
+    )
 
   def parameter_sharding(
     self, path: str, shape: tuple[int, ...], logical_axes: tuple[str, ...]

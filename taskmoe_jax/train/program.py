@@ -73,17 +73,11 @@ class Program:
     )
 
   def compiled_step(self) -> Callable:
-    return compile_step(self.step, self.shardings, self._batch_sharding)
+    rows = self.partitioning.sharding(axes.ACT_BATCH)
+    return compile_step(self.step, self.shardings, rows)
 
   def on_devices(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Spreads rows over the devices, each host over its own."""
+    """Spreads the rows of a batch over the devices."""
     return {
-      name: jax.make_array_from_callback(
-        rows.shape, self._batch_sharding, lambda index, rows=rows: rows[index]
-      )
-      for name, rows in batch.items()
+      name: self.partitioning.spread_rows(rows) for name, rows in batch.items()
     }
-
-  @property
-  def _batch_sharding(self) -> jax.sharding.Sharding:
-    return self.partitioning.sharding(axes.ACT_BATCH)

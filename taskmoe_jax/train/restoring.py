@@ -35,12 +35,8 @@ def load_translator(
   boxed = train_state.abstract_params(
     Transformer(run.model, len(run.task_space.tasks))
   )
-  shapes = jax.tree.map(
-    lambda leaf, sharding: jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=sharding
-    ),
-    nn.unbox(boxed),
-    train_state.parameter_shardings(boxed, partitioning),
+  shapes = train_state.with_shardings(
+    nn.unbox(boxed), train_state.parameter_shardings(boxed, partitioning)
   )
   params, step = restore_params(run_dir, shapes, step)
   translator = Translator(

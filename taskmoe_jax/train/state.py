@@ -96,11 +96,16 @@ def abstract_state(
     shapes,
     jax.eval_shape(optimizer.transformation.init, shapes),
   )
+  return with_shardings(state, shardings)
+
+
+def with_shardings(shapes: PyTree, shardings: PyTree) -> PyTree:
+  """Shapes that also say where they lie."""
   return jax.tree.map(
     lambda leaf, sharding: jax.ShapeDtypeStruct(
       leaf.shape, leaf.dtype, sharding=sharding
     ),
-    state,
+    shapes,
     shardings,
   )
 
