@@ -13,6 +13,7 @@ from etils import epath
 
 from taskmoe_jax.data import sources
 from taskmoe_jax.errors import TaskMoeError
+from taskmoe_jax.files import write_whole
 from taskmoe_jax.task_space import split_pair
 from taskmoe_jax.vocabulary import (
   EOS_ID,
@@ -168,11 +169,9 @@ class VocabularySource:
         f"{str(path)!r} is another vocabulary than this mixture gives, and is"
         " left as it is. Set VOCABULARY or RUN_DIR, or move it away."
       )
-    temporary = path.with_name(path.name + ".tmp")
     try:
       path.parent.mkdir(parents=True, exist_ok=True)
-      temporary.write_bytes(model)
-      temporary.replace(path)
+      write_whole(path, model)
     except OSError as error:
       raise TaskMoeError(
         f"cannot write the vocabulary {str(path)!r} ({error.strerror}). Set"

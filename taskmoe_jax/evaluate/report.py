@@ -24,6 +24,7 @@ import rich.table
 from etils import epath
 
 from taskmoe_jax.evaluate.scores import PairScore, averages, one_line
+from taskmoe_jax.files import write_whole
 from taskmoe_jax.task_space import split_pair
 
 Results = dict[str, Any]
@@ -96,9 +97,9 @@ def write_results(
   for pair, sentences in translations.items():
     for kind, texts in zip(("src", "hyp", "ref"), sentences, strict=True):
       lines = "".join(f"{one_line(text)}\n" for text in texts)
-      _write(folder / f"{pair}.{kind}.txt", lines)
-  _write(folder / "results.md", markdown(results))
-  _write(folder / "results.json", f"{text}\n")
+      write_whole(folder / f"{pair}.{kind}.txt", lines.encode())
+  write_whole(folder / "results.md", markdown(results).encode())
+  write_whole(folder / "results.json", f"{text}\n".encode())
 
 
 def markdown(results: Results) -> str:
@@ -185,9 +186,3 @@ def _signature_lines(rows: Iterable[Mapping[str, Any]]) -> list[str]:
       where = "" if len(pairs) == len(rows) else f" ({', '.join(pairs)})"
       lines.append(f"{name}: `{signature}`{where}")
   return lines
-
-
-def _write(path: epath.Path, text: str) -> None:
-  temporary = path.with_name(f"{path.name}.tmp")
-  temporary.write_text(text, encoding="utf-8")
-  temporary.replace(path)

@@ -23,6 +23,7 @@ from etils import epath
 from jaxtyping import ArrayLike
 
 from taskmoe_jax.errors import TaskMoeError
+from taskmoe_jax.files import write_whole
 
 
 class MetricWriter:
@@ -116,9 +117,7 @@ def _remove_after(path: epath.Path, last_step: int) -> None:
   """Rewrites a file of metrics without the steps after `last_step`."""
   lines = path.read_text(encoding="utf-8").split("\n")
   kept = "".join(f"{line}\n" for line in _kept(lines, last_step, path))
-  temporary = path.with_name(f"{path.name}.tmp")
-  temporary.write_text(kept, encoding="utf-8")
-  temporary.replace(path)
+  write_whole(path, kept.encode())
 
 
 def _kept(lines: list[str], last_step: int, path: epath.Path) -> Iterable[str]:

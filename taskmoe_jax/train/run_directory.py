@@ -15,6 +15,7 @@ from typing import Any
 from etils import epath
 
 from taskmoe_jax.errors import TaskMoeError
+from taskmoe_jax.files import write_whole
 from taskmoe_jax.models.config import ModelConfig
 from taskmoe_jax.task_space import TaskSpace
 from taskmoe_jax.vocabulary import Vocabulary
@@ -135,14 +136,14 @@ def open_run_directory(
   check_run_directory(run_dir, run)
   folder = epath.Path(run_dir)
   folder.mkdir(parents=True, exist_ok=True)
-  _replace(folder / "config.gin", config_text.encode())
-  _replace(vocabulary_path(run_dir), run.vocabulary.model)
-  _replace(
+  write_whole(folder / "config.gin", config_text.encode())
+  write_whole(vocabulary_path(run_dir), run.vocabulary.model)
+  write_whole(
     folder / "samples.json",
     json.dumps(samples, ensure_ascii=False, indent=2).encode(),
   )
   description = json.dumps(run.description(), indent=2)
-  _replace(folder / "run.json", description.encode())
+  write_whole(folder / "run.json", description.encode())
 
 
 def load_samples(run_dir: epath.PathLike) -> Samples:
@@ -183,13 +184,6 @@ def _read_json(path: epath.Path) -> dict[str, Any]:
     return json.loads(path.read_text())
   except ValueError as error:
     raise TaskMoeError(f"{str(path)!r} is no JSON: {error}.") from None
-
-
-def _replace(path: epath.Path, content: bytes) -> None:
-  """Writes a file whole or not at all."""
-  temporary = path.with_name(path.name + ".tmp")
-  temporary.write_bytes(content)
-  temporary.replace(path)
 
 
 def _difference(old: Any, new: Any, name: str = "") -> tuple | None:
