@@ -49,6 +49,7 @@ class Checkpoints:
   def __init__(self, run_dir: epath.PathLike, policy: CheckpointPolicy):
     folder = (epath.Path(run_dir) / "checkpoints").resolve()
     folder.mkdir(parents=True, exist_ok=True)
+    _remove_unfinished(folder)
     self._policy = policy
     self._manager = ocp.CheckpointManager(
       folder,
@@ -56,8 +57,6 @@ class Checkpoints:
       options=ocp.CheckpointManagerOptions(
         max_to_keep=policy.keep,
         enable_background_delete=False,
-        # What a killed run has left half-written.
-        cleanup_tmp_directories=True,
       ),
     )
 
@@ -125,6 +124,18 @@ class Checkpoints:
       items.optimizer["step"], items.params, items.optimizer["state"]
     )
     return state, items.position
+
+
+def _remove_unfinished(folder: epath.Path) -> None:
+  """Removes what a killed run has left half-written.
+
+  Orbax can do it too (`cleanup_tmp_directories`), but in a thread that closing
+  the manager does not wait for: two managers opened one soon after the other
+  then remove the same folder, and the later one fails to save.
+  """
+  if jax.process_index() == 0:
+    for unfinished in ocp.utils.tmp_checkpoints(folder):
+      unfinished.get().rmtree()
 
 
 def restore_params(

@@ -116,7 +116,9 @@ def test_an_unfinished_checkpoint_is_never_read(save, tmp_path):
     restore_params(tmp_path, _on(1).params, 4)
   with Checkpoints(tmp_path, CheckpointPolicy(1, 3)) as checkpoints:
     assert checkpoints.latest_step == 2
-  # And the next save takes it away.
+    # Opening has taken it away, and nothing else.
+    folders = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert folders == {"2"}
   save(6)
   folders = {path.name for path in (tmp_path / "checkpoints").iterdir()}
   assert folders == {"2", "6"}
