@@ -48,6 +48,9 @@ class FeedForwardWeights:
   wi: tuple[jax.Array, ...]
   wo: jax.Array
 
+  def astype(self, dtype: jnp.dtype) -> "FeedForwardWeights":
+    return jax.tree.map(lambda w: w.astype(dtype), self)
+
   def take(self, experts: jax.Array) -> "FeedForwardWeights":
     """Picks experts off the leading axis."""
     return jax.tree.map(

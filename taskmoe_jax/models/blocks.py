@@ -61,7 +61,7 @@ class Layer(nn.Module):
     self.mlp_norm = RMSNorm()
     if self.mlp_dim is None:
       self.moe = MoeFeedForward(
-        self.stack.moe, self.num_tasks, config.activation, dtype
+        self.stack.moe, self.num_tasks, config.activation
       )
     else:
       self.mlp = FeedForward(

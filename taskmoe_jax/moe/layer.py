@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from taskmoe_jax import axes
 from taskmoe_jax.layers.feed_forward import (
@@ -15,7 +15,8 @@ from taskmoe_jax.layers.feed_forward import (
 )
 from taskmoe_jax.moe.config import MoeConfig
 from taskmoe_jax.moe.dispatch import choose_engine
-from taskmoe_jax.moe.routing import Router, RouterInputs
+from taskmoe_jax.moe.dispatched import Dispatched
+from taskmoe_jax.moe.routing import Router, RouterInputs, Routing
 from taskmoe_jax.partitioning.rules import constrain
 
 
@@ -41,11 +42,14 @@ class RoutingStatistics:
 
 
 class Experts(nn.Module):
-  """The weights of E feed-forward networks, `wi [E, D, F]`, `wo [E, F, D]`."""
+  """The weights of E feed-forward networks, `wi [E, D, F]`, `wo [E, F, D]`.
+
+  They are given in float32: an engine casts them after it has moved them, so
+  that gradients from many devices are summed in float32.
+  """
 
   config: MoeConfig
   activation: Activation
-  dtype: jnp.dtype
 
   @nn.compact
   def __call__(self, embed_dim: int) -> FeedForwardWeights:
@@ -55,7 +59,7 @@ class Experts(nn.Module):
       embed_dim,
       self.config.expert_mlp_dim,
       self.activation,
-      self.dtype,
+      jnp.dtype(jnp.float32),
     )
 
 
@@ -65,29 +69,39 @@ class MoeFeedForward(nn.Module):
   config: MoeConfig
   num_tasks: int
   activation: Activation
-  dtype: jnp.dtype
 
   @nn.compact
   def __call__(
     self, x: Float[Array, "B L D"], inputs: RouterInputs, *, train: bool
   ) -> tuple[Float[Array, "B L D"], RoutingStatistics]:
     routing = Router(self.config, self.num_tasks, name="router")(x, inputs)
-    weights = Experts(self.config, self.activation, self.dtype, name="experts")(
-      x.shape[-1]
-    )
+    weights = Experts(self.config, self.activation, name="experts")(x.shape[-1])
     engine = choose_engine(
       self.config,
       train=train,
       rows_per_task_group=inputs.rows_per_task_group,
     )
-    y, dropped = engine(
-      x, routing, inputs.segment_ids > 0, weights, self.activation
-    )
-    y = constrain(y, axes.ACT_BATCH, axes.ACT_LENGTH, axes.ACT_EMBED)
+    valid = inputs.segment_ids > 0
+    done = engine(x, routing, valid, weights, self.activation)
+    y = constrain(done.y, axes.ACT_BATCH, axes.ACT_LENGTH, axes.ACT_EMBED)
     return y, RoutingStatistics(
       balance_loss=routing.balance_loss,
       z_loss=routing.z_loss,
       load=jax.lax.stop_gradient(routing.load),
       entropy=jax.lax.stop_gradient(routing.entropy),
-      dropped=dropped,
+      dropped=_dropped(done, routing, valid, self.config.num_experts),
     )
+
+
+def _dropped(
+  done: Dispatched, routing: Routing, valid: Bool[Array, "B L"], experts: int
+) -> Float[Array, ""]:
+  """Share of the choices of valid tokens that no expert had a place for."""
+  if done.kept is None:
+    return jnp.zeros(())
+  chosen = routing.experts < experts
+  if routing.by_row:
+    chosen = chosen[:, None]
+  wanted = chosen & valid[..., None]
+  lost = jnp.sum(wanted & ~done.kept)
+  return lost / jnp.maximum(jnp.sum(wanted), 1).astype(jnp.float32)

@@ -48,19 +48,24 @@ class Routing:
 
   Attributes:
     experts: Chosen experts, best first.
-    gates: Their weights, in float32; they sum to 1 when K > 1.
+      E stands for a choice that was not made.
+    gates: Their weights, in float32; 0 for a choice that was not made. They may
+      be given for every token though the experts are for every row.
     balance_loss: 1 when experts share the tokens evenly, E at worst.
     z_loss: Mean squared log-partition of the scores.
     load: Share of all choices that fell on each expert; sums to 1.
     entropy: Mean entropy, in nats, of the probabilities over experts.
+    priority: Who claims an expert's places first where they are few: tokens or
+      rows of a higher one. None leaves them in their order.
   """
 
   experts: Int[Array, "B *L K"]
-  gates: Float[Array, "B *L K"]
+  gates: Float[Array, "B *N K"]
   balance_loss: Float[Array, ""]
   z_loss: Float[Array, ""]
   load: Float[Array, "E"]
   entropy: Float[Array, ""]
+  priority: Float[Array, "B *M"] | None = None
 
   @property
   def by_row(self) -> bool:
@@ -80,8 +85,14 @@ def select_experts(
   probabilities = jax.nn.softmax(scores, axis=-1)
   gates, experts = jax.lax.top_k(probabilities, num_selected)
   if num_selected > 1:
-    gates = gates / jnp.sum(gates, axis=-1, keepdims=True)
+    gates = renormalized(gates)
   return gates, experts, probabilities
+
+
+def renormalized(gates: Float[Array, "..."], axis: int = -1) -> jax.Array:
+  """Scales gates to sum to 1, or leaves them 0 where all are."""
+  total = jnp.sum(gates, axis=axis, keepdims=True)
+  return gates / jnp.where(total > 0, total, 1.0)
 
 
 def static_experts(

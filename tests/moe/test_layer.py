@@ -29,7 +29,7 @@ def layer():
     balance_loss_weight=0.0,
     z_loss_weight=0.0,
   )
-  return MoeFeedForward(config, 3, Activation.RELU, jnp.dtype("float32"))
+  return MoeFeedForward(config, 3, Activation.RELU)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,167 @@
+"""The engine `capacity`: tokens go to experts, which have room for so many."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from taskmoe_jax import axes
+from taskmoe_jax.layers.feed_forward import Activation, FeedForwardWeights
+from taskmoe_jax.moe.dispatched import Dispatched
+from taskmoe_jax.moe.gather import gather, invert
+from taskmoe_jax.moe.routing import Routing, renormalized
+from taskmoe_jax.partitioning.rules import constrain
+
+
+@dataclasses.dataclass(frozen=True)
+class Capacity:
+  """GShard's dispatch: tokens go to experts, each of which takes at most C.
+
+  Rows are gathered into groups of about `group_size` tokens that compete for
+  C = ceil(K · tokens / E · factor) places of each expert. First choices come
+  before second ones, earlier tokens before later ones; what finds no place is
+  dropped, and adds nothing to the token's output (arXiv 2006.16668, section
+  2.2). Padding takes no place. With `factor` None, C is the whole group.
+
+  So where it drops, a token's output depends on its neighbours: a later token's
+  first choice can displace an earlier one's second. Only training drops.
+
+  With priorities (`routing.priority`) tokens claim places in the order of these
+  instead, highest first: by gate that is batch-prioritised routing (V-MoE,
+  arXiv 2106.05974, section 4), at random it spares no position.
+
+  Tokens are moved by index, forward and backward (`gather`), not by products
+  with one-hot matrices, whose cost grows with the group.
+
+  Attributes:
+    factor: How many times its fair share an expert takes; None is without end.
+    group_size: Tokens of a group, in whole rows.
+    renormalize_kept: Whether the gates of the choices that a token keeps are
+      scaled to sum to 1.
+  """
+
+  factor: float | None
+  group_size: int
+  renormalize_kept: bool = False
+
+  def __call__(
+    self,
+    x: Float[Array, "B L D"],
+    routing: Routing,
+    valid: Bool[Array, "B L"],
+    weights: FeedForwardWeights,
+    activation: Activation,
+  ) -> Dispatched:
+    num_rows, length, _ = x.shape
+    num_experts = weights.wo.shape[0]
+    num_selected = routing.experts.shape[-1]
+    rows = _largest_divisor(num_rows, max(1, self.group_size // length))
+    groups, tokens = num_rows // rows, rows * length
+
+    def grouped(values):
+      if values.ndim < 3:
+        values = jnp.broadcast_to(
+          values[:, None], (num_rows, length, num_selected)
+        )
+      return values.reshape(groups, tokens, num_selected).swapaxes(1, 2)
+
+    experts = jnp.where(
+      valid.reshape(groups, 1, tokens), grouped(routing.experts), num_experts
+    )
+    capacity = self.capacity(tokens, num_selected, num_experts)
+    order = self._order(routing, groups, rows, length)
+    slots = assign_slots(experts, num_experts, capacity, order)
+    kept = slots < num_experts * capacity  # [G, K, tokens]
+    choices = invert(slots.reshape(groups, -1), num_experts * capacity)
+    tokens_of_slots = jnp.where(
+      choices < num_selected * tokens, choices % tokens, tokens
+    )
+
+    sent = gather(x.reshape(groups, tokens, -1), tokens_of_slots, slots)
+    sent = sent.reshape(groups, num_experts, capacity, -1)
+    done = _experts(sent, weights.astype(x.dtype), activation)
+    back = gather(
+      done.reshape(groups, num_experts * capacity, -1),
+      slots.reshape(groups, -1),
+      choices[:, None],
+    ).reshape(groups, num_selected, tokens, -1)
+    gates = grouped(routing.gates)
+    if self.renormalize_kept:
+      gates = renormalized(gates * kept, axis=1)
+    y = jnp.einsum("gktd,gkt->gtd", back, gates.astype(x.dtype))
+    kept = kept.swapaxes(1, 2).reshape(num_rows, length, num_selected)
+    return Dispatched(y.reshape(x.shape), kept)
+
+  def capacity(self, tokens: int, num_selected: int, num_experts: int) -> int:
+    """C, the tokens of a group that one expert takes."""
+    if self.factor is None:
+      return tokens
+    fair = num_selected * tokens / num_experts
+    return min(tokens, max(1, math.ceil(fair * self.factor)))
+
+  def _order(
+    self, routing: Routing, groups: int, rows: int, length: int
+  ) -> Int[Array, "G T"] | None:
+    """In which order the tokens of a group claim places, if not as they stand.
+
+    Rows of one priority go through in turn, as the sort is stable.
+    """
+    priority = routing.priority
+    if priority is None:
+      return None
+    if priority.ndim == 1:
+      priority = jnp.broadcast_to(priority[:, None], (groups * rows, length))
+    return jnp.argsort(-priority.reshape(groups, rows * length), axis=-1)
+
+
+def _experts(
+  sent: Float[Array, "G E C D"],
+  weights: FeedForwardWeights,
+  activation: Activation,
+) -> Float[Array, "G E C D"]:
+  sent = constrain(sent, axes.ACT_GROUP, axes.ACT_EXPERT, None, None)
+  hidden = activation(
+    *(jnp.einsum("gecd,edf->gecf", sent, wi) for wi in weights.wi)
+  )
+  done = jnp.einsum("gecf,efd->gecd", hidden, weights.wo)
+  return constrain(done, axes.ACT_GROUP, axes.ACT_EXPERT, None, None)
+
+
+def assign_slots(
+  experts: Int[Array, "G K T"],
+  num_experts: int,
+  capacity: int,
+  order: Int[Array, "G T"] | None = None,
+) -> Int[Array, "G K T"]:
+  """Gives each choice a slot, `expert · C + place`, or E·C if there is none.
+
+  By hand, E = 2, C = 2, one group of three tokens with K = 2:
+
+    first choices   0 0 0  ->  slots 0 1 4   the third finds expert 0 full
+    second choices  1 1 0  ->  slots 2 3 4   and so does its second choice
+
+  Args:
+    experts: Chosen experts, best first; E marks padding.
+    num_experts: E.
+    capacity: C.
+    order: Tokens in the order in which they claim places; as they stand unless
+      given.
+  """
+  if order is not None:
+    ordered = jnp.take_along_axis(experts, order[:, None], axis=2)
+    slots = assign_slots(ordered, num_experts, capacity)
+    back = jnp.argsort(order, axis=-1)
+    return jnp.take_along_axis(slots, back[:, None], axis=2)
+  groups, _, tokens = experts.shape
+  flat = experts.reshape(groups, -1)
+  chosen = jax.nn.one_hot(flat, num_experts, dtype=jnp.int32)  # [G, K·T, E]
+  place = jnp.sum((jnp.cumsum(chosen, axis=1) - 1) * chosen, axis=-1)
+  fits = (flat < num_experts) & (place < capacity)
+  slots = jnp.where(fits, flat * capacity + place, num_experts * capacity)
+  return slots.reshape(groups, -1, tokens)
+
+
+def _largest_divisor(number: int, at_most: int) -> int:
+  return max(d for d in range(1, at_most + 1) if number % d == 0)
