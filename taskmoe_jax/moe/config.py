@@ -25,7 +25,19 @@ class Dispatch(enum.StrEnum):
 
   AUTO = "auto"
   CAPACITY = "capacity"
+  DROPLESS = "dropless"
   EXPERT_FETCH = "expert_fetch"
+
+
+class Renormalize(enum.StrEnum):
+  """When the gates of a token's choices are scaled to sum to 1.
+
+  Lingvo's default is before (`legacy_mtf_behavior`): what a token loses by a
+  dropped choice stays lost.
+  """
+
+  BEFORE = "before"  # before choices are dropped
+  AFTER = "after"  # and again after it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,6 +57,12 @@ class MoeConfig:
     group_size: Tokens that compete for an expert's capacity, in whole rows.
     balance_loss_weight: Weight of the balance loss in the training loss.
     z_loss_weight: Weight of the router z-loss in the training loss.
+    pool_factor: How many times its fair share of a device's choices another
+      device has places for in training; None never drops, at as many times the
+      memory as devices share the experts. Read by `dropless` only, on a mesh.
+    refetch: Whether the backward pass fetches experts again, rather than keep
+      them. Read by `expert_fetch` only.
+    renormalize: Whether gates sum to 1 before or after choices are dropped.
   """
 
   granularity: Granularity | str
@@ -56,9 +74,16 @@ class MoeConfig:
   group_size: int
   balance_loss_weight: float
   z_loss_weight: float
+  pool_factor: float | None = None
+  refetch: bool = False
+  renormalize: Renormalize | str = Renormalize.BEFORE
 
   def __post_init__(self):
-    for field, kind in (("granularity", Granularity), ("dispatch", Dispatch)):
+    for field, kind in (
+      ("granularity", Granularity),
+      ("dispatch", Dispatch),
+      ("renormalize", Renormalize),
+    ):
       member = as_member(
         kind, field, getattr(self, field), f"MoeConfig.{field}"
       )
@@ -86,11 +111,13 @@ class MoeConfig:
     ):
       raise TaskMoeError(
         "dispatch 'expert_fetch' cannot serve granularity 'token': it fetches"
-        " experts for whole rows. Set MoeConfig.dispatch to 'capacity' or"
+        " experts for whole rows. Set MoeConfig.dispatch to 'dropless' or"
         " 'auto'."
       )
-    if self.capacity_factor is not None and self.capacity_factor <= 0:
-      raise TaskMoeError(
-        f"capacity_factor={self.capacity_factor} is not above 0. Set"
-        " MoeConfig.capacity_factor, or None to never drop a token."
-      )
+    for field in ("capacity_factor", "pool_factor"):
+      factor = getattr(self, field)
+      if factor is not None and not factor > 0:
+        raise TaskMoeError(
+          f"{field}={factor} is not above 0. Set MoeConfig.{field}, or None to"
+          " never drop a token."
+        )
