@@ -78,8 +78,6 @@ class Dropless:
       weights,
       expert_axis=axes.EXPERT,
       mlp_axis=axes.MLP,
-      # The kernel of the grouped product does not say along what it varies.
-      check_vma=False,
     )
     return Dispatched(y, kept)
 

@@ -24,7 +24,7 @@ from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.layers.feed_forward import Activation, FeedForwardWeights
 from taskmoe_jax.moe.dispatched import Dispatched, run_on_devices
 from taskmoe_jax.moe.routing import Routing
-from taskmoe_jax.partitioning.rules import Partitioning, active
+from taskmoe_jax.partitioning.rules import Partitioning, active, platform
 
 # What is kept for the backward pass where fetched experts are not.
 _HIDDEN = "hidden"
@@ -112,22 +112,35 @@ def _on_device(
   num_rows, length, width = x.shape
   # A group may be larger than what a device has of it.
   rows = math.gcd(rows_per_task_group, num_rows)
-  grouped = x.reshape(num_rows // rows, rows * length, width)
-  wi, wo = fetch(weights, experts[::rows], _fetch_axes(partitioning), x.dtype)
+  num_groups = num_rows // rows
+  fetched = fetch(weights, experts[::rows], _fetch_axes(partitioning), x.dtype)
+  grouped = x.reshape(num_groups, rows * length, width)
+  hidden = activation(
+    *(
+      checkpoint_name(jnp.einsum("gtd,gdh->gth", grouped, w), _HIDDEN)
+      for w in fetched.wi
+    )
+  )
+  # Gates of rows go into `wo`, where they cost least.
+  of_hidden = functools.partial(_gates_of_hidden, size=hidden.shape[-1])
+  wo = fetched.wo
   if gates.ndim == 2:
-    scale = gates[::rows, None, :, None, None].astype(x.dtype)
-    wo = wo * scale
-  # Hidden as [G, slices, K, F, tokens]: with tokens last the TPU compiler makes
-  # no copy of it, forward or backward.
-  branches = (jnp.einsum("gtd,gskdf->gskft", grouped, w) for w in wi)
-  hidden = activation(*(checkpoint_name(h, _HIDDEN) for h in branches))
-  if gates.ndim == 3:
-    of_tokens = gates.reshape(*grouped.shape[:2], -1).astype(x.dtype)
-    hidden = hidden * of_tokens.swapaxes(1, 2)[:, None, :, None]
-  y = jnp.einsum("gskft,gskfd->gtd", hidden, wo)
+    wo = wo * of_hidden(gates[::rows], weights)[..., None].astype(x.dtype)
+  else:
+    of_tokens = gates.reshape(num_groups, rows * length, -1)
+    hidden = hidden * of_hidden(of_tokens, weights).astype(x.dtype)
+  y = jnp.einsum("gth,ghd->gtd", hidden, wo)
   if partitioning is not None:
     y = jax.lax.psum(y, axes.MODEL_MESH)
   return y.reshape(x.shape)
+
+
+def _gates_of_hidden(
+  gates: Float[Array, "*b K"], weights: FeedForwardWeights, *, size: int
+) -> Float[Array, "*b H"]:
+  """Repeats gates for the units of fetched experts: slices, then K, then f."""
+  of_slice = jnp.repeat(gates, weights.wo.shape[1], axis=-1)
+  return jnp.tile(of_slice, size // of_slice.shape[-1])
 
 
 def fetch(
@@ -135,26 +148,83 @@ def fetch(
   experts: Int[Array, "G K"],
   mesh_axes: tuple[str, ...],
   dtype: jnp.dtype,
-) -> tuple[tuple[Float[Array, "G s K D f"], ...], Float[Array, "G s K f D"]]:
-  """Gathers the experts of each group: `s` slices of them, `f` wide.
+) -> FeedForwardWeights:
+  """Gathers the experts of each group into one feed-forward of width K·F.
 
-  A slice is cast before it travels, in either direction, and the gradients that
-  arrive for one expert are summed in the weights' own float32.
+  Its hidden units are those of the K experts, slice after slice.
 
   Args:
     weights: This device's slice of all experts.
     experts: Wanted by this device's groups. E, a choice not made, fetches any.
     mesh_axes: Over which the other slices lie; none if there are no others.
-    dtype: What to compute in.
+    dtype: What to compute in, and what travels.
+
+  Returns:
+    `wi [G, D, K·F]` and `wo [G, K·F, D]`.
   """
-
-  def deliver(slices):
-    if mesh_axes:
-      slices = jax.lax.all_to_all(slices, mesh_axes, 0, 0)
-    return jnp.moveaxis(slices, 0, 1)
-
   wanted = experts[None]
   if mesh_axes:
     wanted = jax.lax.all_gather(experts, mesh_axes)
-  taken = weights.take(wanted).astype(dtype)  # [s, G, K, ...]
-  return tuple(map(deliver, taken.wi)), deliver(taken.wo)
+  wanted = jnp.minimum(wanted, weights.wo.shape[0] - 1)
+
+  def deliver(w):
+    slices = _take(w, wanted, dtype)  # [slices, G, K, ...]
+    if mesh_axes:
+      slices = jax.lax.all_to_all(slices, mesh_axes, 0, 0)
+    return slices
+
+  groups, width = experts.shape[0], weights.wo.shape[2]
+
+  def join(w):
+    w = jnp.einsum("sgkdf->gdskf", deliver(w)).reshape(groups, width, -1)
+    # Laid out here, once. Otherwise the TPU compiler would rather lay out the
+    # much larger hidden layer anew in the backward pass.
+    return jax.lax.optimization_barrier(w)
+
+  wo = jnp.moveaxis(deliver(weights.wo), 0, 1).reshape(groups, -1, width)
+  return FeedForwardWeights(tuple(map(join, weights.wi)), wo)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _take(
+  w: Float[Array, "E m n"], experts: Int[Array, "s G K"], dtype: jnp.dtype
+) -> Float[Array, "s G K m n"]:
+  """Picks experts, cast to `dtype`; their gradients are summed in float32.
+
+  On a TPU by a product with one-hot rows, which is exact and costs E / 6T of
+  the layer, T tokens a device: gathering and scattering large slices one by
+  one takes the longer time.
+  """
+  if platform() != "tpu":
+    return jnp.take(w, experts, axis=0).astype(dtype)
+  chosen = jax.nn.one_hot(experts, w.shape[0], dtype=dtype)
+  return jnp.einsum(
+    "sgke,emn->sgkmn",
+    chosen,
+    w.astype(dtype),
+    precision=jax.lax.Precision.HIGHEST,
+  )
+
+
+def _take_forward(w, experts, dtype):
+  return _take(w, experts, dtype), (w, experts)
+
+
+def _take_backward(dtype, residuals, gradients):
+  del dtype
+  w, experts = residuals
+  if platform() != "tpu":
+    gradients = gradients.astype(w.dtype)
+    return jnp.zeros_like(w).at[experts].add(gradients), None
+  chosen = jax.nn.one_hot(experts, w.shape[0], dtype=gradients.dtype)
+  summed = jnp.einsum(
+    "sgke,sgkmn->emn",
+    chosen,
+    gradients,
+    precision=jax.lax.Precision.HIGHEST,
+    preferred_element_type=w.dtype,
+  )
+  return summed, None
+
+
+_take.defvjp(_take_forward, _take_backward)

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from taskmoe_jax import axes
 from taskmoe_jax.layers.initializers import scaled_normal
 from taskmoe_jax.moe.config import Granularity, MoeConfig
+from taskmoe_jax.moe.top_k import top_k
 
 
 @flax.struct.dataclass
@@ -83,7 +84,7 @@ def select_experts(
   the gate is the probability itself, as in Switch. Ties go to the lower index.
   """
   probabilities = jax.nn.softmax(scores, axis=-1)
-  gates, experts = jax.lax.top_k(probabilities, num_selected)
+  gates, experts = top_k(probabilities, num_selected)
   if num_selected > 1:
     gates = renormalized(gates)
   return gates, experts, probabilities
