@@ -44,9 +44,8 @@ def identity_experts():
 
 def run(engine, x, experts, gates, valid):
   """Compiled, which is faster than to run it once as it is."""
-  zero = jnp.zeros(())
   gates = jnp.asarray(gates, jnp.float32)
-  route = Routing(jnp.asarray(experts), gates, zero, zero, jnp.zeros(3), zero)
+  route = Routing(jnp.asarray(experts), gates)
   # Two features, so that none is mistaken for the only one.
   tokens = jnp.tile(jnp.asarray(x, jnp.float32)[..., None], (1, 1, 2))
   valid = jnp.asarray(valid, bool)

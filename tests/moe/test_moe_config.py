@@ -36,8 +36,9 @@ def test_numbers_of_experts_that_can_be_selected(num_selected):
   [
     (
       {"granularity": "tokens"},
-      "unknown granularity 'tokens': accepted are token, sentence, task, static"
-      " (did you mean 'token'?). Set MoeConfig.granularity.",
+      "unknown granularity 'tokens': accepted are token, sentence, task,"
+      " static, word, task_then_token (did you mean 'token'?). Set"
+      " MoeConfig.granularity.",
     ),
     (
       {"dispatch": "dropless"},
