@@ -11,6 +11,7 @@ Letters, in signatures, einsums and comments alike:
 | `F` | hidden width of a feed-forward network |
 | `V` | vocabulary |
 | `E` | experts, of which `K` are chosen and each takes `C` tokens of a group |
+| `M` | candidates: the experts that a task's tokens are routed among |
 | `G` | groups: of tokens in `capacity`, of rows of one task in `expert_fetch` |
 | `R` | tasks (routes) |
 

@@ -21,7 +21,8 @@ from jaxtyping import Array, Float, Int, PyTree
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.models.config import ModelConfig, StackConfig
 from taskmoe_jax.moe.config import Granularity
-from taskmoe_jax.moe.routing import select_experts, static_experts
+from taskmoe_jax.moe.gates import select_experts
+from taskmoe_jax.moe.tables import static_experts
 
 
 @dataclasses.dataclass(frozen=True)

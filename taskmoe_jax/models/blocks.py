@@ -10,8 +10,9 @@ from taskmoe_jax.layers.attention import Attention, KeysValues
 from taskmoe_jax.layers.feed_forward import FeedForward
 from taskmoe_jax.layers.norms import RMSNorm
 from taskmoe_jax.models.config import ModelConfig, StackConfig
-from taskmoe_jax.moe.layer import MoeFeedForward, RoutingStatistics
+from taskmoe_jax.moe.layer import MoeFeedForward
 from taskmoe_jax.moe.routing import RouterInputs
+from taskmoe_jax.moe.statistics import RoutingStatistics
 
 
 @flax.struct.dataclass

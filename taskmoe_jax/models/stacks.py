@@ -11,9 +11,8 @@ from taskmoe_jax.layers.initializers import scaled_normal
 from taskmoe_jax.layers.norms import RMSNorm
 from taskmoe_jax.models.blocks import Block, LayerMemory
 from taskmoe_jax.models.config import ModelConfig, StackConfig
-from taskmoe_jax.moe.config import Granularity
-from taskmoe_jax.moe.layer import RoutingStatistics
 from taskmoe_jax.moe.routing import RouterInputs
+from taskmoe_jax.moe.statistics import RoutingStatistics
 
 
 class Stack(nn.Module):
@@ -38,8 +37,7 @@ class Stack(nn.Module):
     self.blocks = Block(config, self.stack, self.is_decoder, self.num_tasks)
     self.final_norm = RMSNorm()
     self.dropout = nn.Dropout(config.dropout_rate)
-    moe = self.stack.moe
-    if moe is not None and moe.granularity is Granularity.TASK:
+    if self._has_task_vectors:
       self.task_table = self.param(
         "task_table",
         scaled_normal(1.0, (axes.TASK, axes.EMBED)),
@@ -47,10 +45,14 @@ class Stack(nn.Module):
         jnp.float32,
       )
 
+  @property
+  def _has_task_vectors(self) -> bool:
+    moe = self.stack.moe
+    return moe is not None and moe.granularity.has_task_vectors
+
   def with_task_vectors(self, inputs: RouterInputs) -> RouterInputs:
     """Looks up the learned vectors of the rows' tasks, one table per stack."""
-    moe = self.stack.moe
-    if moe is None or moe.granularity is not Granularity.TASK:
+    if not self._has_task_vectors:
       return inputs
     vectors = jnp.take(self.task_table, inputs.task_ids, axis=0)
     return inputs.replace(task_vectors=vectors)

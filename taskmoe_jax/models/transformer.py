@@ -13,8 +13,9 @@ from taskmoe_jax.layers.embeddings import TokenEmbedding
 from taskmoe_jax.models.blocks import LayerMemory
 from taskmoe_jax.models.config import Embeddings, ModelConfig
 from taskmoe_jax.models.stacks import Stack
-from taskmoe_jax.moe.layer import RoutingStatistics
-from taskmoe_jax.moe.routing import RouterInputs, sentence_mean
+from taskmoe_jax.moe.routing import RouterInputs
+from taskmoe_jax.moe.sentences import sentence_mean
+from taskmoe_jax.moe.statistics import RoutingStatistics
 from taskmoe_jax.partitioning.rules import constrain
 from taskmoe_jax.vocabulary import PAD_ID
 
@@ -28,7 +29,8 @@ class DecodingMemory:
   Attributes:
     layers: Keys and values of each layer of the block, stacked over blocks.
     source_mask: Which source positions hold tokens.
-    router_inputs: Of the decoder, made once for the sentence.
+    router_inputs: Of the decoder, made once for the sentence; they lack the
+      token of the step.
   """
 
   layers: list[LayerMemory]
@@ -94,6 +96,7 @@ class Transformer(nn.Module):
     inputs = RouterInputs(
       task_ids=task_ids,
       segment_ids=segments,
+      token_ids=batch["decoder_input_tokens"],
       sentence=sentence_mean(encoded, source_segments, segments, packed=packed),
       packed=packed,
       rows_per_task_group=rows_per_task_group,
@@ -126,6 +129,7 @@ class Transformer(nn.Module):
     inputs = RouterInputs(
       task_ids=task_ids,
       segment_ids=segment_ids,
+      token_ids=tokens,
       packed=packed,
       rows_per_task_group=rows_per_task_group,
     )
@@ -169,7 +173,7 @@ class Transformer(nn.Module):
     x, layers = self.decoder.step(
       self._embed_target(tokens),
       memory.layers,
-      memory.router_inputs,
+      memory.router_inputs.replace(token_ids=tokens),
       memory.source_mask,
       position,
     )

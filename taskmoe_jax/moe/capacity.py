@@ -11,8 +11,9 @@ from jaxtyping import Array, Bool, Float, Int
 from taskmoe_jax import axes
 from taskmoe_jax.layers.feed_forward import Activation, FeedForwardWeights
 from taskmoe_jax.moe.dispatched import Dispatched, run_on_devices
+from taskmoe_jax.moe.gates import renormalized
 from taskmoe_jax.moe.gather import gather, invert
-from taskmoe_jax.moe.routing import Routing, renormalized
+from taskmoe_jax.moe.routing import Routing
 from taskmoe_jax.partitioning.rules import active
 
 

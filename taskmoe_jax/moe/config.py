@@ -4,20 +4,54 @@ import dataclasses
 import enum
 
 from taskmoe_jax.errors import TaskMoeError, as_member, check_at_least
+from taskmoe_jax.moe.choices import (
+  Priority,
+  Renormalize,
+  SecondExpertPolicy,
+  WordTable,
+  check_choices,
+)
 
 
 class Granularity(enum.StrEnum):
-  """What one routing decision is made for (section 3.1 of the paper)."""
+  """What one routing decision is made for (section 3.1 of the paper).
+
+  The last two are not the paper's. A `word` has its experts by its token id, as
+  in Hash Layers (arXiv 2106.04426) and Mixture of Word Experts (2311.10768).
+  `task_then_token`: a task has a few candidates, and each of its tokens is
+  routed among these, so that a sub-network is a small mixture.
+  """
 
   TOKEN = "token"
   SENTENCE = "sentence"
   TASK = "task"
   STATIC = "static"  # experts dealt out to tasks by a fixed table, no gate
+  WORD = "word"
+  TASK_THEN_TOKEN = "task_then_token"
 
   @property
   def by_task(self) -> bool:
-    """Whether the task alone decides, so that a sub-network is exact."""
+    """Whether the task alone decides, so that a sub-network is dense."""
     return self in (Granularity.TASK, Granularity.STATIC)
+
+  @property
+  def by_token(self) -> bool:
+    """Whether every token has a decision of its own."""
+    return self in (
+      Granularity.TOKEN,
+      Granularity.WORD,
+      Granularity.TASK_THEN_TOKEN,
+    )
+
+  @property
+  def has_gate(self) -> bool:
+    """Whether gates are learned, rather than equal and of a fixed table."""
+    return self not in (Granularity.STATIC, Granularity.WORD)
+
+  @property
+  def has_task_vectors(self) -> bool:
+    """Whether a stack has a table with a learned vector of each task."""
+    return self in (Granularity.TASK, Granularity.TASK_THEN_TOKEN)
 
 
 class Dispatch(enum.StrEnum):
@@ -27,17 +61,6 @@ class Dispatch(enum.StrEnum):
   CAPACITY = "capacity"
   DROPLESS = "dropless"
   EXPERT_FETCH = "expert_fetch"
-
-
-class Renormalize(enum.StrEnum):
-  """When the gates of a token's choices are scaled to sum to 1.
-
-  Lingvo's default is before (`legacy_mtf_behavior`): what a token loses by a
-  dropped choice stays lost.
-  """
-
-  BEFORE = "before"  # before choices are dropped
-  AFTER = "after"  # and again after it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,7 +85,23 @@ class MoeConfig:
       memory as devices share the experts. Read by `dropless` only, on a mesh.
     refetch: Whether the backward pass fetches experts again, rather than keep
       them. Read by `expert_fetch` only.
-    renormalize: Whether gates sum to 1 before or after choices are dropped.
+    second_expert_policy: How training takes choices 2 to K.
+    second_expert_threshold: Policy `random` makes choice k with probability
+      gate_k / threshold, at most 1. Read by it only.
+    renormalize: When gates are scaled to sum to 1, where anything is dropped.
+    jitter: In training, what a router reads is multiplied by noise that is
+      uniform in 1 - jitter..1 + jitter (Switch, arXiv 2101.03961).
+    balance_bias_rate: How far each step moves an expert's bias towards an even
+      load (arXiv 2408.15664); see `moe.balancing`. By token only.
+    priority: Who claims places first. Read by `capacity` only.
+    expert_mask_rate: Share of choices whose expert's output training masks
+      (NLLB's expert output masking, arXiv 2207.04672, section 6.2.1).
+    gating_dropout_rate: Share of training steps in which the layer is skipped,
+      so that nothing is sent anywhere (Gating Dropout, arXiv 2205.14336, its
+      variant Gate-Expert-Drop).
+    word_table: Which experts a token id has. Read by granularity `word` only.
+    num_candidates: M, from K to E: the experts that a task's tokens are routed
+      among. Read by granularity `task_then_token` only.
   """
 
   granularity: Granularity | str
@@ -76,14 +115,19 @@ class MoeConfig:
   z_loss_weight: float
   pool_factor: float | None = None
   refetch: bool = False
+  second_expert_policy: SecondExpertPolicy | str = SecondExpertPolicy.ALL
+  second_expert_threshold: float | None = None
   renormalize: Renormalize | str = Renormalize.BEFORE
+  jitter: float = 0.0
+  balance_bias_rate: float = 0.0
+  priority: Priority | str = Priority.ORDER
+  expert_mask_rate: float = 0.0
+  gating_dropout_rate: float = 0.0
+  word_table: WordTable | str | None = None
+  num_candidates: int | None = None
 
   def __post_init__(self):
-    for field, kind in (
-      ("granularity", Granularity),
-      ("dispatch", Dispatch),
-      ("renormalize", Renormalize),
-    ):
+    for field, kind in (("granularity", Granularity), ("dispatch", Dispatch)):
       member = as_member(
         kind, field, getattr(self, field), f"MoeConfig.{field}"
       )
@@ -105,14 +149,11 @@ class MoeConfig:
         f"num_selected={self.num_selected} is outside 1..{self.num_experts},"
         " the number of experts. Set MoeConfig.num_selected."
       )
-    if (
-      self.dispatch is Dispatch.EXPERT_FETCH
-      and self.granularity is Granularity.TOKEN
-    ):
+    if self.dispatch is Dispatch.EXPERT_FETCH and self.granularity.by_token:
       raise TaskMoeError(
-        "dispatch 'expert_fetch' cannot serve granularity 'token': it fetches"
-        " experts for whole rows. Set MoeConfig.dispatch to 'dropless' or"
-        " 'auto'."
+        "dispatch 'expert_fetch' cannot serve granularity"
+        f" {str(self.granularity)!r}: it fetches experts for whole rows. Set"
+        " MoeConfig.dispatch to 'dropless' or 'auto'."
       )
     for field in ("capacity_factor", "pool_factor"):
       factor = getattr(self, field)
@@ -121,3 +162,20 @@ class MoeConfig:
           f"{field}={factor} is not above 0. Set MoeConfig.{field}, or None to"
           " never drop a token."
         )
+    check_choices(self)
+
+  @property
+  def has_capacity(self) -> bool:
+    """Whether training may find an expert full."""
+    by_capacity = self.dispatch is Dispatch.CAPACITY or (
+      self.dispatch is Dispatch.AUTO and not self.granularity.by_task
+    )
+    return by_capacity and self.capacity_factor is not None
+
+  @property
+  def has_pool(self) -> bool:
+    """Whether training may find a pool between devices full."""
+    by_pool = self.dispatch is Dispatch.DROPLESS or (
+      self.dispatch is Dispatch.AUTO and not self.granularity.by_task
+    )
+    return by_pool and self.pool_factor is not None

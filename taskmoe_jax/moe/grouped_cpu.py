@@ -40,6 +40,11 @@ class Tiles(NamedTuple):
   by_height: Int[Array, "E"]  # experts, in order of their last tile's height
   edges: Int[Array, "H"]  # where each height begins there, and the end
 
+  @property
+  def most_unfilled(self) -> int:
+    """How many rows of a tile are at most not its own."""
+    return int(np.diff(self.heights, prepend=0).max())
+
 
 class Tile(NamedTuple):
   """A tile's expert, its place in `x` and in what is kept, and its own rows."""
@@ -81,10 +86,9 @@ def _grouped(x, group_sizes, weights, activation):
 
 def _forward(x, group_sizes, weights, activation):
   tiles = _plan(group_sizes, x.shape[0])
-  greatest = tiles.heights[-1]
-  rows = jnp.pad(x, ((0, greatest), (0, 0)))  # A tile may end beyond the last.
-  unfilled = np.diff(tiles.heights, prepend=0).max()  # at most, of a tile
-  num_kept = x.shape[0] + group_sizes.size * int(unfilled)
+  # The last tile may end beyond the last row.
+  rows = jnp.pad(x, ((0, tiles.most_unfilled), (0, 0)))
+  num_kept = x.shape[0] + group_sizes.size * tiles.most_unfilled
   kept = tuple(
     jnp.zeros_like(rows, shape=(num_kept, wi.shape[-1])) for wi in weights.wi
   )
@@ -108,7 +112,7 @@ def _forward(x, group_sizes, weights, activation):
 def _backward(activation, residuals, dy):
   x, group_sizes, weights, kept = residuals
   tiles = _plan(group_sizes, x.shape[0])
-  padding = ((0, tiles.heights[-1]), (0, 0))
+  padding = ((0, tiles.most_unfilled), (0, 0))
   rows, d_rows = jnp.pad(x, padding), jnp.pad(dy, padding)
 
   def one(tile, carry, *, first):
@@ -146,12 +150,12 @@ _grouped.defvjp(_forward, _backward)
 
 
 def tile_heights(num_rows: int, num_experts: int) -> tuple[int, ...]:
-  """Chooses heights of tiles: few, since each is compiled, and close where
-  groups are likely to end, about the mean, since what is not filled is wasted.
+  """Chooses the heights of tiles, at most fifteen.
 
-  The greatest is half as large again as the mean, so that most groups fit one
-  tile. By hand, 1024 rows of 8 experts, 128 each: 20, 40, 60, 80, 100, 110,
-  120, 130, 140, 150, 160, 180, 200.
+  They are few, since each is compiled, but close about the mean, where groups
+  are likely to end, since what is not filled is wasted. The greatest is half as
+  large again as the mean, so that most groups fit one tile. By hand, 1024 rows
+  of 8 experts, 128 each: 20, 40, 60, 80, 100, 110, … 160, 180, 200.
   """
   mean = -(-num_rows // num_experts)
   step = LEAST_HEIGHT
@@ -217,7 +221,7 @@ def _for_each(tiles: Tiles, one: Callable, carry):
     offset = (i - ends[expert] + tiles.num_whole[expert]) * greatest
     return one(tile_of(expert, offset, greatest), carry, first=False)
 
-  return jax.lax.fori_loop(0 * ends[-1], ends[-1], whole, carry)
+  return jax.lax.fori_loop(0, ends[-1], whole, carry)
 
 
 def _rows_at(values: jax.Array, start: jax.Array, height: int) -> jax.Array:

@@ -1,9 +1,9 @@
 """The MoE feed-forward layer: router, experts, and the engine between them."""
 
-import flax.struct
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
@@ -15,30 +15,9 @@ from taskmoe_jax.layers.feed_forward import (
 )
 from taskmoe_jax.moe.config import MoeConfig
 from taskmoe_jax.moe.dispatch import Phase, choose_engine, expert_axes
-from taskmoe_jax.moe.dispatched import Dispatched
-from taskmoe_jax.moe.routing import Router, RouterInputs, Routing
+from taskmoe_jax.moe.routing import Router, RouterInputs
+from taskmoe_jax.moe.statistics import RoutingStatistics, measure
 from taskmoe_jax.partitioning.rules import constrain
-
-
-@flax.struct.dataclass
-class RoutingStatistics:
-  """What a layer's routing did, for its loss and for the log.
-
-  Arrays of NumPy once they have been fetched from the devices.
-
-  Attributes:
-    balance_loss: See `moe.routing.Routing`, as are z_loss, load and entropy.
-    z_loss: Unweighted, too.
-    load: Share of choices on each expert.
-    entropy: In nats.
-    dropped: Share of choices for which no expert had a place.
-  """
-
-  balance_loss: Float[Array | np.ndarray, "*layers"]
-  z_loss: Float[Array | np.ndarray, "*layers"]
-  load: Float[Array | np.ndarray, "*layers E"]
-  entropy: Float[Array | np.ndarray, "*layers"]
-  dropped: Float[Array | np.ndarray, "*layers"]
 
 
 class Experts(nn.Module):
@@ -76,7 +55,10 @@ class MoeFeedForward(nn.Module):
   def __call__(
     self, x: Float[Array, "B L D"], inputs: RouterInputs, *, train: bool
   ) -> tuple[Float[Array, "B L D"], RoutingStatistics]:
-    routing = Router(self.config, self.num_tasks, name="router")(x, inputs)
+    config = self.config
+    routing = Router(config, self.num_tasks, name="router")(
+      x, inputs, train=train
+    )
     weights = Experts(self.config, self.activation, name="experts")(x.shape[-1])
     engine = choose_engine(
       self.config,
@@ -85,26 +67,38 @@ class MoeFeedForward(nn.Module):
       rows_per_task_group=inputs.rows_per_task_group,
     ).engine
     valid = inputs.segment_ids > 0
-    done = engine(x, routing, valid, weights, self.activation)
-    y = constrain(done.y, axes.ACT_BATCH, axes.ACT_LENGTH, axes.ACT_EMBED)
-    return y, RoutingStatistics(
-      balance_loss=routing.balance_loss,
-      z_loss=routing.z_loss,
-      load=jax.lax.stop_gradient(routing.load),
-      entropy=jax.lax.stop_gradient(routing.entropy),
-      dropped=_dropped(done, routing, valid, self.config.num_experts),
+
+    def run(x):
+      done = engine(x, routing, valid, weights, self.activation)
+      return done.y, done.kept
+
+    if train and config.gating_dropout_rate:
+      skip = jax.random.bernoulli(
+        self.make_rng("dropout"), config.gating_dropout_rate
+      )
+      y, kept = _unless(skip, run, x)
+    else:
+      y, kept = run(x)
+    y = constrain(y, axes.ACT_BATCH, axes.ACT_LENGTH, axes.ACT_EMBED)
+    return y, measure(routing, kept, inputs, self.num_tasks, config.num_experts)
+
+
+def _unless(
+  skip: Bool[Array, ""], run: Callable, x: Float[Array, "B L D"]
+) -> tuple[Float[Array, "B L D"], Bool[Array, "B L K"] | None]:
+  """Runs an engine, or not: then the layer adds nothing, and drops nothing.
+
+  A branch and no product with zero, so that what is skipped costs nothing, and
+  no device sends anything. All devices have the same coin. As in Gating Dropout
+  (arXiv 2205.14336) what remains is not scaled; losses and statistics are of
+  the router, which is asked in any case.
+  """
+  y, kept = jax.eval_shape(run, x)
+
+  def nothing(_):
+    return (
+      jnp.zeros(y.shape, y.dtype),
+      None if kept is None else jnp.ones(kept.shape, kept.dtype),
     )
 
-
-def _dropped(
-  done: Dispatched, routing: Routing, valid: Bool[Array, "B L"], experts: int
-) -> Float[Array, ""]:
-  """Share of the choices of valid tokens that no expert had a place for."""
-  if done.kept is None:
-    return jnp.zeros(())
-  chosen = routing.experts < experts
-  if routing.by_row:
-    chosen = chosen[:, None]
-  wanted = chosen & valid[..., None]
-  lost = jnp.sum(wanted & ~done.kept)
-  return lost / jnp.maximum(jnp.sum(wanted), 1).astype(jnp.float32)
+  return jax.lax.cond(skip, nothing, run, x)

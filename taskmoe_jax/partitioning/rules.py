@@ -93,7 +93,10 @@ class Partitioning:
     )
 
   def parameter_sharding(
-    self, path: str, shape: tuple[int, ...], logical_axes: tuple[str, ...]
+    self,
+    path: str,
+    shape: tuple[int, ...],
+    logical_axes: tuple[str | None, ...],
   ) -> NamedSharding:
     """Sharding of one parameter.
 

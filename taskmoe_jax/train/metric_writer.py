@@ -20,10 +20,12 @@ from typing import Any
 import numpy as np
 import tensorboardX
 from etils import epath
-from jaxtyping import ArrayLike
+from jaxtyping import ArrayLike, Float
+from tensorboardX.proto.summary_pb2 import Summary
 
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.files import write_whole
+from taskmoe_jax.train.heat_map import heat_map, png
 
 
 class MetricWriter:
@@ -33,9 +35,11 @@ class MetricWriter:
   it a second time. The first report of them is taken back when the writer is
   opened: their lines leave `metrics.jsonl`, TensorBoard is told to hide them.
 
-  Scalars and arrays alike go to `metrics.jsonl`. TensorBoard shows an array,
-  such as the load of every expert, as a histogram: one plot for 4 experts or
-  for 128, in which a dead expert stands at zero.
+  Scalars and arrays alike go to `metrics.jsonl`, an array of float32 with as
+  many digits as that has. TensorBoard shows an array, such as the load of every
+  expert, as a histogram: one plot for 4 experts or for 128, in which a dead
+  expert stands at zero. A matrix, such as the overlap of every two tasks, is a
+  picture in TensorBoard alone: lines of it would be long, and unread.
   """
 
   def __init__(
@@ -79,7 +83,9 @@ class MetricWriter:
     now = self._clock()
     values = {name: np.asarray(value) for name, value in metrics.items()}
     line = {"step": int(step), "time": now} | {
-      name: _json_value(value.tolist()) for name, value in values.items()
+      name: _json_value(value)
+      for name, value in values.items()
+      if value.ndim < 2
     }
     text = json.dumps(line, ensure_ascii=False, allow_nan=False)
     self._lines.write(f"{text}\n")
@@ -87,11 +93,28 @@ class MetricWriter:
     for name, value in values.items():
       if value.ndim == 0:
         self._tensorboard.add_scalar(name, float(value), step, walltime=now)
+      elif value.ndim == 2:
+        self._add_picture(name, value, step, now)
       elif np.isfinite(value).all() and value.size:
         # A histogram cannot hold other values; the line above has them.
         self._tensorboard.add_histogram(
           name, value.astype(np.float32), step, walltime=now
         )
+
+  def _add_picture(
+    self, name: str, matrix: Float[np.ndarray, "_ _"], step: int, now: float
+  ) -> None:
+    """A heat map of shares; tensorboardX would ask for Pillow to encode it."""
+    pixels = heat_map(matrix, largest=1.0)
+    image = Summary.Image(
+      height=pixels.shape[0],
+      width=pixels.shape[1],
+      colorspace=pixels.shape[2],
+      encoded_image_string=png(pixels),
+    )
+    self._tensorboard.file_writer.add_summary(
+      Summary(value=[Summary.Value(tag=name, image=image)]), step, now
+    )
 
   def close(self) -> None:
     self._lines.close()
@@ -104,13 +127,15 @@ class MetricWriter:
     self.close()
 
 
-def _json_value(value: Any) -> Any:
-  """Replaces numbers that JSON has no word for, in nested lists too."""
-  if isinstance(value, list):
+def _json_value(value: np.ndarray | np.generic) -> Any:
+  """A number, or a list of them, without those that JSON has no word for."""
+  if value.ndim:
     return [_json_value(element) for element in value]
-  if isinstance(value, float) and not math.isfinite(value):
-    return str(value)
-  return value
+  # The shortest text that is this float32 again.
+  number = float(str(value)) if value.dtype == np.float32 else value.item()
+  if isinstance(number, float) and not math.isfinite(number):
+    return str(number)
+  return number
 
 
 def _remove_after(path: epath.Path, last_step: int) -> None:

@@ -1,12 +1,14 @@
 """From sums over steps to the numbers of a report."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import ArrayLike
+from jaxtyping import ArrayLike, Float
 
 from taskmoe_jax.models.config import ModelConfig
+from taskmoe_jax.moe.statistics import RoutingStatistics
 from taskmoe_jax.task_space import TaskSpace
 from taskmoe_jax.train.step import StepMetrics
 
@@ -26,13 +28,12 @@ class MetricSums:
     self._steps.append(metrics)
 
   def report(self, learning_rate: ArrayLike) -> dict[str, Any]:
-    """Returns means over the collected steps, and begins anew.
+    """Returns means over the tokens of the collected steps, and begins anew.
 
     The names: `loss` (nats a target token), `accuracy`, `learning_rate`,
     `gradient_norm`, `tokens` (target tokens, a sum), `loss/pair/de-en` for each
-    pair that was seen, and for each stack and MoE layer, counted from 0,
-    `routing/decoder/layer_1/{load,entropy,dropped,balance_loss,z_loss}`. A load
-    is an array: the share of choices that fell on each expert.
+    pair that was seen, and for each stack and MoE layer, counted from 0, what
+    `routing_report` says.
     """
     steps, self._steps = jax.device_get(self._steps), []
 
@@ -55,17 +56,74 @@ class MetricSums:
       if count:
         report[f"loss/pair/{pair}"] = loss / count
     for name in steps[0].routing:
-      report |= self._routing_report(
-        name, [step.routing[name] for step in steps]
-      )
-    return report
-
-  def _routing_report(self, name: str, statistics: list) -> dict[str, Any]:
-    stack = getattr(self._model, name)
-    report = {}
-    for field in ("load", "entropy", "dropped", "balance_loss", "z_loss"):
-      values = np.mean([getattr(s, field) for s in statistics], axis=0)
+      stack = getattr(self._model, name)
+      statistics = together([step.routing[name] for step in steps])
       for block in range(stack.num_blocks):
         layer = (block + 1) * stack.block_size - 1
-        report[f"routing/{name}/layer_{layer}/{field}"] = values[block]
+        found = routing_report(statistics, block, self._task_space.tasks)
+        prefix = f"routing/{name}/layer_{layer}"
+        report |= {f"{prefix}/{key}": value for key, value in found.items()}
     return report
+
+
+def together(steps: Sequence[RoutingStatistics]) -> RoutingStatistics:
+  """Statistics of several steps as of one; losses are means over tokens."""
+  tokens = np.stack([step.task_tokens.sum(-1) for step in steps])
+  weights = tokens / np.maximum(tokens.sum(0), 1.0)
+
+  def mean(losses):
+    return np.sum(weights * np.stack(losses), axis=0, dtype=np.float64)
+
+  def total(arrays):
+    return np.sum(arrays, axis=0, dtype=np.float64)
+
+  return RoutingStatistics(
+    balance_loss=mean([step.balance_loss for step in steps]),
+    z_loss=mean([step.z_loss for step in steps]),
+    task_tokens=total([step.task_tokens for step in steps]),
+    task_choices=total([step.task_choices for step in steps]),
+    task_entropies=total([step.task_entropies for step in steps]),
+    task_drops=total([step.task_drops for step in steps]),
+  )
+
+
+def routing_report(
+  statistics: RoutingStatistics, block: int, tasks: Sequence[str]
+) -> dict[str, Any]:
+  """What is logged of the MoE layer of a block.
+
+  `load` (an array: the share of choices that fell on each expert), `entropy`,
+  `dropped`, `balance_loss`, `z_loss`; of each task that was seen
+  `task/de/{load,entropy,dropped}`; and, once two tasks were, `overlap`, see
+  there, and `overlap_mean`, its mean over every two tasks.
+  """
+  report = {"load": _short(statistics.load[block])}
+  for name in ("entropy", "dropped", "balance_loss", "z_loss"):
+    report[name] = getattr(statistics, name)[block]
+  load = statistics.task_load[block]
+  entropy = statistics.task_entropy[block]
+  dropped = statistics.task_dropped[block]
+  seen = np.flatnonzero(statistics.task_tokens[block])
+  for task in seen:
+    name = f"task/{tasks[task]}"
+    report[f"{name}/load"] = _short(load[task])
+    report[f"{name}/entropy"] = entropy[task]
+    report[f"{name}/dropped"] = dropped[task]
+  if len(seen) > 1:
+    report["overlap"] = shared = overlap(load[seen])
+    report["overlap_mean"] = shared[~np.eye(len(seen), dtype=bool)].mean()
+  return report
+
+
+def overlap(load: Float[np.ndarray, "R E"]) -> Float[np.ndarray, "R R"]:
+  """How much of their load two tasks have on the same experts.
+
+  `sum_e min(load_r, load_s)`: 1 if they use experts alike, 0 if they share
+  none.
+  """
+  return np.minimum(load[:, None], load[None]).sum(-1)
+
+
+def _short(shares: Float[np.ndarray, "E"]) -> Float[np.ndarray, "E"]:
+  """In float32, which takes half the place in a line of the log."""
+  return shares.astype(np.float32)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PyTree
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.models.losses import correct, cross_entropy
 from taskmoe_jax.models.transformer import Batch, Transformer
-from taskmoe_jax.moe.layer import RoutingStatistics
+from taskmoe_jax.moe.statistics import RoutingStatistics
 from taskmoe_jax.task_space import TaskSpace
 from taskmoe_jax.train.optimizers import Optimizer
 from taskmoe_jax.train.state import TrainState

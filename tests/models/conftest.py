@@ -26,6 +26,8 @@ def _stack(granularity, num_layers, moe):
     "group_size": 8,
     "balance_loss_weight": 0.01,
     "z_loss_weight": 0.001,
+    "word_table": "hashed",
+    "num_candidates": 3,
   }
   return StackConfig(
     num_layers=num_layers, mlp_dims=(11,), moe=MoeConfig(**{**values, **moe})

@@ -130,11 +130,19 @@ def routed_by(tiny_config, draw_params, encoder, decoder):
   )
 
 
-@pytest.fixture(
-  scope="module",
-  params=itertools.product(Granularity, Granularity),
-  ids="-".join,
-)
+# All pairs of the first four, and the others with each kind of neighbour.
+MIXED = [
+  *itertools.product(list(Granularity)[:4], repeat=2),
+  ("word", "word"),
+  ("word", "task_then_token"),
+  ("sentence", "word"),
+  ("task_then_token", "sentence"),
+  ("task_then_token", "task_then_token"),
+  ("token", "task_then_token"),
+]
+
+
+@pytest.fixture(scope="module", params=MIXED, ids="-".join)
 def mixed(request, tiny_config, draw_params):
   return routed_by(tiny_config, draw_params, *request.param)
 

@@ -141,7 +141,13 @@ def test_mistakes(tiny_config, changes, message):
 
 @pytest.mark.parametrize(
   ("encoder", "decoder"),
-  [("sentence", "static"), (None, "task"), ("token", None), (None, None)],
+  [
+    ("sentence", "static"),
+    ("word", "task_then_token"),
+    (None, "task"),
+    ("token", None),
+    (None, None),
+  ],
 )
 def test_json_and_back(tiny_config, encoder, decoder):
   config = tiny_config(
@@ -182,6 +188,16 @@ def test_dict_by_hand():
     "group_size": 8,
     "balance_loss_weight": 0.25,
     "z_loss_weight": 0.5,
+    "second_expert_policy": "all",
+    "second_expert_threshold": None,
+    "renormalize": "before",
+    "jitter": 0.0,
+    "balance_bias_rate": 0.0,
+    "priority": "order",
+    "expert_mask_rate": 0.0,
+    "gating_dropout_rate": 0.0,
+    "word_table": None,
+    "num_candidates": None,
   }
   assert config.to_dict() == {
     "vocab_size": 19,

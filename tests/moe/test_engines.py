@@ -35,10 +35,7 @@ UNOPTIMIZED = {
 
 
 def routing(experts, gates, priority=None):
-  zero, load = jnp.zeros(()), jnp.zeros(E)
-  return Routing(
-    jnp.asarray(experts), jnp.asarray(gates), zero, zero, load, zero, priority
-  )
+  return Routing(jnp.asarray(experts), jnp.asarray(gates), priority=priority)
 
 
 def make_weights(activation, seed=0):

@@ -10,12 +10,13 @@ import pytest
 from taskmoe_jax.layers.feed_forward import Activation, FeedForwardWeights
 from taskmoe_jax.moe.grouped_cpu import grouped_feed_forward, tile_heights
 
-N, E, D, F = 41, 5, 3, 7
+N, E, D, F = 45, 5, 3, 7  # Tiles are 5, 10 or 20 rows high.
 SIZES = [
-  pytest.param([3, 0, 23, 6, 7], id="uneven, two rows of nobody"),
-  pytest.param([1, 2, 1, 0, 37], id="last tile ends beyond the rows"),
+  pytest.param([3, 0, 26, 7, 3], id="uneven, six rows of nobody"),
+  pytest.param([1, 2, 29, 0, 13], id="last tile ends beyond the rows"),
+  pytest.param([1, 21, 0, 23, 0], id="two of several tiles"),
   pytest.param([10, 5, 0, 20, 1], id="full tiles"),
-  pytest.param([0, 0, 41, 0, 0], id="all in one"),
+  pytest.param([0, 0, 45, 0, 0], id="all in one"),
   pytest.param([0, 0, 0, 0, 0], id="nobody"),
 ]
 
@@ -86,7 +87,7 @@ def test_against_loop_and_dense(sizes, activation):
   # Of no account, and large enough to be seen where they should not be.
   x = jnp.where(jnp.asarray(experts)[:, None] == E, 1e3, x)
   y, gradients = run(x, covector, jnp.asarray(sizes), weights, activation)
-  # Tolerances: sums of F = 7 float32 products of order 10, or of 41 of them.
+  # Tolerances: sums of F = 7 float32 products of order 10, or of 45 of them.
   expected = loop(x, experts, weights, activation)
   np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
   expected = reference(x, covector, jnp.asarray(experts), weights, activation)
@@ -99,7 +100,7 @@ def test_against_loop_and_dense(sizes, activation):
 
 def test_bfloat16_rows_float32_weights():
   x, covector, weights = make(Activation.RELU)
-  sizes = [3, 0, 23, 6, 7]
+  sizes = [3, 0, 26, 7, 3]
   experts = jnp.asarray(experts_of(sizes))
   y, gradients = run(
     x.astype(jnp.bfloat16),
@@ -122,7 +123,7 @@ def test_bfloat16_rows_float32_weights():
 
 
 def test_tile_heights():
-  assert tile_heights(N, E) == (5, 10, 20)  # what SIZES cross
+  assert tile_heights(N, E) == (5, 10, 20)
   about_mean = tuple(range(100, 170, 10))
   assert tile_heights(1024, 8) == (20, 40, 60, 80, *about_mean, 180, 200)
   assert tile_heights(3, 64) == (5, 10)

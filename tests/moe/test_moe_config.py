@@ -36,12 +36,14 @@ def test_numbers_of_experts_that_can_be_selected(num_selected):
   [
     (
       {"granularity": "tokens"},
-      "unknown granularity 'tokens': accepted are token, sentence, task, static"
-      " (did you mean 'token'?). Set MoeConfig.granularity.",
+      "unknown granularity 'tokens': accepted are token, sentence, task,"
+      " static, word, task_then_token (did you mean 'token'?). Set"
+      " MoeConfig.granularity.",
     ),
     (
-      {"dispatch": "dropless"},
-      "unknown dispatch 'dropless': accepted are auto, capacity, expert_fetch."
+      {"dispatch": "dropples"},
+      "unknown dispatch 'dropples': accepted are auto, capacity, dropless,"
+      " expert_fetch (did you mean 'dropless'?)."
       " Set MoeConfig.dispatch.",
     ),
     (
@@ -74,7 +76,7 @@ def test_numbers_of_experts_that_can_be_selected(num_selected):
     (
       {"granularity": "token", "dispatch": "expert_fetch"},
       "dispatch 'expert_fetch' cannot serve granularity 'token': it fetches"
-      " experts for whole rows. Set MoeConfig.dispatch to 'capacity' or"
+      " experts for whole rows. Set MoeConfig.dispatch to 'dropless' or"
       " 'auto'.",
     ),
     (

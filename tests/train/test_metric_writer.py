@@ -84,9 +84,9 @@ def test_numbers_that_json_cannot_hold(tmp_path):
 
 def test_arrays_are_lists_and_histograms(tmp_path):
   with MetricWriter(tmp_path) as writer:
-    writer.write(3, {"load": jnp.array([[0.0, 0.75], [0.25, 0.5], [0.0, 1.0]])})
+    writer.write(3, {"load": jnp.array([0.0, 0.75, 0.25, 0.5, 0.0, 1.0])})
   (line,) = read_lines(tmp_path)
-  assert line["load"] == [[0.0, 0.75], [0.25, 0.5], [0.0, 1.0]]
+  assert line["load"] == [0.0, 0.75, 0.25, 0.5, 0.0, 1.0]
   (histogram,) = [
     value.histo
     for event in read_events(tmp_path)
@@ -94,6 +94,29 @@ def test_arrays_are_lists_and_histograms(tmp_path):
   ]
   assert (histogram.num, histogram.min, histogram.max) == (6, 0.0, 1.0)
   assert histogram.sum == pytest.approx(2.5)
+
+
+def test_numbers_are_written_with_the_digits_they_have(tmp_path):
+  with MetricWriter(tmp_path) as writer:
+    writer.write(1, {"load": np.array([0.1, 1 / 3], np.float32), "loss": 1 / 3})
+  text = (tmp_path / "metrics.jsonl").read_text()
+  assert '"load": [0.1, 0.33333334]' in text
+  assert '"loss": 0.3333333333333333' in text
+
+
+def test_a_matrix_is_a_picture_in_tensorboard_alone(tmp_path):
+  with MetricWriter(tmp_path, clock=lambda: 12.5) as writer:
+    writer.write(3, {"overlap": np.array([[1.0, 0.25, 0], [0.25, 1, 0.5]])})
+  (line,) = read_lines(tmp_path)
+  assert line.keys() == {"step", "time"}
+  ((event, value),) = [
+    (event, value)
+    for event in read_events(tmp_path)
+    for value in event.summary.value
+  ]
+  assert (event.step, event.wall_time, value.tag) == (3, 12.5, "overlap")
+  assert (value.image.height, value.image.width) == (16, 24)
+  assert value.image.encoded_image_string.startswith(b"\x89PNG")
 
 
 def write_steps(folder, steps, loss, **options):

@@ -1,20 +1,30 @@
 import numpy as np
 import pytest
 
-from taskmoe_jax.moe.layer import RoutingStatistics
+from taskmoe_jax.moe.statistics import RoutingStatistics
 from taskmoe_jax.train.metrics import MetricSums
 from taskmoe_jax.train.step import StepMetrics
 
 
-def _statistics(load, number):
-  """Of a stack with one MoE layer a block."""
-  values = np.full((len(load),), number, np.float32)
+def _statistics(choices, losses=(0, 0), entropies=0, drops=0):
+  """Of a stack with one MoE layer a block.
+
+  Args:
+    choices: `[blocks, tasks, experts]`; every token makes two.
+    losses: Balance loss and z-loss, of all blocks.
+    entropies: Sums, of every block and task.
+    drops: Likewise.
+  """
+  choices = np.array(choices, np.float32)
+  per_block = np.zeros(choices.shape[:1], np.float32)
+  per_task = np.zeros(choices.shape[:2], np.float32)
   return RoutingStatistics(
-    balance_loss=values,
-    z_loss=values + 1,
-    load=np.array(load, np.float32),
-    entropy=values + 2,
-    dropped=values + 3,
+    balance_loss=per_block + losses[0],
+    z_loss=per_block + losses[1],
+    task_tokens=choices.sum(-1) / 2,
+    task_choices=choices,
+    task_entropies=per_task + np.asarray(entropies, np.float32),
+    task_drops=per_task + np.asarray(drops, np.float32),
   )
 
 
@@ -32,26 +42,12 @@ def test_a_report_by_hand(model_config, space):
   sums = MetricSums(model_config(), space)
   # The pairs are en-de, de-en, en-fr, fr-en.
   steps = [
-    _metrics(
-      *(30, 2, 10, [12, 0, 18, 0], [4, 0, 6, 0], 3),
-      {
-        "encoder": _statistics([[0.5, 0.5, 0, 0]], 1),
-        "decoder": _statistics([[0.25, 0.25, 0.25, 0.25]], 10),
-      },
-    ),
-    _metrics(
-      *(60, 7, 20, [20, 0, 0, 40], [10, 0, 0, 10], 5),
-      {
-        "encoder": _statistics([[0, 0.5, 0.5, 0]], 2),
-        "decoder": _statistics([[1, 0, 0, 0]], 20),
-      },
-    ),
+    _metrics(*(30, 2, 10, [12, 0, 18, 0], [4, 0, 6, 0], 3), {}),
+    _metrics(*(60, 7, 20, [20, 0, 0, 40], [10, 0, 0, 10], 5), {}),
   ]
   for step in steps:
     sums.add(step)
-  report = sums.report(0.25)
-  loads = {name: report.pop(name) for name in list(report) if "load" in name}
-  assert report == {
+  assert sums.report(0.25) == {
     "loss": 3.0,
     "accuracy": 0.3,
     "learning_rate": 0.25,
@@ -60,19 +56,90 @@ def test_a_report_by_hand(model_config, space):
     "loss/pair/en-de": pytest.approx(32 / 14),
     "loss/pair/en-fr": 3.0,
     "loss/pair/fr-en": 4.0,
-    "routing/encoder/layer_1/balance_loss": 1.5,
-    "routing/encoder/layer_1/z_loss": 2.5,
-    "routing/encoder/layer_1/entropy": 3.5,
-    "routing/encoder/layer_1/dropped": 4.5,
-    "routing/decoder/layer_1/balance_loss": 15.0,
-    "routing/decoder/layer_1/z_loss": 16.0,
-    "routing/decoder/layer_1/entropy": 17.0,
-    "routing/decoder/layer_1/dropped": 18.0,
   }
-  assert {name: load.tolist() for name, load in loads.items()} == {
-    "routing/encoder/layer_1/load": [0.25, 0.5, 0.25, 0.0],
-    "routing/decoder/layer_1/load": [0.625, 0.125, 0.125, 0.125],
+
+
+def _routing(report, layer):
+  """What a report says of a layer, lists for arrays."""
+  prefix = f"routing/{layer}/"
+  return {
+    name.removeprefix(prefix): np.asarray(value).tolist()
+    for name, value in report.items()
+    if name.startswith(prefix)
   }
+
+
+def test_routing_by_hand(model_config, space):
+  """Means are over tokens: 4 of the first step, 8 of the second.
+
+  Of the tasks, which are en, de and fr, the first step sees en and de with 3
+  tokens and 1, the second en and fr with 4 and 4.
+  """
+  sums = MetricSums(model_config(), space)
+  first = _statistics(
+    [[[2, 2, 2, 0], [0, 0, 1, 1], [0] * 4]], (1, 4), [[3, 2, 0]], [[1, 0, 0]]
+  )
+  second = _statistics(
+    [[[6, 2, 0, 0], [0] * 4, [0, 0, 0, 8]]], (4, 10), [[6, 0, 1]], [[2, 0, 8]]
+  )
+  for statistics in (first, second):
+    routing = {"decoder": statistics}
+    sums.add(_metrics(1, 0, 1, [1] * 4, [1] * 4, 1, routing))
+  report = sums.report(1)
+  # en: 8 4 2 0 of 14; de: 0 0 1 1 of 2; fr: 0 0 0 8 of 8.
+  loads = {
+    "en": [8 / 14, 4 / 14, 2 / 14, 0],
+    "de": [0, 0, 0.5, 0.5],
+    "fr": [0, 0, 0, 1.0],
+  }
+  overlaps = {"en-de": 1 / 7, "en-fr": 0, "de-fr": 0.5}
+  float32 = lambda load: np.float32(load).tolist()  # noqa: E731
+  assert _routing(report, "decoder/layer_1") == {
+    "load": float32([8 / 24, 4 / 24, 3 / 24, 9 / 24]),
+    "entropy": pytest.approx(12 / 12),
+    "dropped": pytest.approx(11 / 24),
+    "balance_loss": pytest.approx((4 * 1 + 8 * 4) / 12),
+    "z_loss": pytest.approx((4 * 4 + 8 * 10) / 12),
+    **{f"task/{task}/load": float32(load) for task, load in loads.items()},
+    "task/en/entropy": pytest.approx(9 / 7),
+    "task/de/entropy": 2.0,
+    "task/fr/entropy": 0.25,
+    "task/en/dropped": pytest.approx(3 / 14),
+    "task/de/dropped": 0.0,
+    "task/fr/dropped": 1.0,
+    "overlap": [
+      pytest.approx([1, overlaps["en-de"], overlaps["en-fr"]]),
+      pytest.approx([overlaps["en-de"], 1, overlaps["de-fr"]]),
+      pytest.approx([overlaps["en-fr"], overlaps["de-fr"], 1]),
+    ],
+    "overlap_mean": pytest.approx(sum(overlaps.values()) / 3),
+  }
+
+
+def test_only_tasks_that_were_seen(model_config, space):
+  sums = MetricSums(model_config(), space)
+  one = _statistics([[[0] * 4, [0, 1, 1, 0], [0] * 4]])
+  sums.add(_metrics(1, 0, 1, [1] * 4, [1] * 4, 1, {"encoder": one}))
+  found = _routing(sums.report(1), "encoder/layer_1")
+  assert found.keys() == {
+    *("load", "entropy", "dropped", "balance_loss", "z_loss"),
+    *("task/de/load", "task/de/entropy", "task/de/dropped"),
+  }
+
+
+def test_a_step_of_padding_counts_for_nothing(model_config, space):
+  sums = MetricSums(model_config(), space)
+  nothing = _statistics([[[0] * 4] * 3], (7, 7))
+  some = _statistics([[[2, 0, 0, 0], [0] * 4, [0] * 4]], (3, 5))
+  for statistics in (nothing, some):
+    routing = {"encoder": statistics}
+    sums.add(_metrics(1, 0, 1, [1] * 4, [1] * 4, 1, routing))
+  found = _routing(sums.report(1), "encoder/layer_1")
+  assert (found["balance_loss"], found["z_loss"]) == (3, 5)
+  sums.add(_metrics(1, 0, 1, [1] * 4, [1] * 4, 1, {"encoder": nothing}))
+  found = _routing(sums.report(1), "encoder/layer_1")
+  assert found.pop("load") == [0] * 4
+  assert set(found.values()) == {0}
 
 
 def test_each_report_begins_anew(model_config, space):
@@ -92,7 +159,10 @@ def test_layers_are_counted_in_the_stack(model_config, space):
   )
   config = model_config(decoder=decoder)
   sums = MetricSums(config, space)
-  statistics = _statistics([[1, 0, 0, 0], [0, 0, 0, 1]], 1)
+  of_task = [[1, 0, 0, 0], [0, 0, 0, 1]]
+  statistics = _statistics(
+    [[of_block, [0] * 4, [0] * 4] for of_block in of_task]
+  )
   sums.add(_metrics(1, 0, 1, [1] * 4, [1] * 4, 1, {"decoder": statistics}))
   report = sums.report(1)
   assert report["routing/decoder/layer_2/load"].tolist() == [1, 0, 0, 0]
