@@ -151,7 +151,9 @@ def program(setting: Setting, engine: str, granularity: str) -> tuple:
     if engine == "dense":
       return layer.init(key, some["x"], train=False)["params"]
     inputs = RouterInputs(
-      some["task_ids"], some["segment_ids"], some["task_vectors"]
+      task_ids=some["task_ids"],
+      segment_ids=some["segment_ids"],
+      task_vectors=some["task_vectors"],
     )
     return layer.init(key, some["x"], inputs, train=False)["params"]
 

@@ -7,7 +7,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
 from taskmoe_jax.layers.attention import Attention, KeysValues
-from taskmoe_jax.layers.feed_forward import FeedForward
+from taskmoe_jax.layers.feed_forward import FeedForward, FeedForwardWeights
 from taskmoe_jax.layers.norms import RMSNorm
 from taskmoe_jax.models.config import ModelConfig, StackConfig
 from taskmoe_jax.moe.layer import MoeFeedForward
@@ -22,10 +22,12 @@ class LayerMemory:
   Attributes:
     past: Keys and values of the target tokens so far, written step by step.
     source: Keys and values of the encoder's output, made once.
+    experts: Of an MoE layer whose rows' tasks decide on them, fetched once.
   """
 
   past: KeysValues
   source: KeysValues
+  experts: FeedForwardWeights | None = None
 
 
 class Layer(nn.Module):
@@ -70,8 +72,22 @@ class Layer(nn.Module):
       )
     self.dropout = nn.Dropout(config.dropout_rate)
 
-  def source_keys_values(self, encoded: Float[Array, "B S D"]) -> KeysValues:
-    return self.source_attention.keys_values(encoded)
+  def start(
+    self,
+    encoded: Float[Array, "B S D"],
+    inputs: RouterInputs,
+    target_length: int,
+  ) -> LayerMemory:
+    """What all steps read, and room for what they write."""
+    source = self.source_attention.keys_values(encoded)
+
+    def empty(x):
+      return jnp.zeros((*x.shape[:1], target_length, *x.shape[2:]), x.dtype)
+
+    experts = None
+    if self.mlp_dim is None:
+      experts = self.moe.fetch(encoded[:, :1], inputs)
+    return LayerMemory(jax.tree.map(empty, source), source, experts)
 
   def __call__(
     self,
@@ -90,7 +106,7 @@ class Layer(nn.Module):
     y = self.self_attention(normed, memory, mask, bias, train=train)
     x = x + self.dropout(y, deterministic=not train)
     if self.is_decoder:
-      source = self.source_keys_values(encoded)
+      source = self.source_attention.keys_values(encoded)
       x = self._read_source(x, source, source_mask, train=train)
     return self._feed_forward(x, inputs, train=train)
 
@@ -103,15 +119,17 @@ class Layer(nn.Module):
     bias: Float[Array, "N 1 T"],
     source_mask: Bool[Array, "B 1 S"],
     position: jax.Array,
-  ) -> tuple[Float[Array, "B 1 D"], LayerMemory]:
-    """Runs one target position, reading and extending the memory."""
+  ) -> tuple[Float[Array, "B 1 D"], KeysValues]:
+    """Runs one target position, and extends what the memory has of the past."""
     normed = self.self_attention_norm(x)
     new = self.self_attention.keys_values(normed)
     past = memory.past.update(new, position)
     x = x + self.self_attention(normed, past, mask, bias)
     x = self._read_source(x, memory.source, source_mask, train=False)
-    x, _ = self._feed_forward(x, inputs, train=False)
-    return x, memory.replace(past=past)
+    normed = self.mlp_norm(x)
+    if self.mlp_dim is None:
+      return x + self.moe.step(normed, inputs, memory.experts), past
+    return x + self.mlp(normed, train=False), past
 
   def _read_source(self, x, source, source_mask, *, train):
     normed = self.source_attention_norm(x)
@@ -150,11 +168,11 @@ class Block(nn.Module):
     return x, statistics
 
   def step(self, x: Float[Array, "B 1 D"], memories: list[LayerMemory], *args):
-    kept = []
+    pasts = []
     for layer, memory in zip(self.layer, memories, strict=True):
-      x, memory = layer.step(x, memory, *args)
-      kept.append(memory)
-    return x, kept
+      x, past = layer.step(x, memory, *args)
+      pasts.append(past)
+    return x, pasts
 
-  def source_keys_values(self, encoded: Float[Array, "B S D"]):
-    return [layer.source_keys_values(encoded) for layer in self.layer]
+  def start(self, *args) -> list[LayerMemory]:
+    return [layer.start(*args) for layer in self.layer]

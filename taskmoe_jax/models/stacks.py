@@ -1,6 +1,5 @@
 """A stack: position bias, scanned blocks, final norm, task vectors."""
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
@@ -81,22 +80,19 @@ class Stack(nn.Module):
     return x, statistics
 
   def start(
-    self, encoded: Float[Array, "B S D"], target_length: int
+    self,
+    encoded: Float[Array, "B S D"],
+    inputs: RouterInputs,
+    target_length: int,
   ) -> list[LayerMemory]:
-    """Empty memory for `target_length` steps over an encoded source."""
+    """Memory for `target_length` steps over an encoded source."""
+    inputs = self.with_task_vectors(inputs)
 
     def body(block, carry, _):
-      return carry, block.source_keys_values(encoded)
+      return carry, block.start(encoded, inputs, target_length)
 
-    _, sources = self._scan(body)(self.blocks, (), None)
-
-    def empty(x):
-      return jnp.zeros((*x.shape[:2], target_length, *x.shape[3:]), x.dtype)
-
-    return [
-      LayerMemory(past=jax.tree.map(empty, source), source=source)
-      for source in sources
-    ]
+    _, memories = self._scan(body)(self.blocks, (), None)
+    return memories
 
   def step(
     self,
@@ -116,7 +112,12 @@ class Stack(nn.Module):
     def body(block, x, memories):
       return block.step(x, memories, inputs, mask, bias, source_mask, position)
 
-    x, memories = self._scan(body)(self.blocks, x, memories)
+    # Steps hand on what they wrote alone: the rest would be copied each time.
+    x, pasts = self._scan(body)(self.blocks, x, memories)
+    memories = [
+      memory.replace(past=past)
+      for memory, past in zip(memories, pasts, strict=True)
+    ]
     return self.final_norm(x), memories
 
   def _scan(self, body):

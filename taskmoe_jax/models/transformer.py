@@ -152,15 +152,16 @@ class Transformer(nn.Module):
       tokens, task_ids, rows_per_task_group=rows_per_task_group
     )
     ones = jnp.ones((tokens.shape[0], 1), jnp.int32)
+    inputs = RouterInputs(
+      task_ids=task_ids,
+      segment_ids=ones,
+      sentence=sentence_mean(encoded, segments, ones, packed=False),
+      rows_per_task_group=rows_per_task_group,
+    )
     return DecodingMemory(
-      layers=self.decoder.start(encoded, target_length),
+      layers=self.decoder.start(encoded, inputs, target_length),
       source_mask=(segments > 0)[:, None, :],
-      router_inputs=RouterInputs(
-        task_ids=task_ids,
-        segment_ids=ones,
-        sentence=sentence_mean(encoded, segments, ones, packed=False),
-        rows_per_task_group=rows_per_task_group,
-      ),
+      router_inputs=inputs,
     )
 
   def decode_step(

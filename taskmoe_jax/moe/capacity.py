@@ -12,7 +12,7 @@ from taskmoe_jax import axes
 from taskmoe_jax.layers.feed_forward import Activation, FeedForwardWeights
 from taskmoe_jax.moe.dispatched import Dispatched, run_on_devices
 from taskmoe_jax.moe.gates import renormalized
-from taskmoe_jax.moe.gather import gather, invert
+from taskmoe_jax.moe.gather import gather, invert, weighted_sum
 from taskmoe_jax.moe.routing import Routing
 from taskmoe_jax.partitioning.rules import active
 
@@ -131,7 +131,7 @@ class Capacity:
     gates = grouped(gates)
     if self.renormalize_kept:
       gates = renormalized(gates * kept, axis=1)
-    y = jnp.einsum("gktd,gkt->gtd", back, gates.astype(x.dtype))
+    y = weighted_sum(back, gates)
     if active() is not None:
       y = jax.lax.psum(y, axes.MODEL_MESH)
     kept = kept.swapaxes(1, 2).reshape(num_rows, length, num_selected)

@@ -34,6 +34,7 @@ def run_on_devices(
   *,
   expert_axis: str,
   mlp_axis: str,
+  out_specs: Any = None,
 ) -> Any:
   """Calls `function(rows, weights)` on every device with its part of both.
 
@@ -43,11 +44,13 @@ def run_on_devices(
   later. The width of the model is whole; under FSDP it is gathered before.
 
   Args:
-    function: Returns arrays of its rows, the same along the `model` axis.
+    function: Returns arrays of its rows, the same along the `model` axis unless
+      `out_specs` says otherwise.
     rows: A tree of arrays of rows.
     weights: Of all experts.
     expert_axis: Logical axis of E.
     mlp_axis: Logical axis of F.
+    out_specs: How what it returns lies on the mesh.
   """
   partitioning = active()
   if partitioning is None:
@@ -59,7 +62,7 @@ def run_on_devices(
     lambda rows, weights: function(rows, FeedForwardWeights(*weights)),
     mesh=partitioning.mesh,
     in_specs=(of_rows, of_weights),
-    out_specs=of_rows,
+    out_specs=of_rows if out_specs is None else out_specs,
     # Neither kernels nor gradients of our own say along what they vary.
     check_vma=False,
   )(rows, (weights.wi, weights.wo))

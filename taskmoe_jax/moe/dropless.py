@@ -24,7 +24,7 @@ from taskmoe_jax import axes
 from taskmoe_jax.layers.feed_forward import Activation, FeedForwardWeights
 from taskmoe_jax.moe.dispatched import Dispatched, run_on_devices
 from taskmoe_jax.moe.gates import renormalized
-from taskmoe_jax.moe.gather import gather, invert
+from taskmoe_jax.moe.gather import gather, invert, weighted_sum
 from taskmoe_jax.moe.grouped import grouped_feed_forward
 from taskmoe_jax.moe.routing import Routing
 from taskmoe_jax.partitioning.rules import active
@@ -119,7 +119,7 @@ class Dropless:
     gates = gates.reshape(-1, num_selected)
     if kept is not None and self.renormalize_kept:
       gates = renormalized(gates * kept)
-    y = jnp.einsum("ktd,tk->td", back, gates.astype(x.dtype))
+    y = weighted_sum(back[None], gates.T[None])[0]
     if on_mesh:
       y = jax.lax.psum(y, axes.MODEL_MESH)
     if kept is not None:

@@ -17,6 +17,7 @@ import math
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from taskmoe_jax import axes
@@ -80,6 +81,55 @@ class ExpertFetch:
     )
     return Dispatched(y, None)
 
+  def fetch(
+    self, routing: Routing, weights: FeedForwardWeights, dtype: jnp.dtype
+  ) -> FeedForwardWeights:
+    """Fetches the experts of all rows once, with their gates, for many calls.
+
+    A decoding reads the same experts at every step, so it should not look for
+    them at every step; `apply_fetched` is then a dense feed-forward.
+
+    Returns:
+      `wi [G, D, K·F]` and `wo [G, K·F, D]`.
+    """
+    partitioning = active()
+
+    def run(rows, weights):
+      experts, gates = rows
+      step = math.gcd(self.rows_per_task_group, experts.shape[0])
+      fetched = fetch(
+        weights, experts[::step], _fetch_axes(partitioning), dtype
+      )
+      return fetched.wi, _scaled(fetched.wo, gates[::step], weights)
+
+    out_specs = None
+    if partitioning is not None:
+      (rows,) = partitioning.spec((axes.ACT_BATCH,))
+      out_specs = (
+        PartitionSpec(rows, None, axes.MODEL_MESH),
+        PartitionSpec(rows, axes.MODEL_MESH),
+      )
+    wi, wo = run_on_devices(
+      run,
+      (routing.experts, routing.gates),
+      weights,
+      expert_axis=axes.FETCHED_EXPERT,
+      mlp_axis=axes.FETCHED_MLP,
+      out_specs=out_specs,
+    )
+    return FeedForwardWeights(wi, wo)
+
+
+def apply_fetched(
+  x: Float[Array, "B L D"], fetched: FeedForwardWeights, activation: Activation
+) -> Float[Array, "B L D"]:
+  """Runs rows through what `ExpertFetch.fetch` has fetched for them."""
+  grouped = x.reshape(fetched.wo.shape[0], -1, x.shape[-1])
+  hidden = activation(
+    *(jnp.einsum("gtd,gdh->gth", grouped, wi) for wi in fetched.wi)
+  )
+  return jnp.einsum("gth,ghd->gtd", hidden, fetched.wo).reshape(x.shape)
+
 
 def _fetch_axes(partitioning: Partitioning | None) -> tuple[str, ...]:
   """Mesh axes over which experts are split though tokens are split as well."""
@@ -122,17 +172,27 @@ def _on_device(
     )
   )
   # Gates of rows go into `wo`, where they cost least.
-  of_hidden = functools.partial(_gates_of_hidden, size=hidden.shape[-1])
   wo = fetched.wo
   if gates.ndim == 2:
-    wo = wo * of_hidden(gates[::rows], weights)[..., None].astype(x.dtype)
+    wo = _scaled(wo, gates[::rows], weights)
   else:
     of_tokens = gates.reshape(num_groups, rows * length, -1)
-    hidden = hidden * of_hidden(of_tokens, weights).astype(x.dtype)
+    of_hidden = _gates_of_hidden(of_tokens, weights, size=hidden.shape[-1])
+    hidden = hidden * of_hidden.astype(x.dtype)
   y = jnp.einsum("gth,ghd->gtd", hidden, wo)
   if partitioning is not None:
     y = jax.lax.psum(y, axes.MODEL_MESH)
   return y.reshape(x.shape)
+
+
+def _scaled(
+  wo: Float[Array, "G H D"],
+  gates: Float[Array, "G K"],
+  weights: FeedForwardWeights,
+) -> Float[Array, "G H D"]:
+  """Folds gates into output matrices."""
+  of_hidden = _gates_of_hidden(gates, weights, size=wo.shape[1])
+  return wo * of_hidden[..., None].astype(wo.dtype)
 
 
 def _gates_of_hidden(

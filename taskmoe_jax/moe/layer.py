@@ -14,7 +14,13 @@ from taskmoe_jax.layers.feed_forward import (
   feed_forward_weights,
 )
 from taskmoe_jax.moe.config import MoeConfig
-from taskmoe_jax.moe.dispatch import Phase, choose_engine, expert_axes
+from taskmoe_jax.moe.dispatch import (
+  Engine,
+  Phase,
+  choose_engine,
+  expert_axes,
+)
+from taskmoe_jax.moe.expert_fetch import ExpertFetch, apply_fetched
 from taskmoe_jax.moe.routing import Router, RouterInputs
 from taskmoe_jax.moe.statistics import RoutingStatistics, measure
 from taskmoe_jax.partitioning.rules import constrain
@@ -51,21 +57,17 @@ class MoeFeedForward(nn.Module):
   num_tasks: int
   activation: Activation
 
-  @nn.compact
+  def setup(self):
+    self.router = Router(self.config, self.num_tasks)
+    self.experts = Experts(self.config, self.activation)
+
   def __call__(
     self, x: Float[Array, "B L D"], inputs: RouterInputs, *, train: bool
   ) -> tuple[Float[Array, "B L D"], RoutingStatistics]:
     config = self.config
-    routing = Router(config, self.num_tasks, name="router")(
-      x, inputs, train=train
-    )
-    weights = Experts(self.config, self.activation, name="experts")(x.shape[-1])
-    engine = choose_engine(
-      self.config,
-      Phase.of(train=train, length=x.shape[1]),
-      num_rows=x.shape[0],
-      rows_per_task_group=inputs.rows_per_task_group,
-    ).engine
+    routing = self.router(x, inputs, train=train)
+    weights = self.experts(x.shape[-1])
+    engine = self._engine(Phase.of(train=train, length=x.shape[1]), inputs)
     valid = inputs.segment_ids > 0
 
     def run(x):
@@ -81,6 +83,44 @@ class MoeFeedForward(nn.Module):
       y, kept = run(x)
     y = constrain(y, axes.ACT_BATCH, axes.ACT_LENGTH, axes.ACT_EMBED)
     return y, measure(routing, kept, inputs, self.num_tasks, config.num_experts)
+
+  def fetch(
+    self, x: Float[Array, "B 1 D"], inputs: RouterInputs
+  ) -> FeedForwardWeights | None:
+    """The experts of the rows, for all steps of a decoding.
+
+    Args:
+      x: Any tokens; their width and dtype are read.
+      inputs: Of the decoding.
+
+    Returns:
+      What `step` takes; None where tokens choose for themselves.
+    """
+    engine = self._engine(Phase.DECODE, inputs)
+    if not isinstance(engine, ExpertFetch):
+      return None
+    routing = self.router(x, inputs, train=False)
+    return engine.fetch(routing, self.experts(x.shape[-1]), x.dtype)
+
+  def step(
+    self,
+    x: Float[Array, "B 1 D"],
+    inputs: RouterInputs,
+    fetched: FeedForwardWeights | None,
+  ) -> Float[Array, "B 1 D"]:
+    """One step of a decoding, with what `fetch` returned."""
+    if fetched is None:
+      return self(x, inputs, train=False)[0]
+    y = apply_fetched(x, fetched, self.activation)
+    return constrain(y, axes.ACT_BATCH, axes.ACT_LENGTH, axes.ACT_EMBED)
+
+  def _engine(self, phase: Phase, inputs: RouterInputs) -> Engine:
+    return choose_engine(
+      self.config,
+      phase,
+      num_rows=inputs.task_ids.shape[0],
+      rows_per_task_group=inputs.rows_per_task_group,
+    ).engine
 
 
 def _unless(

@@ -82,6 +82,11 @@ class Partitioning:
     return NamedSharding(self.mesh, PartitionSpec())
 
   @property
+  def platform(self) -> str:
+    """`cpu`, `gpu` or `tpu`; of a mesh that may only be compiled for."""
+    return self.mesh.devices.flat[0].platform
+
+  @property
   def num_row_shards(self) -> int:
     """Into how many parts the rows of a batch are split."""
     return self.mesh.shape[axes.DATA_MESH] * self.mesh.shape[axes.EXPERT_MESH]
@@ -144,14 +149,9 @@ def active() -> Partitioning | None:
 
 
 def platform() -> str:
-  """What the functions being traced will run on: `cpu`, `gpu` or `tpu`.
-
-  That of the active mesh, which may be one that this machine only compiles for.
-  """
+  """What the functions being traced will run on: the active mesh's, if any."""
   partitioning = _ACTIVE.get()
-  if partitioning is None:
-    return jax.default_backend()
-  return partitioning.mesh.devices.flat[0].platform
+  return partitioning.platform if partitioning else jax.default_backend()
 
 
 def constrain(x: jax.Array, *logical_axes: str | None) -> jax.Array:

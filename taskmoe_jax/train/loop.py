@@ -12,6 +12,7 @@ from taskmoe_jax.data.batches import TrainBatches, prefetch
 from taskmoe_jax.data.sources import Mixture, samples, task_space_of
 from taskmoe_jax.data.vocabulary_training import VocabularySource
 from taskmoe_jax.errors import TaskMoeError, check_at_least
+from taskmoe_jax.host_memory import keep_freed_memory
 from taskmoe_jax.models.config import ModelConfig
 from taskmoe_jax.partitioning.meshes import MeshShape, make_mesh
 from taskmoe_jax.partitioning.rules import Partitioning, activate
@@ -140,6 +141,8 @@ def train(
   """
   _check_steps(train_steps, seed, log_every, checkpoints)
   partitioning = Partitioning(make_mesh(mesh), fsdp)
+  if partitioning.platform == "cpu":
+    keep_freed_memory()
   batches.check_divides(partitioning)
   task_space = task_space_of(mixture, task_by)
   make_folder(run_dir)
@@ -156,7 +159,9 @@ def train(
   data = batches.batches(mixture, run)
   open_run_directory(run_dir, run, config_text, samples(mixture, _SAMPLES))
   console = console or rich.console.Console()
-  loop = _Loop(run, run_dir, config_text, program, data, console)
+  loop = _Loop(
+    run, run_dir, config_text, program, data, batches.batch_size, console
+  )
   return loop(train_steps, log_every, checkpoints)
 
 
@@ -169,6 +174,7 @@ class _Loop:
   config_text: str
   program: Program
   data: TrainBatches
+  batch_size: int
   console: rich.console.Console
 
   def __call__(
@@ -183,6 +189,8 @@ class _Loop:
       f" {dict(self.program.partitioning.mesh.shape)}, run directory"
       f" {self.run_dir}"
     )
+    for stack, choice in self.program.dispatch_choices(self.batch_size).items():
+      self._say(f"{stack} experts by {choice}")
     with Checkpoints(self.run_dir, policy) as checkpoints:
       state = self._start(checkpoints)
       first = int(state.step)

@@ -9,7 +9,8 @@ from jaxtyping import PyTree
 
 from taskmoe_jax import axes
 from taskmoe_jax.models.transformer import Transformer
-from taskmoe_jax.partitioning.rules import Partitioning
+from taskmoe_jax.moe.dispatch import Choice, Phase, choose_engine
+from taskmoe_jax.partitioning.rules import Partitioning, activate
 from taskmoe_jax.train import state as train_state
 from taskmoe_jax.train.optimizers import Optimizer
 from taskmoe_jax.train.run_directory import Run
@@ -61,6 +62,24 @@ class Program:
   @property
   def num_parameters(self) -> int:
     return train_state.parameter_count(self.params)
+
+  def dispatch_choices(self, num_rows: int) -> dict[str, Choice]:
+    """Which engine each MoE stack trains with, and why."""
+    stacks = {
+      "encoder": self.step.model.config.encoder,
+      "decoder": self.step.model.config.decoder,
+    }
+    with activate(self.partitioning):
+      return {
+        name: choose_engine(
+          stack.moe,
+          Phase.TRAIN,
+          num_rows=num_rows,
+          rows_per_task_group=self.step.rows_per_task_group,
+        )
+        for name, stack in stacks.items()
+        if stack.moe is not None
+      }
 
   def initial_state(self) -> TrainState:
     return train_state.initial_state(
