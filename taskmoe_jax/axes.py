@@ -30,6 +30,9 @@ EXPERT = "expert"
 TASK = "task"
 LAYER = "layer"  # the blocks of a scanned stack
 POSITION = "position"  # buckets of the relative position bias
+# Experts that are fetched are whole in number and split in width.
+FETCHED_EXPERT = "fetched_expert"
+FETCHED_MLP = "fetched_mlp"
 
 PARAMETER_AXES = (
   VOCAB,
@@ -41,6 +44,8 @@ PARAMETER_AXES = (
   TASK,
   LAYER,
   POSITION,
+  FETCHED_EXPERT,
+  FETCHED_MLP,
 )
 
 # Axes of activations.

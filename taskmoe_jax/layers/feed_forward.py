@@ -5,6 +5,7 @@ dense, `[E, D, F]` experts, `[G, K, D, F]` experts fetched for groups of rows.
 """
 
 import enum
+from typing import Any
 
 import flax.struct
 import jax
@@ -42,11 +43,12 @@ class Activation(enum.StrEnum):
 class FeedForwardWeights:
   """Input matrices `[..., D, F]` (two when gated) and output `[..., F, D]`.
 
-  `take` and the engines in `moe.dispatch` treat leading axes as experts.
+  `take` and the engines in `moe` treat the leading axis as experts. The same
+  tree holds what JAX says of such arrays, their shardings for one.
   """
 
-  wi: tuple[jax.Array, ...]
-  wo: jax.Array
+  wi: tuple[Any, ...]
+  wo: Any
 
   def astype(self, dtype: jnp.dtype) -> "FeedForwardWeights":
     return jax.tree.map(lambda w: w.astype(dtype), self)
@@ -65,6 +67,7 @@ def feed_forward_weights(
   mlp_dim: int,
   activation: Activation,
   dtype: jnp.dtype,
+  logical_axes: tuple[str | None, str | None] = (axes.EMBED, axes.MLP),
 ) -> FeedForwardWeights:
   """Declares the parameters `wi` (`wi_1`) and `wo` on a Linen module.
 
@@ -75,13 +78,14 @@ def feed_forward_weights(
     mlp_dim: F.
     activation: Decides whether there is a second input matrix.
     dtype: What the weights are cast to for computing; they are kept in float32.
+    logical_axes: Of D and F.
   """
   names, sizes = tuple(leading.keys()), tuple(leading.values())
 
-  def declare(name, fan_in, fan_out, logical_axes):
+  def declare(name, fan_in, fan_out, matrix_axes):
     value = module.param(
       name,
-      scaled_normal(fan_in**-0.5, names + logical_axes),
+      scaled_normal(fan_in**-0.5, names + matrix_axes),
       (*sizes, fan_in, fan_out),
       jnp.float32,
     )
@@ -90,10 +94,9 @@ def feed_forward_weights(
   inputs = ("wi", "wi_1")[: activation.num_inputs]
   return FeedForwardWeights(
     wi=tuple(
-      declare(name, embed_dim, mlp_dim, (axes.EMBED, axes.MLP))
-      for name in inputs
+      declare(name, embed_dim, mlp_dim, logical_axes) for name in inputs
     ),
-    wo=declare("wo", mlp_dim, embed_dim, (axes.MLP, axes.EMBED)),
+    wo=declare("wo", mlp_dim, embed_dim, logical_axes[::-1]),
   )
 
 

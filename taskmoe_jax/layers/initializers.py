@@ -5,7 +5,9 @@ from collections.abc import Callable
 from flax import linen as nn
 
 
-def scaled_normal(scale: float, logical_axes: tuple[str, ...]) -> Callable:
+def scaled_normal(
+  scale: float, logical_axes: tuple[str | None, ...]
+) -> Callable:
   """Normal initialiser of standard deviation `scale`, boxed with its axes.
 
   T5 sets the deviation by hand (fan-in^-0.5, with d_kv folded into queries),

@@ -1,6 +1,7 @@
 """The engine `capacity`: tokens go to experts, which have room for so many."""
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -9,10 +10,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from taskmoe_jax import axes
 from taskmoe_jax.layers.feed_forward import Activation, FeedForwardWeights
-from taskmoe_jax.moe.dispatched import Dispatched
+from taskmoe_jax.moe.dispatched import Dispatched, run_on_devices
+from taskmoe_jax.moe.gates import renormalized
 from taskmoe_jax.moe.gather import gather, invert
-from taskmoe_jax.moe.routing import Routing, renormalized
-from taskmoe_jax.partitioning.rules import constrain
+from taskmoe_jax.moe.routing import Routing
+from taskmoe_jax.partitioning.rules import active
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Capacity:
 
   Attributes:
     factor: How many times its fair share an expert takes; None is without end.
-    group_size: Tokens of a group, in whole rows.
+    group_size: Tokens of a group, in whole rows, none beyond a device.
     renormalize_kept: Whether the gates of the choices that a token keeps are
       scaled to sum to 1.
   """
@@ -54,11 +56,47 @@ class Capacity:
     weights: FeedForwardWeights,
     activation: Activation,
   ) -> Dispatched:
+    rows = self._rows_of_group(x)
+    y, kept = run_on_devices(
+      functools.partial(self._on_device, rows=rows, activation=activation),
+      (x, routing.experts, routing.gates, routing.priority, valid),
+      weights,
+      expert_axis=axes.EXPERT,
+      mlp_axis=axes.MLP,
+    )
+    return Dispatched(y, kept)
+
+  def _rows_of_group(self, x: Float[Array, "B L D"]) -> int:
     num_rows, length, _ = x.shape
-    num_experts = weights.wo.shape[0]
-    num_selected = routing.experts.shape[-1]
-    rows = _largest_divisor(num_rows, max(1, self.group_size // length))
+    partitioning = active()
+    if partitioning is not None:
+      # No group reaches beyond a device, or its tokens would travel twice.
+      num_rows //= partitioning.num_row_shards
+    most = max(1, self.group_size // length)
+    return max(d for d in range(1, most + 1) if num_rows % d == 0)
+
+  def _capacity(self, tokens: int, num_selected: int, num_experts: int) -> int:
+    """C, the tokens of a group that one expert takes."""
+    if self.factor is None:
+      return tokens
+    fair = num_selected * tokens / num_experts
+    return min(tokens, max(1, math.ceil(fair * self.factor)))
+
+  def _on_device(
+    self,
+    operands: tuple,
+    weights: FeedForwardWeights,
+    *,
+    rows: int,
+    activation: Activation,
+  ) -> tuple[Float[Array, "B L D"], Bool[Array, "B L K"]]:
+    """What one device does with its groups and its experts."""
+    x, experts, gates, priority, valid = operands
+    num_rows, length, width = x.shape
     groups, tokens = num_rows // rows, rows * length
+    num_selected = experts.shape[-1]
+    local_experts = weights.wo.shape[0]
+    num_experts = local_experts * _num_shards()
 
     def grouped(values):
       if values.ndim < 3:
@@ -68,52 +106,44 @@ class Capacity:
       return values.reshape(groups, tokens, num_selected).swapaxes(1, 2)
 
     experts = jnp.where(
-      valid.reshape(groups, 1, tokens), grouped(routing.experts), num_experts
+      valid.reshape(groups, 1, tokens), grouped(experts), num_experts
     )
-    capacity = self.capacity(tokens, num_selected, num_experts)
-    order = self._order(routing, groups, rows, length)
-    slots = assign_slots(experts, num_experts, capacity, order)
+    capacity = self._capacity(tokens, num_selected, num_experts)
+    if priority is not None:
+      priority = jnp.broadcast_to(
+        priority.reshape(num_rows, -1), (num_rows, length)
+      ).reshape(groups, tokens)
+    slots = assign_slots(experts, num_experts, capacity, priority)
     kept = slots < num_experts * capacity  # [G, K, tokens]
     choices = invert(slots.reshape(groups, -1), num_experts * capacity)
     tokens_of_slots = jnp.where(
       choices < num_selected * tokens, choices % tokens, tokens
     )
-
-    sent = gather(x.reshape(groups, tokens, -1), tokens_of_slots, slots)
-    sent = sent.reshape(groups, num_experts, capacity, -1)
-    done = _experts(sent, weights.astype(x.dtype), activation)
+    sent = gather(x.reshape(groups, tokens, width), tokens_of_slots, slots)
+    done = _experts(
+      sent.reshape(groups, num_experts, capacity, width), weights, activation
+    )
     back = gather(
-      done.reshape(groups, num_experts * capacity, -1),
+      done.reshape(groups, num_experts * capacity, width),
       slots.reshape(groups, -1),
       choices[:, None],
-    ).reshape(groups, num_selected, tokens, -1)
-    gates = grouped(routing.gates)
+    ).reshape(groups, num_selected, tokens, width)
+    gates = grouped(gates)
     if self.renormalize_kept:
       gates = renormalized(gates * kept, axis=1)
     y = jnp.einsum("gktd,gkt->gtd", back, gates.astype(x.dtype))
+    if active() is not None:
+      y = jax.lax.psum(y, axes.MODEL_MESH)
     kept = kept.swapaxes(1, 2).reshape(num_rows, length, num_selected)
-    return Dispatched(y.reshape(x.shape), kept)
+    return y.reshape(x.shape), kept
 
-  def capacity(self, tokens: int, num_selected: int, num_experts: int) -> int:
-    """C, the tokens of a group that one expert takes."""
-    if self.factor is None:
-      return tokens
-    fair = num_selected * tokens / num_experts
-    return min(tokens, max(1, math.ceil(fair * self.factor)))
 
-  def _order(
-    self, routing: Routing, groups: int, rows: int, length: int
-  ) -> Int[Array, "G T"] | None:
-    """In which order the tokens of a group claim places, if not as they stand.
-
-    Rows of one priority go through in turn, as the sort is stable.
-    """
-    priority = routing.priority
-    if priority is None:
-      return None
-    if priority.ndim == 1:
-      priority = jnp.broadcast_to(priority[:, None], (groups * rows, length))
-    return jnp.argsort(-priority.reshape(groups, rows * length), axis=-1)
+def _num_shards() -> int:
+  """Over how many devices the experts are spread."""
+  partitioning = active()
+  return (
+    1 if partitioning is None else partitioning.mesh.shape[axes.EXPERT_MESH]
+  )
 
 
 def _experts(
@@ -121,19 +151,25 @@ def _experts(
   weights: FeedForwardWeights,
   activation: Activation,
 ) -> Float[Array, "G E C D"]:
-  sent = constrain(sent, axes.ACT_GROUP, axes.ACT_EXPERT, None, None)
+  """Runs the experts where they are: groups go there, and come back."""
+  weights = weights.astype(sent.dtype)
+  shards = _num_shards()
+  if shards > 1:
+    sent = jax.lax.all_to_all(sent, axes.EXPERT_MESH, 1, 0, tiled=True)
   hidden = activation(
     *(jnp.einsum("gecd,edf->gecf", sent, wi) for wi in weights.wi)
   )
   done = jnp.einsum("gecf,efd->gecd", hidden, weights.wo)
-  return constrain(done, axes.ACT_GROUP, axes.ACT_EXPERT, None, None)
+  if shards > 1:
+    done = jax.lax.all_to_all(done, axes.EXPERT_MESH, 0, 1, tiled=True)
+  return done
 
 
 def assign_slots(
   experts: Int[Array, "G K T"],
   num_experts: int,
   capacity: int,
-  order: Int[Array, "G T"] | None = None,
+  priority: Float[Array, "G T"] | None = None,
 ) -> Int[Array, "G K T"]:
   """Gives each choice a slot, `expert · C + place`, or E·C if there is none.
 
@@ -146,10 +182,11 @@ def assign_slots(
     experts: Chosen experts, best first; E marks padding.
     num_experts: E.
     capacity: C.
-    order: Tokens in the order in which they claim places; as they stand unless
-      given.
+    priority: Tokens of a higher one claim places first; as they stand, if they
+      have none or the same.
   """
-  if order is not None:
+  if priority is not None:
+    order = jnp.argsort(-priority, axis=-1, stable=True)
     ordered = jnp.take_along_axis(experts, order[:, None], axis=2)
     slots = assign_slots(ordered, num_experts, capacity)
     back = jnp.argsort(order, axis=-1)
@@ -161,7 +198,3 @@ def assign_slots(
   fits = (flat < num_experts) & (place < capacity)
   slots = jnp.where(fits, flat * capacity + place, num_experts * capacity)
   return slots.reshape(groups, -1, tokens)
-
-
-def _largest_divisor(number: int, at_most: int) -> int:
-  return max(d for d in range(1, at_most + 1) if number % d == 0)

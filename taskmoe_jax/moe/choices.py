@@ -184,13 +184,16 @@ def _check_renormalize(config: MoeConfig) -> None:
       " MoeConfig.renormalize to 'before', or MoeConfig.expert_mask_rate to"
       " 0.0."
     )
-  if not config.has_capacity and (
-    config.second_expert_policy is not SecondExpertPolicy.RANDOM
+  if not (
+    config.has_capacity
+    or config.has_pool
+    or config.second_expert_policy is SecondExpertPolicy.RANDOM
   ):
     raise TaskMoeError(
       "renormalize='after' does nothing where no choice is ever dropped:"
       f" dispatch is {str(config.dispatch)!r}, capacity_factor is"
-      f" {config.capacity_factor}, granularity {str(config.granularity)!r} and"
+      f" {config.capacity_factor}, pool_factor is {config.pool_factor},"
+      f" granularity {str(config.granularity)!r} and"
       f" second_expert_policy {str(config.second_expert_policy)!r}. Set"
       " MoeConfig.renormalize to 'before'."
     )

@@ -64,6 +64,7 @@ class Dispatch(enum.StrEnum):
 
   AUTO = "auto"
   CAPACITY = "capacity"
+  DROPLESS = "dropless"
   EXPERT_FETCH = "expert_fetch"
 
 
@@ -84,6 +85,11 @@ class MoeConfig:
     group_size: Tokens that compete for an expert's capacity, in whole rows.
     balance_loss_weight: Weight of the balance loss in the training loss.
     z_loss_weight: Weight of the router z-loss in the training loss.
+    pool_factor: How many times its fair share of a device's choices another
+      device has places for in training; None never drops, at as many times the
+      memory as devices share the experts. Read by `dropless` only, on a mesh.
+    refetch: Whether the backward pass fetches experts again, rather than keep
+      them. Read by `expert_fetch` only.
     second_expert_policy: How training takes choices 2 to K.
     second_expert_threshold: Policy `random` makes choice k with probability
       gate_k / threshold, at most 1. Read by it only.
@@ -112,6 +118,8 @@ class MoeConfig:
   group_size: int
   balance_loss_weight: float
   z_loss_weight: float
+  pool_factor: float | None = None
+  refetch: bool = False
   second_expert_policy: SecondExpertPolicy | str = SecondExpertPolicy.ALL
   second_expert_threshold: float | None = None
   renormalize: Renormalize | str = Renormalize.BEFORE
@@ -150,13 +158,15 @@ class MoeConfig:
       raise TaskMoeError(
         "dispatch 'expert_fetch' cannot serve granularity"
         f" {str(self.granularity)!r}: it fetches experts for whole rows. Set"
-        " MoeConfig.dispatch to 'capacity' or 'auto'."
+        " MoeConfig.dispatch to 'dropless' or 'auto'."
       )
-    if self.capacity_factor is not None and self.capacity_factor <= 0:
-      raise TaskMoeError(
-        f"capacity_factor={self.capacity_factor} is not above 0. Set"
-        " MoeConfig.capacity_factor, or None to never drop a token."
-      )
+    for field in ("capacity_factor", "pool_factor"):
+      factor = getattr(self, field)
+      if factor is not None and not factor > 0:
+        raise TaskMoeError(
+          f"{field}={factor} is not above 0. Set MoeConfig.{field}, or None to"
+          " never drop a token."
+        )
     check_choices(self)
 
   @property
@@ -166,3 +176,11 @@ class MoeConfig:
       self.dispatch is Dispatch.AUTO and not self.granularity.by_task
     )
     return by_capacity and self.capacity_factor is not None
+
+  @property
+  def has_pool(self) -> bool:
+    """Whether training may find a pool between devices full."""
+    by_pool = self.dispatch is Dispatch.DROPLESS or (
+      self.dispatch is Dispatch.AUTO and not self.granularity.by_task
+    )
+    return by_pool and self.pool_factor is not None

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from taskmoe_jax.moe.top_k import pick, top_k
+
 # So far below every score that its softmax is 0, and yet finite.
 _NOT_A_CANDIDATE = -1e9
 
@@ -41,8 +43,8 @@ def select_experts(
       jnp.argmax(ranks, axis=-1), scores.shape[-1], dtype=jnp.bool_
     )
     ranks = jnp.where(first, jnp.inf, ranks + gumbel)
-  _, experts = jax.lax.top_k(ranks, num_selected)
-  gates = jnp.take_along_axis(probabilities, experts, axis=-1)
+  experts = top_k(ranks, num_selected)
+  gates = pick(probabilities, experts)
   if num_selected > 1:
     gates = renormalized(gates)
   return gates, experts, probabilities
@@ -58,7 +60,7 @@ def candidates(
   task_scores: Float[Array, "*b E"], num_candidates: int
 ) -> Int[Array, "*b M"]:
   """The M experts that a task likes best, best first."""
-  return jax.lax.top_k(jax.lax.stop_gradient(task_scores), num_candidates)[1]
+  return top_k(jax.lax.stop_gradient(task_scores), num_candidates)
 
 
 def among_candidates(

@@ -14,7 +14,7 @@ from taskmoe_jax.layers.feed_forward import (
   feed_forward_weights,
 )
 from taskmoe_jax.moe.config import MoeConfig
-from taskmoe_jax.moe.dispatch import choose_engine
+from taskmoe_jax.moe.dispatch import Phase, choose_engine, expert_axes
 from taskmoe_jax.moe.routing import Router, RouterInputs
 from taskmoe_jax.moe.statistics import RoutingStatistics, measure
 from taskmoe_jax.partitioning.rules import constrain
@@ -32,13 +32,15 @@ class Experts(nn.Module):
 
   @nn.compact
   def __call__(self, embed_dim: int) -> FeedForwardWeights:
+    expert, matrix_axes = expert_axes(self.config)
     return feed_forward_weights(
       self,
-      {axes.EXPERT: self.config.num_experts},
+      {expert: self.config.num_experts},
       embed_dim,
       self.config.expert_mlp_dim,
       self.activation,
       jnp.dtype(jnp.float32),
+      matrix_axes,
     )
 
 
@@ -60,9 +62,10 @@ class MoeFeedForward(nn.Module):
     weights = Experts(self.config, self.activation, name="experts")(x.shape[-1])
     engine = choose_engine(
       self.config,
-      train=train,
+      Phase.of(train=train, length=x.shape[1]),
+      num_rows=x.shape[0],
       rows_per_task_group=inputs.rows_per_task_group,
-    )
+    ).engine
     valid = inputs.segment_ids > 0
 
     def run(x):

@@ -7,6 +7,7 @@ mean on a mesh is decided here, and changing it changes no model code.
 import contextlib
 import contextvars
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 
 import jax
@@ -30,6 +31,7 @@ _RULES: Mapping[str, MeshAxes] = {
   axes.TASK: None,
   axes.LAYER: None,
   axes.POSITION: None,
+  axes.FETCHED_EXPERT: None,
   axes.ACT_BATCH: _ROWS,
   axes.ACT_LENGTH: None,
   axes.ACT_EMBED: None,
@@ -45,10 +47,17 @@ _RULES: Mapping[str, MeshAxes] = {
 def logical_rules(*, fsdp: bool) -> dict[str, MeshAxes]:
   """Returns the rules; with `fsdp`, parameters are also split over `data`.
 
-  FSDP is one changed rule, `embed -> data`: each device keeps a slice of every
-  matrix at rest and XLA gathers it where it is used (ZeRO-3).
+  FSDP is the rule `embed -> data`: each device keeps a slice of every matrix at
+  rest and XLA gathers it where it is used (ZeRO-3). Experts that are fetched
+  (`moe.expert_fetch`) are split along their hidden width instead, which one
+  all-to-all puts together again.
   """
-  return {**_RULES, axes.EMBED: axes.DATA_MESH if fsdp else None}
+  fetched = (axes.EXPERT_MESH, axes.MODEL_MESH)
+  return {
+    **_RULES,
+    axes.EMBED: axes.DATA_MESH if fsdp else None,
+    axes.FETCHED_MLP: (axes.DATA_MESH, *fetched) if fsdp else fetched,
+  }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +93,10 @@ class Partitioning:
     )
 
   def parameter_sharding(
-    self, path: str, shape: tuple[int, ...], logical_axes: tuple[str, ...]
+    self,
+    path: str,
+    shape: tuple[int, ...],
+    logical_axes: tuple[str | None, ...],
   ) -> NamedSharding:
     """Sharding of one parameter.
 
@@ -93,12 +105,17 @@ class Partitioning:
         other frameworks do, would silently cost the memory one wanted to save.
     """
     spec = self.spec(logical_axes)
-    for size, name, mesh_axis in zip(shape, logical_axes, spec, strict=True):
-      if mesh_axis is not None and size % self.mesh.shape[mesh_axis]:
+    for size, name, entry in zip(shape, logical_axes, spec, strict=True):
+      names = (entry,) if isinstance(entry, str) else entry or ()
+      if size % math.prod(self.mesh.shape[axis] for axis in names):
+        found = " and ".join(
+          f"the {self.mesh.shape[axis]} devices of mesh axis {axis!r}"
+          for axis in names
+        )
+        settings = " and ".join(f"MeshShape.{axis}" for axis in names)
         raise TaskMoeError(
           f"parameter {path}: axis {name!r} of size {size} does not divide over"
-          f" the {self.mesh.shape[mesh_axis]} devices of mesh axis"
-          f" {mesh_axis!r}. Set MeshShape.{mesh_axis} to a divisor of {size}."
+          f" {found}. Set {settings} to a divisor of {size}."
         )
     return NamedSharding(self.mesh, spec)
 
@@ -118,11 +135,30 @@ def activate(partitioning: Partitioning) -> Iterator[None]:
     _ACTIVE.reset(token)
 
 
+def active() -> Partitioning | None:
+  """The mesh that functions are being traced for, if it has several devices."""
+  partitioning = _ACTIVE.get()
+  if partitioning is None or partitioning.mesh.size == 1:
+    return None
+  return partitioning
+
+
+def platform() -> str:
+  """What the functions being traced will run on: `cpu`, `gpu` or `tpu`.
+
+  That of the active mesh, which may be one that this machine only compiles for.
+  """
+  partitioning = _ACTIVE.get()
+  if partitioning is None:
+    return jax.default_backend()
+  return partitioning.mesh.devices.flat[0].platform
+
+
 def constrain(x: jax.Array, *logical_axes: str | None) -> jax.Array:
   """Lays an activation on the active mesh; without one, returns it as it is."""
-  partitioning = _ACTIVE.get()
   assert x.ndim == len(logical_axes), (x.shape, logical_axes)
-  if partitioning is None or partitioning.mesh.size == 1:
+  partitioning = active()
+  if partitioning is None:
     return x
   return jax.lax.with_sharding_constraint(
     x, partitioning.sharding(*logical_axes)

@@ -32,13 +32,13 @@ class Optimizer(NamedTuple):
 
 
 def num_stacked_axes(logical_axes: LogicalAxes) -> int:
-  """Counts the leading axes, `layer` or `expert`, that stack matrices.
+  """Counts the leading axes, of layers or experts, that stack matrices.
 
   An `expert` axis behind others, as the router's `[layer, embed, expert]` has,
   belongs to the matrix.
   """
   for position, name in enumerate(logical_axes):
-    if name not in (axes.LAYER, axes.EXPERT):
+    if name not in (axes.LAYER, axes.EXPERT, axes.FETCHED_EXPERT):
       return position
   return len(logical_axes)
 

@@ -220,9 +220,9 @@ def test_values_that_cannot_be(moe_config, values, message):
     (
       {"renormalize": "after", "second_expert_policy": "sampling"},
       "renormalize='after' does nothing where no choice is ever dropped:"
-      " dispatch is 'capacity', capacity_factor is None, granularity 'token'"
-      " and second_expert_policy 'sampling'. Set MoeConfig.renormalize to"
-      " 'before'.",
+      " dispatch is 'capacity', capacity_factor is None, pool_factor is None,"
+      " granularity 'token' and second_expert_policy 'sampling'. Set"
+      " MoeConfig.renormalize to 'before'.",
     ),
   ],
 )

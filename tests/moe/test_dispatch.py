@@ -1,165 +1,138 @@
-"""Slots, capacity, padding and the choice of an engine, by hand."""
+"""Which engine is chosen, and that it says why."""
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
+from taskmoe_jax import axes
 from taskmoe_jax.errors import TaskMoeError
-from taskmoe_jax.layers.feed_forward import Activation, FeedForwardWeights
-from taskmoe_jax.moe.capacity import Capacity, assign_slots
+from taskmoe_jax.layers.feed_forward import Activation
+from taskmoe_jax.moe.capacity import Capacity
 from taskmoe_jax.moe.config import MoeConfig
-from taskmoe_jax.moe.dispatch import choose_engine
+from taskmoe_jax.moe.dispatch import Phase, choose_engine, expert_axes
+from taskmoe_jax.moe.dropless import Dropless
 from taskmoe_jax.moe.expert_fetch import ExpertFetch
 from taskmoe_jax.moe.routing import Routing
+from taskmoe_jax.partitioning.rules import activate
+from tests.moe.test_engines import make_weights, partitioning
 
 
-def test_first_choices_before_second_and_earlier_tokens_before_later():
-  """The example of the docstring, and one in which padding stands between.
-
-  E = 2, C = 2, two groups; slots 0 1 are of expert 0, 2 3 of expert 1, and 4 is
-  none. In the second group expert 2 = E marks padding.
-  """
-  experts = jnp.array([[[0, 0, 0], [1, 1, 0]], [[1, 2, 1], [0, 2, 0]]])
-  slots = assign_slots(experts, num_experts=2, capacity=2)
-  np.testing.assert_array_equal(
-    slots, [[[0, 1, 4], [2, 3, 4]], [[2, 4, 3], [0, 4, 1]]]
+def config_of(granularity, dispatch, **values):
+  fixed = {
+    "num_experts": 7,
+    "num_selected": 2,
+    "expert_mlp_dim": 6,
+    "capacity_factor": 1.5,
+    "pool_factor": 1.25,
+    "group_size": 64,
+    "balance_loss_weight": 0.0,
+    "z_loss_weight": 0.0,
+  }
+  if granularity == "word":
+    values["word_table"] = "dealt"
+  if granularity == "task_then_token":
+    values["num_candidates"] = 3
+  return MoeConfig(
+    granularity=granularity, dispatch=dispatch, **(fixed | values)
   )
 
 
-def test_second_choices_queue_behind_all_first_ones():
-  """E = 3, C = 1: token 0's second choice, 1, was token 2's first."""
-  experts = jnp.array([[[0, 0, 1], [1, 2, 2]]])
-  slots = assign_slots(experts, num_experts=3, capacity=1)
-  np.testing.assert_array_equal(slots, [[[0, 3, 1], [3, 2, 3]]])
-
-
-def identity_experts():
-  """Expert e multiplies positive tokens by 10^e."""
-  wi = jnp.tile(jnp.eye(2)[None], (3, 1, 1))
-  return FeedForwardWeights(
-    (wi,), wi * jnp.array([1.0, 10, 100])[:, None, None]
+def choose(config, phase, num_rows=12):
+  return choose_engine(
+    config, Phase(phase), num_rows=num_rows, rows_per_task_group=4
   )
-
-
-def run(engine, x, experts, gates, valid):
-  """Compiled, which is faster than to run it once as it is."""
-  gates = jnp.asarray(gates, jnp.float32)
-  route = Routing(jnp.asarray(experts), gates)
-  # Two features, so that none is mistaken for the only one.
-  tokens = jnp.tile(jnp.asarray(x, jnp.float32)[..., None], (1, 1, 2))
-  valid = jnp.asarray(valid, bool)
-  weights = identity_experts()
-  done = jax.jit(engine, static_argnums=4)(
-    tokens, route, valid, weights, Activation.RELU
-  )
-  np.testing.assert_array_equal(done.y[..., 0], done.y[..., 1])
-  wanted = jnp.broadcast_to(valid[..., None], done.kept.shape)
-  dropped = jnp.sum(wanted & ~done.kept) / jnp.maximum(wanted.sum(), 1)
-  return done.y[..., 0], dropped
-
-
-def test_overflow_by_hand():
-  """One group of four tokens, ceil(1 · 4 / 3 · 1) = 2 places an expert.
-
-  Expert 0 takes tokens 1 and 2 and drops token 4; expert 2 takes token 3.
-  """
-  y, dropped = run(
-    Capacity(1.0, 4),
-    [[1, 2], [3, 4]],
-    jnp.array([[[0], [0]], [[2], [0]]]),
-    jnp.array([[[0.5], [0.5]], [[0.25], [0.5]]]),
-    jnp.ones((2, 2)),
-  )
-  np.testing.assert_allclose(y, [[0.5, 1], [75, 0]], rtol=1e-6)
-  assert dropped == pytest.approx(0.25)
-
-
-def test_padding_takes_no_capacity():
-  """The same with padding instead of token 1: now token 4 has a place."""
-  y, dropped = run(
-    Capacity(1.0, 4),
-    [[1, 2], [3, 4]],
-    jnp.array([[[0], [0]], [[2], [0]]]),
-    jnp.array([[[0.5], [0.5]], [[0.25], [0.5]]]),
-    [[0, 1], [1, 1]],
-  )
-  np.testing.assert_allclose(y, [[0, 1], [75, 2]], rtol=1e-6)
-  assert dropped == 0
 
 
 @pytest.mark.parametrize(
-  ("group_size", "rows"), [(1, 1), (9, 1), (10, 2), (29, 3)]
+  ("granularity", "dispatch", "phase", "engine"),
+  [
+    ("token", "auto", "train", Dropless(1.25)),
+    ("token", "auto", "evaluate", Dropless(None)),
+    ("token", "auto", "decode", Dropless(None)),
+    ("token", "capacity", "train", Capacity(1.5, 64)),
+    ("token", "capacity", "evaluate", Dropless(None)),
+    ("token", "capacity", "decode", Dropless(None)),
+    ("token", "dropless", "train", Dropless(1.25)),
+    ("word", "auto", "train", Dropless(1.25)),
+    ("task_then_token", "auto", "train", Dropless(1.25)),
+    ("sentence", "auto", "train", Dropless(1.25)),
+    ("sentence", "expert_fetch", "train", ExpertFetch(1)),
+    ("task", "auto", "train", ExpertFetch(4)),
+    ("task", "auto", "evaluate", ExpertFetch(4)),
+    ("task", "expert_fetch", "train", ExpertFetch(4)),
+    ("task", "capacity", "train", Capacity(1.5, 64)),
+    ("task", "capacity", "evaluate", Dropless(None)),
+    ("task", "dropless", "train", Dropless(1.25)),
+    ("static", "auto", "train", ExpertFetch(4)),
+    ("static", "capacity", "train", Capacity(1.5, 64)),
+  ],
 )
-def test_groups_are_whole_rows_and_divide_the_batch(group_size, rows):
-  """Six rows of five want expert 0, with ceil(tokens / 3) places a group."""
-  _, dropped = run(
-    Capacity(1.0, group_size),
-    np.ones((6, 5)),
-    np.zeros((6, 5, 1), np.int32),
-    np.ones((6, 5, 1)),
-    np.ones((6, 5)),
-  )
-  places = -(-rows * 5 // 3)
-  assert dropped == pytest.approx(1 - places / (rows * 5))
+def test_choices(granularity, dispatch, phase, engine):
+  choice = choose(config_of(granularity, dispatch), phase)
+  assert choice.engine == engine
+  name, reason = str(choice).split(": ")
+  assert name in ("capacity", "dropless", "expert_fetch")
+  assert len(reason.split()) > 2
 
 
-def test_a_batch_of_padding_drops_nothing():
-  y, dropped = run(
-    Capacity(1.0, 9),
-    np.ones((2, 3)),
-    np.zeros((2, 3, 1), np.int32),
-    np.ones((2, 3, 1)),
-    np.zeros((2, 3)),
+def test_auto_counts_the_experts_of_the_groups():
+  """16 rows are four groups of two experts each: more than the seven."""
+  choice = choose(config_of("task", "auto"), "train", num_rows=16)
+  assert str(choice) == (
+    "dropless: 4 groups of rows with 2 experts each are more than the 7 there"
+    " are"
   )
-  assert dropped == 0
-  assert not y.any()
+  with activate(partitioning((2, 2, 2))):
+    choice = choose(config_of("task", "auto"), "train", num_rows=16)
+  assert choice.engine == ExpertFetch(4)
+
+
+def test_settings_reach_the_engine():
+  config = config_of("task", "expert_fetch", refetch=True)
+  assert choose(config, "train").engine == ExpertFetch(4, refetch=True)
+  config = config_of("token", "capacity", renormalize="after")
+  assert choose(config, "train").engine == Capacity(1.5, 64, True)
+  config = config_of("token", "dropless", renormalize="after")
+  assert choose(config, "train").engine == Dropless(1.25, True)
+
+
+@pytest.mark.parametrize(
+  ("train", "length", "phase"),
+  [(True, 1, "train"), (False, 1, "decode"), (False, 2, "evaluate")],
+)
+def test_phases(train, length, phase):
+  assert Phase.of(train=train, length=length) == phase
+
+
+@pytest.mark.parametrize(
+  ("granularity", "dispatch", "fetched"),
+  [
+    ("task", "auto", True),
+    ("static", "expert_fetch", True),
+    ("sentence", "expert_fetch", True),
+    ("token", "auto", False),
+    ("task", "capacity", False),
+    ("task", "dropless", False),
+  ],
+)
+def test_experts_lie_as_their_engine_wants_them(granularity, dispatch, fetched):
+  expected = (axes.EXPERT, (axes.EMBED, axes.MLP))
+  if fetched:
+    expected = (axes.FETCHED_EXPERT, (None, axes.FETCHED_MLP))
+  assert expert_axes(config_of(granularity, dispatch)) == expected
 
 
 def test_expert_fetch_needs_a_decision_a_row():
+  routing = Routing(jnp.zeros((2, 3, 1), jnp.int32), jnp.ones((2, 3, 1)))
   with pytest.raises(TaskMoeError) as error:
-    run(
-      ExpertFetch(1),
-      np.ones((2, 3)),
-      np.zeros((2, 3, 1), np.int32),
-      np.ones((2, 3, 1)),
-      np.ones((2, 3)),
+    ExpertFetch(1)(
+      jnp.ones((2, 3, 32)),
+      routing,
+      jnp.ones((2, 3), bool),
+      make_weights(Activation.RELU),
+      Activation.RELU,
     )
   assert str(error.value) == (
     "dispatch 'expert_fetch' needs one routing decision a row, but packed rows"
-    " routed by sentence have several. Set MoeConfig.dispatch to 'capacity' or"
+    " routed by sentence have several. Set MoeConfig.dispatch to 'dropless' or"
     " 'auto', or PACK to False."
   )
-
-
-@pytest.mark.parametrize(
-  ("granularity", "dispatch", "train", "engine"),
-  [
-    ("token", "auto", True, Capacity(1.5, 64)),
-    ("token", "auto", False, Capacity(None, 64)),
-    ("token", "capacity", True, Capacity(1.5, 64)),
-    ("sentence", "auto", True, Capacity(1.5, 64)),
-    ("sentence", "expert_fetch", True, ExpertFetch(1)),
-    ("task", "auto", True, ExpertFetch(4)),
-    ("task", "auto", False, ExpertFetch(4)),
-    ("task", "expert_fetch", True, ExpertFetch(4)),
-    ("task", "capacity", True, Capacity(1.5, 64)),
-    ("task", "capacity", False, Capacity(None, 64)),
-    ("static", "auto", True, ExpertFetch(4)),
-    ("static", "capacity", True, Capacity(1.5, 64)),
-  ],
-)
-def test_choose_engine(granularity, dispatch, train, engine):
-  config = MoeConfig(
-    granularity=granularity,
-    num_experts=5,
-    num_selected=2,
-    expert_mlp_dim=7,
-    dispatch=dispatch,
-    capacity_factor=1.5,
-    group_size=64,
-    balance_loss_weight=0.0,
-    z_loss_weight=0.0,
-  )
-  chosen = choose_engine(config, train=train, rows_per_task_group=4)
-  assert chosen == engine

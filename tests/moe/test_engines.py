@@ -1,79 +1,75 @@
-"""Engines against a plain loop, a dense reference, and each other."""
+"""Every engine against plain loops, on one device and on meshes of eight."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from taskmoe_jax import axes
 from taskmoe_jax.layers.feed_forward import Activation, FeedForwardWeights
 from taskmoe_jax.moe.capacity import Capacity
+from taskmoe_jax.moe.dropless import Dropless
 from taskmoe_jax.moe.expert_fetch import ExpertFetch
 from taskmoe_jax.moe.routing import Routing
+from taskmoe_jax.partitioning.meshes import MeshShape, make_mesh
+from taskmoe_jax.partitioning.rules import Partitioning, activate
+from tests.moe import oracle
 
-B, L, D, F, E = 6, 5, 3, 4, 7
-NO_LIMIT = B * L
+B, L, D, F, E = 16, 5, 32, 24, 8
+# Rows of one task stand in fours.
+ROWS = 4
+MESHES = {
+  "one device": None,
+  "8,1,1": (8, 1, 1),
+  "1,8,1": (1, 8, 1),
+  "2,2,2": (2, 2, 2),
+  "4,2,1": (4, 2, 1),
+}
+UNOPTIMIZED = {
+  "xla_backend_optimization_level": 0,
+  "xla_llvm_disable_expensive_passes": True,
+}
 
 
-def routing(experts, gates):
-  return Routing(jnp.asarray(experts), jnp.asarray(gates))
+def routing(experts, gates, priority=None):
+  return Routing(jnp.asarray(experts), jnp.asarray(gates), priority=priority)
 
 
 def make_weights(activation, seed=0):
   rng = np.random.default_rng(seed)
   shapes = [(E, D, F)] * activation.num_inputs + [(E, F, D)]
   *wi, wo = [
-    jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes
+    jnp.asarray(rng.normal(size=shape) / shape[1] ** 0.5, jnp.float32)
+    for shape in shapes
   ]
   return FeedForwardWeights(tuple(wi), wo)
 
 
-def make_inputs(num_selected, by_row, seed=1):
+def make_inputs(num_selected, decided_for, seed=1):
   """Tokens, experts, gates, and which tokens are no padding.
 
-  With rows in threes that share their experts, as those of one task do.
+  Decisions are made for `token`s, for `sentence`s packed into rows, or for
+  `row`s, of which four after one another agree, as those of a task do.
   """
   rng = np.random.default_rng(seed)
   x = rng.normal(size=(B, L, D)).astype(np.float32)
-  shape = (B // 3,) if by_row else (B, L)
+  shape = (B // ROWS,) if decided_for == "row" else (B, L)
   scores = rng.random((*shape, E))
   experts = np.argsort(-scores, axis=-1)[..., :num_selected].astype(np.int32)
   gates = rng.random((*shape, num_selected)).astype(np.float32)
-  if by_row:
-    experts, gates = np.repeat(experts, 3, 0), np.repeat(gates, 3, 0)
-  valid = rng.random((B, L)) < 0.7
+  lengths = rng.integers(0, L + 1, B)
+  lengths[0] = 0  # a row of padding
+  valid = np.arange(L) < lengths[:, None]
+  if decided_for == "row":
+    experts, gates = np.repeat(experts, ROWS, 0), np.repeat(gates, ROWS, 0)
+  if decided_for == "sentence":
+    # The first three tokens of a row, and the others.
+    first = np.array([0, 0, 0, 3, 3])
+    experts, gates = experts[:, first], gates[:, first]
   return x, experts, gates, valid
-
-
-def call(engine, *operands, activation=Activation.RELU):
-  """Compiled, which is faster than to run it once as it is."""
-  return jax.jit(engine, static_argnums=4)(*operands, activation)
-
-
-def numpy_feed_forward(weights, expert, x, activation):
-  hidden = [x @ np.asarray(wi[expert], np.float64) for wi in weights.wi]
-  if activation is Activation.RELU:
-    hidden = np.maximum(hidden[0], 0)
-  else:
-    a = hidden[0]
-    inner = np.sqrt(2 / np.pi) * (a + 0.044715 * a**3)
-    hidden = 0.5 * a * (1 + np.tanh(inner)) * hidden[1]
-  return hidden @ np.asarray(weights.wo[expert], np.float64)
-
-
-def keep(experts, valid, rows, capacity):
-  """Which choices `[B, L, K]` find a place: a loop, by the definition."""
-  kept = np.zeros(experts.shape, bool)
-  for first in range(0, B, rows):
-    taken = np.zeros(E, int)
-    for k in range(experts.shape[-1]):
-      for b in range(first, first + rows):
-        for t in range(L):
-          if valid[b, t] and taken[experts[b, t, k]] < capacity:
-            taken[experts[b, t, k]] += 1
-            kept[b, t, k] = True
-  return kept
 
 
 def of_tokens(values):
@@ -83,110 +79,120 @@ def of_tokens(values):
   return np.repeat(values[:, None], L, axis=1)
 
 
-def loop(x, experts, gates, kept, weights, activation):
-  y = np.zeros(x.shape)
-  for b, t, k in np.argwhere(kept):
-    out = numpy_feed_forward(weights, experts[b, t, k], x[b, t], activation)
-    y[b, t] += gates[b, t, k] * out
-  return y
+def partitioning(mesh, fsdp=False):
+  data, expert, model = MESHES[mesh] if isinstance(mesh, str) else mesh
+  shape = MeshShape(data=data, expert=expert, model=model)
+  return Partitioning(make_mesh(shape), fsdp)
 
 
-def dense(x, gates, weights, experts, kept, activation):
-  """Every expert on every token, then a weighted sum: for its gradient."""
-  hidden = activation(*(jnp.einsum("bld,edf->blef", x, w) for w in weights.wi))
-  outs = jnp.einsum("blef,efd->bled", hidden, weights.wo)
-  chosen = jax.nn.one_hot(experts, E) * kept[..., None]
-  if gates.ndim == 2:
-    gates = jnp.tile(gates[:, None], (1, L, 1))
-  return jnp.einsum("bled,blke,blk->bld", outs, chosen, gates)
+def lay_out(parts, engine, weights, *rows):
+  """Puts weights where a model would keep them, and rows on their devices."""
+  expert, embed, mlp = axes.EXPERT, axes.EMBED, axes.MLP
+  if isinstance(engine, ExpertFetch):
+    expert, embed, mlp = axes.FETCHED_EXPERT, None, axes.FETCHED_MLP
+  wi = parts.sharding(expert, embed, mlp)
+  wo = parts.sharding(expert, mlp, embed)
+  weights = FeedForwardWeights(
+    jax.device_put(weights.wi, (wi,) * len(weights.wi)),
+    jax.device_put(weights.wo, wo),
+  )
+  of_rows = parts.sharding(axes.ACT_BATCH)
+  return weights, *(jax.device_put(row, of_rows) for row in rows)
 
 
-CASES = pytest.mark.parametrize(
-  ("engine", "by_row", "rows", "capacity"),
-  [
-    pytest.param(Capacity(None, 99), False, 6, NO_LIMIT, id="token"),
-    pytest.param(Capacity(None, 99), True, 6, NO_LIMIT, id="row"),
-    # Groups of two rows, ten tokens: ceil(K 10 / 7 · 0.9) places.
-    pytest.param(Capacity(0.9, 14), False, 2, 0.9, id="token, full"),
-    pytest.param(Capacity(0.9, 14), True, 2, 0.9, id="row, full"),
-    pytest.param(ExpertFetch(1), True, 6, NO_LIMIT, id="fetch"),
-    pytest.param(ExpertFetch(3), True, 6, NO_LIMIT, id="fetch, threes"),
-  ],
-)
+def loss(engine, activation, x, gates, weights, experts, valid, covector):
+  done = engine(x, routing(experts, gates), valid, weights, activation)
+  return jnp.vdot(covector, done.y), done
 
 
-@pytest.mark.parametrize(
-  ("num_selected", "activation"),
-  [
-    (1, Activation.RELU),
-    (2, Activation.GATED_GELU),
-    (3, Activation.RELU),
-  ],
-)
-@CASES
-def test_engines(engine, by_row, rows, capacity, num_selected, activation):
-  x, experts, gates, valid = make_inputs(num_selected, by_row)
+def run(engine, mesh, activation, x, experts, gates, valid, covector, weights):
+  """Output, and gradients of tokens, gates and weights."""
+  grad = functools.partial(jax.grad, argnums=(0, 1, 2), has_aux=True)(
+    functools.partial(loss, engine, activation)
+  )
+  grad = jax.jit(grad, compiler_options=UNOPTIMIZED)
+  if MESHES[mesh] is None:
+    return grad(x, gates, weights, experts, valid, covector)
+  parts = partitioning(mesh)
+  weights, x, gates, experts, valid, covector = lay_out(
+    parts, engine, weights, x, gates, experts, valid, covector
+  )
+  with activate(parts):
+    gradients, done = grad(x, gates, weights, experts, valid, covector)
+  # A gradient lies where its weights do.
+  for gradient, weight in zip(
+    jax.tree.leaves(gradients[2]), jax.tree.leaves(weights), strict=True
+  ):
+    assert gradient.sharding.shard_shape(gradient.shape) == (
+      weight.sharding.shard_shape(weight.shape)
+    )
+  return gradients, done
+
+
+ENGINES = {
+  "capacity": lambda decided_for: Capacity(None, 2 * L),
+  "capacity, full": lambda decided_for: Capacity(0.6, 2 * L),
+  "dropless": lambda decided_for: Dropless(None),
+  "expert_fetch": lambda decided_for: ExpertFetch(ROWS),
+  "expert_fetch, refetch": lambda decided_for: ExpertFetch(2, refetch=True),
+}
+
+
+def cases():
+  """All engines, decisions and meshes; K is 1, 2, 3 in turn on the meshes."""
+  turn = 0
+  for name in ENGINES:
+    for decided_for in ("token", "sentence", "row"):
+      if name.startswith("expert_fetch") and decided_for != "row":
+        continue
+      for mesh in MESHES:
+        turn += 1
+        for k in (1, 2, 3) if mesh == "one device" else (1 + turn % 3,):
+          yield pytest.param(
+            name, decided_for, mesh, k, id=f"{name}-{decided_for}-{mesh}-{k}"
+          )
+
+
+@pytest.mark.parametrize(("name", "decided_for", "mesh", "k"), list(cases()))
+def test_outputs_and_gradients(name, decided_for, mesh, k):
+  engine = ENGINES[name](decided_for)
+  activation = Activation.GATED_GELU if k == 2 else Activation.RELU
+  x, experts, gates, valid = make_inputs(k, decided_for)
   weights = make_weights(activation)
-  if capacity != NO_LIMIT:
-    capacity = {1: 2, 2: 3, 3: 4}[num_selected]
-  kept = keep(of_tokens(experts), valid, rows, capacity)
+  capacity = B * L
+  if name == "capacity, full":
+    capacity = math.ceil(k * 2 * L / E * 0.6)
+  kept = oracle.places(of_tokens(experts), valid, 2, capacity)
   wanted = np.broadcast_to(valid[..., None], kept.shape)
-  assert (kept.sum() < wanted.sum()) == (capacity != NO_LIMIT)
+  assert (kept.sum() < wanted.sum()) == (name == "capacity, full")
   # A random covector, so that no two gradients are the same by chance.
   covector = np.random.default_rng(2).normal(size=x.shape) * valid[..., None]
-  covector = jnp.asarray(covector, jnp.float32)
-
-  @jax.jit
-  @functools.partial(jax.grad, argnums=(0, 1, 2), has_aux=True)
-  def run(x, gates, weights):
-    done = engine(
-      x, routing(experts, gates), jnp.asarray(valid), weights, activation
-    )
-    return jnp.vdot(covector, done.y), done
-
-  @jax.jit
-  @functools.partial(jax.grad, argnums=(0, 1, 2))
-  def reference(x, gates, weights):
-    y = dense(x, gates, weights, of_tokens(experts), kept, activation)
-    return jnp.vdot(covector, y)
-
-  operands = jnp.asarray(x), jnp.asarray(gates), weights
-  gradients, done = run(*operands)
-  expected = loop(
-    x, of_tokens(experts), of_tokens(gates), kept, weights, activation
+  covector = covector.astype(np.float32)
+  gradients, done = run(
+    engine, mesh, activation, x, experts, gates, valid, covector, weights
   )
-  # Padding may be computed along; nobody reads it. Tolerance: sums of F = 4
-  # float32 products of order 10.
+  expected = oracle.mixture(
+    x, of_tokens(experts), of_tokens(gates), kept, weights, activation, covector
+  )
+  # Padding may be computed along; nobody reads it. Tolerances: float32 sums of
+  # some dozen products of order 1.
   found = np.where(valid[..., None], done.y, 0)
-  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+  np.testing.assert_allclose(found, expected.y, rtol=1e-5, atol=1e-5)
   if done.kept is None:
     assert kept.sum() == wanted.sum()
   else:
     np.testing.assert_array_equal(done.kept & wanted, kept)
-
-  found, expected = list(gradients), list(reference(*operands))
-  if by_row:
-    # Rows in threes have the same gates, and an engine may read any of them.
-    found[1], expected[1] = (
-      g.reshape(2, 3, num_selected).sum(1) for g in (found[1], expected[1])
-    )
-  for a, b in zip(
-    jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
-  ):
-    assert jnp.abs(b).max() > 0.1
-    # Weights' gradients sum over up to 30 tokens, values of order 10.
-    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("activation", Activation)
-def test_engines_agree(activation):
-  x, experts, gates, _ = make_inputs(num_selected=2, by_row=True)
-  x, valid = jnp.asarray(x), jnp.ones((B, L), bool)
-  route, weights = routing(experts, gates), make_weights(activation)
-  engines = [ExpertFetch(3), ExpertFetch(1), Capacity(None, 1)]
-  operands = x, route, valid, weights
-  reference = call(Capacity(None, 99), *operands, activation=activation)
-  for engine in engines:
-    done = call(engine, *operands, activation=activation)
-    assert done.kept is None or done.kept.all()
-    np.testing.assert_allclose(done.y, reference.y, rtol=1e-5, atol=1e-5)
+  dx, dgates, dweights = gradients
+  of_gates = expected.gates
+  if decided_for == "row":
+    # The rows of a group share their gates; an engine may read any of them.
+    of_gates = of_gates.sum(1).reshape(-1, ROWS, k).sum(1)
+    dgates = np.asarray(dgates).reshape(-1, ROWS, k).sum(1)
+  for a, b in [
+    (dx, expected.x),
+    (dgates, of_gates),
+    (dweights.wo, expected.wo),
+    *zip(dweights.wi, expected.wi, strict=True),
+  ]:
+    assert np.abs(b).max() > 0.1
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)

@@ -23,7 +23,7 @@ def layer():
     num_experts=E,
     num_selected=K,
     expert_mlp_dim=F,
-    dispatch="auto",
+    dispatch="capacity",
     # One place an expert: tokens are dropped in training.
     capacity_factor=0.1,
     group_size=B * L,

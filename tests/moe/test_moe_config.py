@@ -41,8 +41,9 @@ def test_numbers_of_experts_that_can_be_selected(num_selected):
       " MoeConfig.granularity.",
     ),
     (
-      {"dispatch": "dropless"},
-      "unknown dispatch 'dropless': accepted are auto, capacity, expert_fetch."
+      {"dispatch": "dropples"},
+      "unknown dispatch 'dropples': accepted are auto, capacity, dropless,"
+      " expert_fetch (did you mean 'dropless'?)."
       " Set MoeConfig.dispatch.",
     ),
     (
@@ -75,7 +76,7 @@ def test_numbers_of_experts_that_can_be_selected(num_selected):
     (
       {"granularity": "token", "dispatch": "expert_fetch"},
       "dispatch 'expert_fetch' cannot serve granularity 'token': it fetches"
-      " experts for whole rows. Set MoeConfig.dispatch to 'capacity' or"
+      " experts for whole rows. Set MoeConfig.dispatch to 'dropless' or"
       " 'auto'.",
     ),
     (

@@ -1,0 +1,214 @@
+"""The engine `dropless`: tokens go to experts, however many want one.
+
+On one device the choices are sorted by expert, and a grouped matrix product
+takes each expert's stretch of them, long or short. On a mesh whose `expert`
+axis splits the experts, tokens first travel to the device of their expert: an
+all-to-all of static shape, in which every device has a pool of S places for
+each other one. S bounds the memory; a choice that finds its pool full is
+dropped, and counted. Then the same grouped product, and an all-to-all back.
+
+A worked example, E = 2 on two devices, S = 2, and this device's four tokens
+want experts 1 0 1 1. Sorted: token 1 for expert 0, tokens 0, 2, 3 for expert 1.
+It sends (1, -) to the first device and (0, 2) to the second; 3 is dropped.
+"""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from taskmoe_jax import axes
+from taskmoe_jax.layers.feed_forward import Activation, FeedForwardWeights
+from taskmoe_jax.moe.dispatched import Dispatched, run_on_devices
+from taskmoe_jax.moe.gates import renormalized
+from taskmoe_jax.moe.gather import gather, invert
+from taskmoe_jax.moe.grouped import grouped_feed_forward
+from taskmoe_jax.moe.routing import Routing
+from taskmoe_jax.partitioning.rules import active
+
+
+@dataclasses.dataclass(frozen=True)
+class Dropless:
+  """Sorts tokens by expert; drops only what exceeds the pool between devices.
+
+  Attributes:
+    pool_factor: How many times its fair share of a device's choices, 1/X with
+      the experts on X devices, another device has places for. None has places
+      for all, so that nothing is ever dropped, at X times the memory and
+      communication of a fair share. Nothing is pooled on one device.
+    renormalize_kept: As in `capacity`.
+  """
+
+  pool_factor: float | None
+  renormalize_kept: bool = False
+
+  def __call__(
+    self,
+    x: Float[Array, "B L D"],
+    routing: Routing,
+    valid: Bool[Array, "B L"],
+    weights: FeedForwardWeights,
+    activation: Activation,
+  ) -> Dispatched:
+    shape = (*x.shape[:2], routing.experts.shape[-1])
+
+    def of_tokens(values):
+      if values.ndim == 2:
+        values = jnp.broadcast_to(values[:, None], shape)
+      return values
+
+    num_experts = weights.wo.shape[0]
+    experts = jnp.where(
+      valid[..., None], of_tokens(routing.experts), num_experts
+    )
+    partitioning = active()
+    shards = 1
+    if partitioning is not None:
+      shards = partitioning.mesh.shape[axes.EXPERT_MESH]
+    y, kept = run_on_devices(
+      functools.partial(
+        self._on_device,
+        activation=activation,
+        num_shards=shards,
+        on_mesh=partitioning is not None,
+      ),
+      (x, experts, of_tokens(routing.gates)),
+      weights,
+      expert_axis=axes.EXPERT,
+      mlp_axis=axes.MLP,
+    )
+    return Dispatched(y, kept)
+
+  def _on_device(
+    self,
+    operands: tuple[
+      Float[Array, "B L D"], Int[Array, "B L K"], Float[Array, "B L K"]
+    ],
+    weights: FeedForwardWeights,
+    *,
+    activation: Activation,
+    num_shards: int,
+    on_mesh: bool,
+  ) -> tuple[Float[Array, "B L D"], Bool[Array, "B L K"] | None]:
+    """What one device does with its tokens and its experts."""
+    x, experts, gates = operands
+    num_selected = experts.shape[-1]
+    num_experts = weights.wo.shape[0] * num_shards
+    tokens = x.reshape(1, -1, x.shape[-1])  # `gather` wants groups: one
+    num_tokens = tokens.shape[1]
+    # First choices before second ones, so that these are dropped first.
+    flat = experts.reshape(-1, num_selected).T.reshape(-1)  # [K·T]
+    places, counts = sort_by_expert(flat, num_experts)
+    kept = None
+    if num_shards > 1:
+      places, counts, pool = self._pool(flat, places, counts, num_shards)
+      kept = (places < num_shards * pool).reshape(num_selected, -1).T
+    num_places = num_shards * pool if num_shards > 1 else flat.size
+    choices = invert(places[None], num_places)  # [1, places]
+    sources = jnp.where(choices < flat.size, choices % num_tokens, num_tokens)
+    sent = gather(tokens, sources, places.reshape(1, num_selected, -1))[0]
+    if num_shards > 1:
+      done = _on_owners(sent, counts, weights, activation, num_shards)
+    else:
+      done = grouped_feed_forward(sent, counts, weights, activation)
+    back = gather(done[None], places[None], choices[:, None])
+    back = back.reshape(num_selected, num_tokens, -1)
+    gates = gates.reshape(-1, num_selected)
+    if kept is not None and self.renormalize_kept:
+      gates = renormalized(gates * kept)
+    y = jnp.einsum("ktd,tk->td", back, gates.astype(x.dtype))
+    if on_mesh:
+      y = jax.lax.psum(y, axes.MODEL_MESH)
+    if kept is not None:
+      kept = kept.reshape(experts.shape)
+    return y.reshape(x.shape), kept
+
+  def _pool(
+    self,
+    experts: Int[Array, "n"],
+    places: Int[Array, "n"],
+    counts: Int[Array, "E"],
+    num_shards: int,
+  ) -> tuple[Int[Array, "n"], Int[Array, "X e"], int]:
+    """Moves choices from their place in the order to one in a pool.
+
+    Returns:
+      Places `device · S + i`, past the end where the pool is full; how many
+      choices each expert of each device then gets; and S.
+    """
+    num_choices = experts.size
+    pool = num_choices
+    if self.pool_factor is not None:
+      share = self.pool_factor * num_choices / num_shards
+      pool = min(num_choices, math.ceil(share))
+    per_shard = counts.reshape(num_shards, -1)
+    totals = per_shard.sum(1)
+    starts = jnp.cumsum(totals) - totals  # of each device in the order
+    shard = experts // per_shard.shape[1]
+    inside = places - starts[jnp.minimum(shard, num_shards - 1)]
+    fits = (shard < num_shards) & (inside < pool)
+    pooled = jnp.where(fits, shard * pool + inside, num_shards * pool)
+    ends = jnp.minimum(jnp.cumsum(per_shard, axis=1), pool)
+    return pooled, jnp.diff(ends, axis=1, prepend=0), pool
+
+
+def sort_by_expert(
+  experts: Int[Array, "n"], num_experts: int
+) -> tuple[Int[Array, "n"], Int[Array, "E"]]:
+  """Returns each choice's place in the order by expert, and experts' counts.
+
+  Choices of one expert keep their order. E, no choice, is not placed: its place
+  is past the end, n.
+  """
+  order = jnp.argsort(experts, stable=True)
+  places = invert(order[None], experts.size)[0]
+  ends = jnp.searchsorted(
+    experts[order], jnp.arange(num_experts), side="right"
+  ).astype(jnp.int32)
+  placed = jnp.where(experts < num_experts, places, experts.size)
+  return placed, jnp.diff(ends, prepend=0)
+
+
+def _on_owners(
+  sent: Float[Array, "n D"],
+  counts: Int[Array, "X e"],
+  weights: FeedForwardWeights,
+  activation: Activation,
+  num_shards: int,
+) -> Float[Array, "n D"]:
+  """Sends pools to the devices of their experts, and back what these make.
+
+  Args:
+    sent: The pools one after another, each sorted by expert.
+    counts: How many of a pool belong to each of its experts; then padding.
+    weights: Of this device's experts.
+    activation: Between their matrices.
+    num_shards: X, the devices along the `expert` axis.
+  """
+  width = sent.shape[1]
+
+  def swap(values):
+    values = values.reshape(num_shards, -1, *values.shape[1:])
+    swapped = jax.lax.all_to_all(values, axes.EXPERT_MESH, 0, 0)
+    return swapped.reshape(-1, *values.shape[2:])
+
+  received = swap(sent)
+  local_experts = counts.shape[1]
+  if local_experts == 1:
+    # Nothing to sort: places that nobody took are zeros, and stay zeros.
+    wi, wo = (jax.tree.map(lambda w: w[0], w) for w in (weights.wi, weights.wo))
+    hidden = activation(*(received @ w.astype(sent.dtype) for w in wi))
+    return swap(hidden @ wo.astype(sent.dtype))
+  counts = swap(counts)  # [X, e]: of each sender
+  pool = jnp.arange(received.shape[0] // num_shards)
+  ends = jnp.cumsum(counts, axis=1)
+  experts = jnp.sum(pool[None, :, None] >= ends[:, None], axis=-1)  # [X, S]
+  places, totals = sort_by_expert(experts.reshape(-1), local_experts)
+  order = invert(places[None], places.size)
+  ordered = gather(received[None], order, places[None, None])
+  done = grouped_feed_forward(ordered[0], totals, weights, activation)
+  back = gather(done[None], places[None], order[:, None])
+  return swap(back.reshape(-1, width))
