@@ -4,6 +4,7 @@ Only `--gin.ENCODER` and `--gin.DECODER` change. Sizes are tiny: that the whole
 way is open and exact is tested here, that it learns is shown by the demo.
 """
 
+import itertools
 import json
 import math
 
@@ -13,7 +14,14 @@ import taskmoe_jax
 from taskmoe_jax.cli.main import main
 
 GRANULARITIES = ("token", "sentence", "task", "static")
-REDUCIBLE = ("task", "static")
+DENSE = ("task", "static")
+REDUCIBLE = (*DENSE, "task_then_token")
+# The others once on either side, so that not all 36 take their time.
+STACKS = [
+  *itertools.product(GRANULARITIES, repeat=2),
+  ("word", "task_then_token"),
+  ("task_then_token", "word"),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -21,8 +29,7 @@ def one_device(use_devices, quick_compilation):
   use_devices(1)
 
 
-@pytest.mark.parametrize("decoder", GRANULARITIES)
-@pytest.mark.parametrize("encoder", GRANULARITIES)
+@pytest.mark.parametrize(("encoder", "decoder"), STACKS)
 def test_whole_way(small_recipe, taskmoe, tmp_path, capsys, encoder, decoder):
   run_dir = tmp_path / "run"
   taskmoe(
@@ -33,6 +40,7 @@ def test_whole_way(small_recipe, taskmoe, tmp_path, capsys, encoder, decoder):
     f"--gin.DECODER={decoder}",
     # Every layer an MoE layer: half as much to compile.
     "--gin.config.StackConfig.mlp_dims=()",
+    "--gin.moe.MoeConfig.num_candidates=3",
   )
   lines = (run_dir / "metrics.jsonl").read_text().splitlines()
   reports = [json.loads(line) for line in lines]
@@ -42,8 +50,11 @@ def test_whole_way(small_recipe, taskmoe, tmp_path, capsys, encoder, decoder):
     assert 0.5 * math.log(296) < report["loss"] < 2 * math.log(296)
     for stack in ("encoder", "decoder"):
       for layer in (0, 1):
-        load = report[f"routing/{stack}/layer_{layer}/load"]
-        assert sum(load) == pytest.approx(1)
+        prefix = f"routing/{stack}/layer_{layer}"
+        # Of the tasks en, de and fr the first two are seen in every step.
+        for load in (f"{prefix}/load", f"{prefix}/task/de/load"):
+          assert sum(report[load]) == pytest.approx(1)
+        assert 0 <= report[f"{prefix}/overlap_mean"] <= 1 + 1e-6
 
   taskmoe("evaluate", f"--run_dir={run_dir}", "--pairs=en-de,fr-en")
   results = json.loads(
@@ -90,11 +101,16 @@ def _check_bundle(run_dir, encoder, decoder):
       assert described["reduced"]
       assert described["granularity"] == granularity
       assert [layer["layer"] for layer in described["layers"]] == [0, 1]
+    if granularity in DENSE:
       for layer in described["layers"]:
         assert len(set(layer["experts"])) == 2
         assert sum(layer["gates"]) == pytest.approx(1)
       # Two experts of 20 hidden units.
       assert (stack.moe, stack.mlp_dims) == (None, (40,))
+    elif granularity == "task_then_token":
+      for layer in described["layers"]:
+        assert len(set(layer["candidates"])) == 3
+      assert stack.moe.num_experts == stack.moe.num_candidates == 3
     else:
       assert described["reduced"] is False
       assert described["reason"] == (

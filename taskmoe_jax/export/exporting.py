@@ -176,19 +176,20 @@ def _describe(
       "reason": f"it is routed by {moe.granularity}: its experts depend on the"
       " text, so all are kept",
     }
-  rows = zip(selected.layers, selected.experts, selected.gates, strict=True)
-  return {
-    "reduced": True,
-    "granularity": str(moe.granularity),
-    "layers": [
-      {
-        "layer": layer,
-        "experts": [int(e) for e in experts],
-        "gates": [float(g) for g in gates],
-      }
-      for layer, experts, gates in rows
-    ],
-  }
+  described = {"reduced": True, "granularity": str(moe.granularity)}
+  if selected.gates is None:
+    layers = [
+      {"layer": layer, "candidates": experts.tolist()}
+      for layer, experts in zip(selected.layers, selected.experts, strict=True)
+    ]
+  else:
+    layers = [
+      {"layer": layer, "experts": experts.tolist(), "gates": gates.tolist()}
+      for layer, experts, gates in zip(
+        selected.layers, selected.experts, selected.gates, strict=True
+      )
+    ]
+  return {**described, "layers": layers}
 
 
 def _table(exported: Sequence[Exported]) -> rich.table.Table:

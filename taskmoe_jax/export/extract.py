@@ -1,4 +1,4 @@
-"""A task's sub-network: the dense model that the mixture is for this task.
+"""A task's sub-network: the small model that the mixture is for this task.
 
 Where the task alone decides on the experts, their gates are constants. So the K
 chosen experts of a layer are one feed-forward network of width K·F:
@@ -8,6 +8,10 @@ chosen experts of a layer are one feed-forward network of width K·F:
 The square root of each gate goes into both matrices, because that is kindest to
 int8 later (SERVING.md 2.6); a ReLU lets it through, and in a gated network it
 goes into the linear branch.
+
+Where the task decides on M candidates and its tokens among them, a sub-network
+is a mixture of those M: the same router without the other experts, for which
+the task's tokens have no probability at all. It has one task, whose id is 0.
 """
 
 import dataclasses
@@ -21,7 +25,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.models.config import ModelConfig, StackConfig
 from taskmoe_jax.moe.config import Granularity
-from taskmoe_jax.moe.gates import select_experts
+from taskmoe_jax.moe.gates import candidates, select_experts
 from taskmoe_jax.moe.tables import static_experts
 
 
@@ -31,17 +35,17 @@ class SelectedExperts:
 
   Attributes:
     layers: Which layers of the stack these are, counted from 0.
-    experts: Their ids, best first.
-    gates: Their weights.
+    experts: Their ids: K, best first, or the M candidates, in order.
+    gates: Their weights; None where each token has its own.
   """
 
   layers: tuple[int, ...]
   experts: Int[np.ndarray, "blocks K"]
-  gates: Float[np.ndarray, "blocks K"]
+  gates: Float[np.ndarray, "blocks K"] | None
 
 
 def reducible_stacks(config: ModelConfig) -> tuple[str, ...]:
-  """Names of the stacks that the task alone routes.
+  """Names of the stacks whose experts the task decides on.
 
   Raises:
     TaskMoeError: There is none, so there is no sub-network to extract.
@@ -50,7 +54,7 @@ def reducible_stacks(config: ModelConfig) -> tuple[str, ...]:
   reducible = tuple(
     name
     for name, stack in stacks.items()
-    if stack.moe is not None and stack.moe.granularity.by_task
+    if stack.moe is not None and stack.moe.granularity.has_sub_network
   )
   if reducible:
     return reducible
@@ -61,8 +65,8 @@ def reducible_stacks(config: ModelConfig) -> tuple[str, ...]:
   )
   raise TaskMoeError(
     f"no sub-network can be extracted: {routed}, and only experts that the task"
-    " alone decides on can be told before the text is seen. Train with ENCODER"
-    " or DECODER set to 'task' or 'static'."
+    " decides on can be told before the text is seen. Train with ENCODER or"
+    " DECODER set to 'task', 'static' or 'task_then_token'."
   )
 
 
@@ -80,26 +84,47 @@ def extract(
     num_tasks: R, of the mixture's task space.
 
   Returns:
-    Parameters and config of the sub-network, and the experts it is made of, by
-    stack.
+    Parameters and config of the sub-network, whose only task has the id 0, and
+    the experts it is made of, by stack.
   """
   params, selected = dict(params), {}
   for name in reducible_stacks(config):
     stack: StackConfig = getattr(config, name)
     weights = dict(params[name])
     chosen = _select(weights, stack, task_id, num_tasks)
-    weights.pop("task_table", None)
+    table = weights.pop("task_table", None)
     blocks = dict(weights["blocks"])
     last = f"layer_{stack.block_size - 1}"
     layer = dict(blocks[last])
-    layer["mlp"] = merge_experts(
-      layer.pop("moe")["experts"], chosen.experts, chosen.gates
-    )
+    moe = layer.pop("moe")
+    if stack.moe.granularity.by_task:
+      layer["mlp"] = merge_experts(moe["experts"], chosen.experts, chosen.gates)
+      small = _dense(stack)
+    else:
+      layer["moe"] = slice_experts(moe, chosen.experts)
+      weights["task_table"] = table[task_id : task_id + 1]
+      small = _of_candidates(stack)
     weights["blocks"] = {**blocks, last: layer}
     params[name] = weights
     selected[name] = chosen
-    config = dataclasses.replace(config, **{name: _dense(stack)})
+    config = dataclasses.replace(config, **{name: small})
   return params, config, selected
+
+
+def slice_experts(
+  moe: Mapping[str, Mapping[str, jax.Array]],
+  chosen: Int[np.ndarray, "blocks M"],
+) -> dict[str, dict[str, jax.Array]]:
+  """Takes the chosen experts of each block, and their columns of the router."""
+  experts = {
+    name: jax.vmap(lambda w, index: w[index])(weights, chosen)
+    for name, weights in moe["experts"].items()
+  }
+  router = {
+    name: jax.vmap(lambda w, index: w[:, index])(table, chosen)
+    for name, table in moe["router"].items()
+  }
+  return {"experts": experts, "router": router}
 
 
 def merge_experts(
@@ -126,21 +151,28 @@ def merge_experts(
 def _select(
   weights: Mapping, stack: StackConfig, task_id: int, num_tasks: int
 ) -> SelectedExperts:
-  """Evaluates the gates of a task, with the router's own function."""
+  """Evaluates what a task's router says, with its own functions."""
   moe, size = stack.moe, stack.block_size
+  layers = tuple(range(size - 1, stack.num_layers, size))
   if moe.granularity is Granularity.STATIC:
     table = static_experts(num_tasks, moe.num_experts, moe.num_selected)
     experts = np.tile(table[task_id], (stack.num_blocks, 1))
     gates = np.full(experts.shape, 1.0 / moe.num_selected, np.float32)
-  else:
-    vector = weights["task_table"][task_id]
-    tables = weights["blocks"][f"layer_{size - 1}"]["moe"]["router"]["table"]
-    scores = jnp.einsum(
-      "d,bde->be", vector, tables, precision=jax.lax.Precision.HIGHEST
-    )
+    return SelectedExperts(layers, experts, gates)
+  router = weights["blocks"][f"layer_{size - 1}"]["moe"]["router"]
+  by_task = moe.granularity is Granularity.TASK
+  scores = jnp.einsum(
+    "d,bde->be",
+    weights["task_table"][task_id],
+    router["table" if by_task else "task_gate"],
+    precision=jax.lax.Precision.HIGHEST,
+  )
+  if by_task:
     gates, experts, _ = select_experts(scores, moe.num_selected)
-  layers = tuple(range(size - 1, stack.num_layers, size))
-  return SelectedExperts(layers, np.asarray(experts), np.asarray(gates))
+    return SelectedExperts(layers, np.asarray(experts), np.asarray(gates))
+  # In ascending order, so that ties are decided as they were.
+  experts = np.sort(candidates(scores, moe.num_candidates), axis=-1)
+  return SelectedExperts(layers, experts, None)
 
 
 def _dense(stack: StackConfig) -> StackConfig:
@@ -148,3 +180,8 @@ def _dense(stack: StackConfig) -> StackConfig:
   return StackConfig(
     num_layers=stack.num_layers, mlp_dims=(*stack.mlp_dims, width)
   )
+
+
+def _of_candidates(stack: StackConfig) -> StackConfig:
+  moe = dataclasses.replace(stack.moe, num_experts=stack.moe.num_candidates)
+  return dataclasses.replace(stack, moe=moe)

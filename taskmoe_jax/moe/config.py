@@ -35,6 +35,11 @@ class Granularity(enum.StrEnum):
     return self in (Granularity.TASK, Granularity.STATIC)
 
   @property
+  def has_sub_network(self) -> bool:
+    """Whether a task leaves most experts alone, whatever its text is."""
+    return self.by_task or self is Granularity.TASK_THEN_TOKEN
+
+  @property
   def by_token(self) -> bool:
     """Whether every token has a decision of its own."""
     return self in (

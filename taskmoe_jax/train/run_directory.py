@@ -22,7 +22,8 @@ from taskmoe_jax.vocabulary import Vocabulary
 
 Samples = dict[str, list[tuple[str, str]]]
 
-# May differ between the parts of one run: they shape no parameter.
+# May differ between the parts of one run: they shape no parameter, and change
+# nothing once training is over.
 _MAY_CHANGE = (
   "dropout_rate",
   "dtype",
@@ -31,6 +32,13 @@ _MAY_CHANGE = (
   "group_size",
   "balance_loss_weight",
   "z_loss_weight",
+  "second_expert_policy",
+  "second_expert_threshold",
+  "renormalize",
+  "jitter",
+  "priority",
+  "expert_mask_rate",
+  "gating_dropout_rate",
 )
 
 

@@ -1,7 +1,10 @@
 """One training step, a pure function of state and batch."""
 
 import dataclasses
+import functools
+import operator
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.struct
 import jax
@@ -13,6 +16,7 @@ from jaxtyping import Array, Float, PyTree
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.models.losses import correct, cross_entropy
 from taskmoe_jax.models.transformer import Batch, Transformer
+from taskmoe_jax.moe.balancing import balanced_bias
 from taskmoe_jax.moe.statistics import RoutingStatistics
 from taskmoe_jax.task_space import TaskSpace
 from taskmoe_jax.train.optimizers import Optimizer
@@ -84,6 +88,7 @@ class TrainStep:
       gradients, state.optimizer_state, state.params
     )
     params = optax.apply_updates(state.params, updates)
+    params = self._balanced(params, state.params, metrics.routing)
     return TrainState(state.step + 1, params, optimizer_state), metrics
 
   def _loss(
@@ -122,6 +127,25 @@ class TrainStep:
     loss = metrics.loss / jnp.maximum(metrics.tokens, 1.0)
     return loss + self._routing_loss(routing), metrics
 
+  def _balanced(
+    self,
+    params: PyTree,
+    before: PyTree,
+    routing: Mapping[str, RoutingStatistics],
+  ) -> PyTree:
+    """Moves the balance biases, whatever the optimizer has made of them."""
+    for name, statistics in routing.items():
+      stack = getattr(self.model.config, name)
+      rate = stack.moe.balance_bias_rate
+      if rate:
+        layer = f"layer_{stack.block_size - 1}"
+        path = (name, "blocks", layer, "moe", "router", "balance_bias")
+        bias = functools.reduce(operator.getitem, path, before)
+        params = _with_leaf(
+          params, path, balanced_bias(bias, statistics.load, rate)
+        )
+    return params
+
   def _routing_loss(
     self, routing: Mapping[str, RoutingStatistics]
   ) -> Float[Array, ""]:
@@ -131,6 +155,15 @@ class TrainStep:
       total += moe.balance_loss_weight * statistics.balance_loss.sum()
       total += moe.z_loss_weight * statistics.z_loss.sum()
     return total
+
+
+def _with_leaf(
+  tree: Mapping, path: tuple[str, ...], leaf: jax.Array
+) -> dict[str, Any]:
+  """A copy of a tree with another array in one place."""
+  name, *rest = path
+  below = _with_leaf(tree[name], tuple(rest), leaf) if rest else leaf
+  return {**tree, name: below}
 
 
 def compile_step(

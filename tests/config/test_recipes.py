@@ -4,6 +4,7 @@
 rewrites it.
 """
 
+import dataclasses
 import os
 import pathlib
 import re
@@ -230,6 +231,37 @@ def test_runs_of_the_paper_override_their_models(name):
   load(name)
   model = arguments(loop.train, ["config_text"])["model"]
   assert (model.dtype, model.dropout_rate) == ("bfloat16", 0.1)
+
+
+def test_each_flag_in_the_header_of_the_routing():
+  """One at a time, with the paper's best model."""
+  from taskmoe_jax.train import loop
+
+  text = (ROOT / "gin" / "routing" / "moe.gin").read_text()
+  flags = re.findall(r"--gin\.\S+", text)
+  assert len(flags) == 7
+  by_hand = {
+    "second_expert_policy": "random",
+    "jitter": 0.01,
+    "expert_mask_rate": 0.2,
+    "gating_dropout_rate": 0.2,
+    "renormalize": "after",
+    "priority": "gate",
+    "balance_bias_rate": 0.001,
+  }
+
+  def models(*flags):
+    load("wmt_task_moe_32e", *flags)
+    model = arguments(loop.train, ["config_text"])["model"]
+    return model.encoder.moe, model.decoder.moe
+
+  encoder, decoder = models()
+  for flag, (name, value) in zip(flags, by_hand.items(), strict=True):
+    changed = dataclasses.replace(encoder, **{name: value})
+    assert changed != encoder
+    both = not flag.startswith("--gin.encoder/")
+    other = dataclasses.replace(decoder, **{name: value}) if both else decoder
+    assert models(flag) == (changed, other)
 
 
 def test_every_gin_file_belongs_to_a_recipe():

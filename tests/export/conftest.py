@@ -54,6 +54,8 @@ def mixture_of(vocabulary, random_params):
       group_size=64,
       balance_loss_weight=0.01,
       z_loss_weight=0.001,
+      word_table="hashed",
+      num_candidates=3,
     )
     return StackConfig(num_layers=4, mlp_dims=(7,), moe=moe)
 

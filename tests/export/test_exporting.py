@@ -5,7 +5,7 @@ import pytest
 
 import taskmoe_jax
 from taskmoe_jax.errors import TaskMoeError
-from taskmoe_jax.export import exporting
+from taskmoe_jax.export import bundle, exporting
 from taskmoe_jax.export.exporting import export, tasks_named
 from taskmoe_jax.task_space import TaskSpace
 
@@ -85,12 +85,39 @@ def test_a_bundle_for_each_task(exported, tmp_path, samples, capsys):
   }
   printed = capsys.readouterr().out
   assert f"bundles in {tmp_path / 'out'}" in printed
-  bundle = taskmoe_jax.load(folders[1])
-  assert bundle.task_space.pairs == ("de-en", "fr-en")
+  loaded = taskmoe_jax.load(folders[1])
+  assert loaded.task_space.pairs == ("de-en", "fr-en")
   # Both pairs of the bundle are the same to it, and no other is known.
-  assert bundle.translate(["dad"]) == bundle.translate(["dad"], "fr-en")
+  assert loaded.translate(["dad"]) == loaded.translate(["dad"], "fr-en")
   with pytest.raises(TaskMoeError, match="unknown"):
-    bundle.translate(["dad"], "en-de")
+    loaded.translate(["dad"], "en-de")
+
+
+def test_a_bundle_with_candidates(exported, tmp_path):
+  """A dense encoder and a decoder of three of five experts."""
+  (row,) = exported("de", decoder="task_then_token")
+  folder = tmp_path / "export-30" / "de"
+  stacks = bundle.read_manifest(folder)["stacks"]
+  assert stacks["encoder"]["granularity"] == "task"
+  assert stacks["decoder"]["reduced"]
+  assert stacks["decoder"]["granularity"] == "task_then_token"
+  layers = stacks["decoder"]["layers"]
+  assert [layer["layer"] for layer in layers] == [1, 3]
+  for layer in layers:
+    assert layer.keys() == {"layer", "candidates"}
+    assert sorted(set(layer["candidates"])) == layer["candidates"]
+    assert len(layer["candidates"]) == 3
+  assert (row.check.identical_translations, row.check.sentences) == (2, 2)
+  loaded = taskmoe_jax.load(folder)
+  assert loaded.task_space.tasks == ("de",)
+  assert loaded.model.decoder.moe.num_experts == 3
+  # Two experts of 8·6·2 weights in 2 layers of the decoder less, their columns
+  # of two tables, and 2 of 3 task vectors; three experts in the encoder, whose
+  # router and task table are gone.
+  full, kept = row.parameters
+  decoder = 2 * (2 * 96 + 2 * 2 * 8) + 2 * 8
+  encoder = 2 * (3 * 96 + 40) + 3 * 8
+  assert full - kept == decoder + encoder
 
 
 def test_the_folder_is_named_for_the_step(exported, tmp_path):

@@ -78,6 +78,8 @@ def _logits(config, num_tasks, params, batch, task_ids):
     ("task", "static", "pair", "relu"),
     ("token", "task", "pair", "relu"),
     ("task", "sentence", "source", "gated_gelu"),
+    ("task", "task_then_token", "target", "relu"),
+    ("task_then_token", "word", "pair", "gated_gelu"),
   ],
 )
 def test_a_sub_network_is_its_mixture(
@@ -94,7 +96,7 @@ def test_a_sub_network_is_its_mixture(
     params, config, selected = extract(
       mixture.params, mixture.model, space.task_id(task), num_tasks
     )
-    small = _logits(config, num_tasks, params, batch, 0 * ids)
+    small = _logits(config, 1, params, batch, 0 * ids)
     for row in range(4):
       same = np.abs(whole[row] - small[row])[valid[row]].max() < 1e-4
       # Of another task it would be another network.
@@ -102,9 +104,11 @@ def test_a_sub_network_is_its_mixture(
     assert set(selected) == {
       name
       for name, granularity in (("encoder", encoder), ("decoder", decoder))
-      if granularity in ("task", "static")
+      if granularity in ("task", "static", "task_then_token")
     }
     for name, chosen in selected.items():
+      if chosen.gates is None:
+        continue
       assert chosen.layers == (1, 3)
       np.testing.assert_allclose(chosen.gates.sum(1), 1, rtol=1e-6)
       assert getattr(config, name).mlp_dims == (7, 12)
@@ -118,6 +122,41 @@ def test_static_experts_are_those_dealt_out(mixture_of):
     assert selected[stack].experts.tolist() == [[4, 0], [4, 0]]
     assert selected[stack].gates.tolist() == [[0.5, 0.5], [0.5, 0.5]]
   assert static_experts(3, 5, 2).tolist()[2] == [4, 0]
+
+
+def test_candidates_leave_a_small_mixture(mixture_of):
+  """Three of five experts, in the order in which they were."""
+  mixture = mixture_of("task_then_token", "task_then_token")
+  params, config, selected = extract(mixture.params, mixture.model, 1, 3)
+  for stack in ("encoder", "decoder"):
+    was = mixture.params[stack]
+    moe = getattr(config, stack).moe
+    assert (moe.num_experts, moe.num_candidates, moe.num_selected) == (3, 3, 2)
+    assert getattr(config, stack).mlp_dims == (7,)
+    np.testing.assert_array_equal(
+      params[stack]["task_table"], was["task_table"][1:2]
+    )
+    assert selected[stack].gates is None
+    assert selected[stack].layers == (1, 3)
+    router = was["blocks"]["layer_1"]["moe"]["router"]
+    scores = np.einsum("d,bde->be", was["task_table"][1], router["task_gate"])
+    best = np.sort(np.argsort(-scores, axis=1)[:, :3], axis=1)
+    np.testing.assert_array_equal(selected[stack].experts, best)
+    old = was["blocks"]["layer_1"]["moe"]
+    new = params[stack]["blocks"]["layer_1"]["moe"]
+    for block, chosen in enumerate(best):
+      for name in ("wi", "wo"):
+        np.testing.assert_array_equal(
+          new["experts"][name][block], old["experts"][name][block][chosen]
+        )
+      for name in ("table", "task_gate"):
+        np.testing.assert_array_equal(
+          new["router"][name][block], old["router"][name][block][:, chosen]
+        )
+  # It is itself of one task, and nothing more can be taken from it.
+  again, same, _ = extract(params, config, 0, 1)
+  assert same == config
+  jax.tree.map(np.testing.assert_array_equal, again, params)
 
 
 def test_the_mixture_is_not_changed(mixture_of):
@@ -134,11 +173,13 @@ def test_stacks_that_can_be_reduced(mixture_of):
   assert reducible("task", "static") == ("encoder", "decoder")
   assert reducible("token", "task") == ("decoder",)
   assert reducible("static", "sentence") == ("encoder",)
+  assert reducible("word", "task_then_token") == ("decoder",)
   with pytest.raises(
     TaskMoeError,
     match="no sub-network can be extracted: the encoder is routed by token and"
-    " the decoder is routed by sentence, and only experts that the task alone"
-    r" decides on .* Train with ENCODER or DECODER set to 'task' or 'static'\.",
+    " the decoder is routed by sentence, and only experts that the task decides"
+    " on can be told before the text is seen. Train with ENCODER or DECODER set"
+    r" to 'task', 'static' or 'task_then_token'\.",
   ):
     reducible("token", "sentence")
   config = mixture_of("token", "task").model

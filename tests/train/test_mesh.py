@@ -52,17 +52,34 @@ def losses(small_recipe, taskmoe, tmp_path, capsys):
   return losses
 
 
+NOISE = (
+  "--gin.moe.MoeConfig.second_expert_policy=random",
+  "--gin.moe.MoeConfig.jitter=0.1",
+  "--gin.moe.MoeConfig.gating_dropout_rate=0.2",
+)
+OF_TOKENS = (
+  "--gin.moe.MoeConfig.balance_bias_rate=0.01",
+  "--gin.moe.MoeConfig.expert_mask_rate=0.1",
+  "--gin.moe.MoeConfig.priority=random",
+)
+
+
 @pytest.mark.parametrize(
-  ("granularity", "meshes"),
+  ("granularity", "meshes", "noise"),
   [
-    ("token", ("data", "data, expert, model")),
-    ("task", ("data with FSDP", "data, expert, model")),
+    ("token", ("data", "data, expert, model"), (*NOISE, *OF_TOKENS)),
+    ("task", ("data with FSDP", "data, expert, model"), NOISE),
   ],
 )
 def test_losses_do_not_depend_on_the_mesh(
-  losses, use_devices, granularity, meshes
+  losses, use_devices, granularity, meshes, noise
 ):
-  flags = (f"--gin.ENCODER={granularity}", f"--gin.DECODER={granularity}")
+  """Nor do keys, and the biases that follow the load of all devices."""
+  flags = (
+    f"--gin.ENCODER={granularity}",
+    f"--gin.DECODER={granularity}",
+    *noise,
+  )
   use_devices(1)
   one = losses("one device", ONE, *flags)
   assert len(one) == STEPS

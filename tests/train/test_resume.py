@@ -26,6 +26,13 @@ FLAGS = (
   "--gin.config.StackConfig.mlp_dims=()",
   "--gin.ENCODER=token",
   "--gin.DECODER=task",
+  # Keys and biases, too, are those of the unbroken run.
+  "--gin.moe.MoeConfig.second_expert_policy=random",
+  "--gin.moe.MoeConfig.jitter=0.1",
+  "--gin.moe.MoeConfig.gating_dropout_rate=0.2",
+  "--gin.encoder/moe.MoeConfig.expert_mask_rate=0.1",
+  "--gin.encoder/moe.MoeConfig.balance_bias_rate=0.01",
+  "--gin.encoder/moe.MoeConfig.priority=random",
 )
 
 

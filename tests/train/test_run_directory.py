@@ -60,6 +60,22 @@ def test_the_same_run_goes_on_with_a_changed_recipe(folder, run):
     {"moe": {"capacity_factor": 1.25}},
     {"moe": {"group_size": 32, "dispatch": "capacity"}},
     {"moe": {"balance_loss_weight": 0.0, "z_loss_weight": 0.0}},
+    {
+      "moe": {
+        "second_expert_policy": "random",
+        "second_expert_threshold": 0.5,
+        "renormalize": "after",
+        "jitter": 0.1,
+        "gating_dropout_rate": 0.2,
+      }
+    },
+    {
+      "moe": {
+        "expert_mask_rate": 0.2,
+        "priority": "random",
+        "dispatch": "capacity",
+      }
+    },
   ],
 )
 def test_what_shapes_no_parameter_may_change(
@@ -84,6 +100,10 @@ def test_what_shapes_no_parameter_may_change(
     (
       {"moe": {"granularity": "static"}},
       "its model.encoder.moe.granularity is 'token', and not 'static' as asked",
+    ),
+    (
+      {"moe": {"num_candidates": 3}},
+      "its model.encoder.moe.num_candidates is None, and not 3 as asked",
     ),
   ],
 )

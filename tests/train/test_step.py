@@ -186,3 +186,54 @@ def test_a_batch_without_target_tokens(run, model_config, batch):
   assert float(metrics.loss) == 0.0
   assert float(metrics.tokens) == 0.0
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after))
+
+
+_BIAS = ("encoder", "blocks", "layer_1", "moe", "router", "balance_bias")
+
+
+def _greedy_adam():
+  """Would decay whatever it is given, and move it without a gradient."""
+  return optimizers.Optimizer(
+    optax.chain(
+      optax.adamw(0.1, weight_decay=0.5),
+      optax.stateless(lambda u, _: jax.tree.map(lambda x: x + 0.01, u)),
+    ),
+    lambda _: 0.1,
+  )
+
+
+@pytest.mark.parametrize(
+  "optimizer", [_SGD, _greedy_adam()], ids=["sgd", "adam"]
+)
+def test_only_the_load_moves_a_balance_bias(run, model_config, optimizer):
+  """By the rate, towards experts that had less than the mean of a quarter."""
+  rate = 0.125
+  both = model_config(moe={"balance_bias_rate": rate, "granularity": "token"})
+  config = model_config(encoder=both.encoder)
+  before, after, metrics = run(config, optimizer)
+  old, new = (
+    functools.reduce(dict.__getitem__, _BIAS, tree) for tree in (before, after)
+  )
+  assert old.shape == (1, 4)
+  load = np.asarray(metrics.routing["encoder"].load)
+  assert (load != 0.25).any()
+  np.testing.assert_allclose(new, old + rate * np.sign(0.25 - load), rtol=1e-6)
+  # And nothing but the bias is changed by it.
+  assert jax.tree.structure(before) == jax.tree.structure(after)
+
+
+def test_a_balance_bias_has_no_gradient(model_config, random_params, batch):
+  both = model_config(moe={"balance_bias_rate": 0.1, "granularity": "token"})
+  params = random_params(Transformer(both, 3))
+
+  @jax.jit
+  @jax.grad
+  def gradient(params):
+    logits, routing = _apply(both, params, batch)
+    return jnp.sum(logits**2) + sum(s.balance_loss[0] for s in routing.values())
+
+  found = gradient(params)
+  for stack in ("encoder", "decoder"):
+    router = found[stack]["blocks"]["layer_1"]["moe"]["router"]
+    assert jnp.abs(router["table"]).max() > 1e-3
+    assert not router["balance_bias"].any()
