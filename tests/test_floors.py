@@ -13,6 +13,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 FLOORS = {
   "axes": 0,
   "files": 0,
+  "host_memory": 0,
   "errors": 0,
   "task_space": 0,
   "vocabulary": 0,
