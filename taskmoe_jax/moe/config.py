@@ -172,10 +172,9 @@ class MoeConfig:
   @property
   def has_capacity(self) -> bool:
     """Whether training may find an expert full."""
-    by_capacity = self.dispatch is Dispatch.CAPACITY or (
-      self.dispatch is Dispatch.AUTO and not self.granularity.by_task
-    )
-    return by_capacity and self.capacity_factor is not None
+    # `auto` chooses it on one platform only, so it is not counted on.
+    named = self.dispatch is Dispatch.CAPACITY
+    return named and self.capacity_factor is not None
 
   @property
   def has_pool(self) -> bool:

@@ -99,14 +99,19 @@ class Dropless:
     num_experts = weights.wo.shape[0] * num_shards
     tokens = x.reshape(1, -1, x.shape[-1])  # `gather` wants groups: one
     num_tokens = tokens.shape[1]
-    # First choices before second ones, so that these are dropped first.
+    # First choices before second ones: where there is no place for all, the
+    # sorts keep those.
     flat = experts.reshape(-1, num_selected).T.reshape(-1)  # [K·T]
-    places, counts = sort_by_expert(flat, num_experts)
-    kept = None
+    kept, pool = None, flat.size
     if num_shards > 1:
-      places, counts, pool = self._pool(flat, places, counts, num_shards)
-      kept = (places < num_shards * pool).reshape(num_selected, -1).T
-    num_places = num_shards * pool if num_shards > 1 else flat.size
+      kept, pool = self._kept(flat, num_shards, num_experts)
+      flat = jnp.where(kept, flat, num_experts)
+    places, counts = sort_by_expert(flat, num_experts)
+    if num_shards > 1:
+      counts = counts.reshape(num_shards, -1)
+      places = _pooled(places, flat, counts, pool)
+      kept = kept.reshape(num_selected, -1).T
+    num_places = num_shards * pool
     choices = invert(places[None], num_places)  # [1, places]
     sources = jnp.where(choices < flat.size, choices % num_tokens, num_tokens)
     sent = gather(tokens, sources, places.reshape(1, num_selected, -1))[0]
@@ -126,33 +131,38 @@ class Dropless:
       kept = kept.reshape(experts.shape)
     return y.reshape(x.shape), kept
 
-  def _pool(
-    self,
-    experts: Int[Array, "n"],
-    places: Int[Array, "n"],
-    counts: Int[Array, "E"],
-    num_shards: int,
-  ) -> tuple[Int[Array, "n"], Int[Array, "X e"], int]:
-    """Moves choices from their place in the order to one in a pool.
+  def _kept(
+    self, experts: Int[Array, "n"], num_shards: int, num_experts: int
+  ) -> tuple[Bool[Array, "n"], int]:
+    """Which choices find a place in the pool of their expert's device, and S.
 
-    Returns:
-      Places `device · S + i`, past the end where the pool is full; how many
-      choices each expert of each device then gets; and S.
+    The earlier ones do, whichever of the device's experts they want.
     """
-    num_choices = experts.size
-    pool = num_choices
-    if self.pool_factor is not None:
-      share = self.pool_factor * num_choices / num_shards
-      pool = min(num_choices, math.ceil(share))
-    per_shard = counts.reshape(num_shards, -1)
-    totals = per_shard.sum(1)
-    starts = jnp.cumsum(totals) - totals  # of each device in the order
-    shard = experts // per_shard.shape[1]
-    inside = places - starts[jnp.minimum(shard, num_shards - 1)]
-    fits = (shard < num_shards) & (inside < pool)
-    pooled = jnp.where(fits, shard * pool + inside, num_shards * pool)
-    ends = jnp.minimum(jnp.cumsum(per_shard, axis=1), pool)
-    return pooled, jnp.diff(ends, axis=1, prepend=0), pool
+    chosen, pool = experts < num_experts, experts.size
+    if self.pool_factor is None:
+      return chosen, pool
+    pool = min(pool, math.ceil(self.pool_factor * pool / num_shards))
+    shards = experts * num_shards // num_experts
+    order, counts = sort_by_expert(shards, num_shards)
+    starts = jnp.cumsum(counts) - counts
+    inside = order - starts[jnp.minimum(shards, num_shards - 1)]
+    return chosen & (inside < pool), pool
+
+
+def _pooled(
+  places: Int[Array, "n"],
+  experts: Int[Array, "n"],
+  counts: Int[Array, "X e"],
+  pool: int,
+) -> Int[Array, "n"]:
+  """Moves choices from their places in the order to `device · S + i`."""
+  num_shards, local_experts = counts.shape
+  totals = counts.sum(1)
+  starts = jnp.cumsum(totals) - totals
+  shards = experts // local_experts
+  inside = places - starts[jnp.minimum(shards, num_shards - 1)]
+  placed = shards < num_shards
+  return jnp.where(placed, shards * pool + inside, num_shards * pool)
 
 
 def sort_by_expert(

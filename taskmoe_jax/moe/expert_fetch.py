@@ -251,9 +251,9 @@ def _take(
 ) -> Float[Array, "s G K m n"]:
   """Picks experts, cast to `dtype`; their gradients are summed in float32.
 
-  On a TPU by a product with one-hot rows, which is exact and costs E / 6T of
-  the layer, T tokens a device: gathering and scattering large slices one by
-  one takes the longer time.
+  On a TPU by a product with one-hot rows, which is exact, and costs 2GE / 3T of
+  the layer with T tokens in G groups: gathering and scattering large slices
+  one by one takes the longer time.
   """
   if platform() != "tpu":
     return jnp.take(w, experts, axis=0).astype(dtype)

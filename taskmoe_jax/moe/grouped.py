@@ -11,11 +11,15 @@ from jaxtyping import Array, Float, Int
 
 from taskmoe_jax.layers.feed_forward import Activation, FeedForwardWeights
 from taskmoe_jax.moe import grouped_cpu
-from taskmoe_jax.partitioning.rules import platform
+from taskmoe_jax.partitioning.rules import device_kind, platform
 
 # Rows, contracted width and output width of a tile. Wide tiles matter most: the
 # default of 128 each reads the weights several times over (PEERS.md section 2).
 _TPU_TILE = (512, 1024, 1024)
+
+
+# Whose kernels multiply float32 only.
+_NO_BFLOAT16 = ("TPU v2", "TPU v3")
 
 
 def grouped_feed_forward(
@@ -36,7 +40,7 @@ def grouped_feed_forward(
   if platform() == "cpu":
     return grouped_cpu.grouped_feed_forward(x, group_sizes, weights, activation)
   if platform() == "tpu":
-    return _on_tpu(x, group_sizes, weights.astype(x.dtype), activation)
+    return _on_tpu(x, group_sizes, weights, activation)
   weights = weights.astype(x.dtype)
   hidden = activation(
     *(jax.lax.ragged_dot(x, wi, group_sizes) for wi in weights.wi)
@@ -50,6 +54,9 @@ def _on_tpu(
   weights: FeedForwardWeights,
   activation: Activation,
 ) -> Float[Array, "n D"]:
+  dtype = x.dtype
+  if device_kind() in _NO_BFLOAT16:
+    x = x.astype(jnp.float32)
   # Imported here, since importing Pallas takes a second that others need not
   # wait for.
   from jax.experimental.pallas.ops.tpu import megablox
@@ -64,8 +71,12 @@ def _on_tpu(
       *(min(t, s) for t, s in zip(_TPU_TILE[1:], right.shape[1:], strict=True)),
     )
     return megablox.gmm(
-      left, right, group_sizes, preferred_element_type=left.dtype, tiling=tile
+      left,
+      right.astype(left.dtype),
+      group_sizes,
+      preferred_element_type=left.dtype,
+      tiling=tile,
     )
 
   hidden = activation(*(product(x, wi) for wi in weights.wi))
-  return product(hidden, weights.wo)[:num_rows]
+  return product(hidden, weights.wo)[:num_rows].astype(dtype)

@@ -154,6 +154,13 @@ def platform() -> str:
   return partitioning.platform if partitioning else jax.default_backend()
 
 
+def device_kind() -> str:
+  """What kind of that platform it is, such as `TPU v3`."""
+  partitioning = _ACTIVE.get()
+  devices = partitioning.mesh.devices.flat if partitioning else jax.devices()
+  return devices[0].device_kind
+
+
 def constrain(x: jax.Array, *logical_axes: str | None) -> jax.Array:
   """Lays an activation on the active mesh; without one, returns it as it is."""
   assert x.ndim == len(logical_axes), (x.shape, logical_axes)

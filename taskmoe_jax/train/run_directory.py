@@ -30,6 +30,8 @@ _MAY_CHANGE = (
   "dispatch",
   "capacity_factor",
   "group_size",
+  "pool_factor",
+  "refetch",
   "balance_loss_weight",
   "z_loss_weight",
   "second_expert_policy",
