@@ -1,11 +1,11 @@
 """Fixed tables of experts: no gate is learned, and every gate is 1/K."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, UInt32
 
 from taskmoe_jax.moe.choices import WordTable
+from taskmoe_jax.moe.top_k import top_k
 
 
 def static_experts(
@@ -39,14 +39,11 @@ def word_experts(
   if table is WordTable.DEALT:
     first = token_ids * num_selected
     return jnp.add.outer(first, jnp.arange(num_selected)) % num_experts
-  experts = jnp.arange(num_experts, dtype=jnp.uint32)
-  # For one token all numbers differ: mixing is one to one, and so is adding
-  # multiples of an odd number modulo 2^32.
   ids = _mixed(token_ids.astype(jnp.uint32))
+  experts = jnp.arange(num_experts, dtype=jnp.uint32)
   drawn = _mixed(jnp.add.outer(ids, experts * _ODD))
-  # As signed numbers, which every platform can sort.
-  signed = jax.lax.bitcast_convert_type(drawn, jnp.int32)
-  return jax.lax.top_k(signed, num_selected)[1].astype(jnp.int32)
+  # 24 bits, which float32 holds exactly; of equal ones the lower index wins.
+  return top_k((drawn >> 8).astype(jnp.float32), num_selected)
 
 
 # 2^32 over the golden ratio.
