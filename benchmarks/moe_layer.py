@@ -18,33 +18,25 @@ estimate.
 """
 
 import argparse
-import dataclasses
-import functools
 import json
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import rich.console
 import rich.table
-from flax import linen as nn
 from jax.experimental import topologies
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import measure
-from taskmoe_jax import axes
-from taskmoe_jax.layers.feed_forward import Activation, FeedForward
-from taskmoe_jax.moe.config import MoeConfig
-from taskmoe_jax.moe.layer import MoeFeedForward
-from taskmoe_jax.moe.routing import RouterInputs
+from benchmarks.layer_programs import DENSE, Setting, compiled, runner
+from taskmoe_jax.host_memory import keep_freed_memory
 from taskmoe_jax.partitioning.meshes import MeshShape, make_mesh
-from taskmoe_jax.partitioning.rules import Partitioning, activate
+from taskmoe_jax.partitioning.rules import Partitioning
 
 # Engine and granularity; `dense` has neither.
 CASES = (
@@ -58,159 +50,11 @@ CASES = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Setting:
-  """Sizes of the layer and its rows; see the flags."""
-
-  embed_dim: int
-  mlp_dim: int
-  experts: int
-  selected: int
-  rows: int  # of all devices together
-  length: int
-  rows_per_task_group: int
-  tasks: int
-  dtype: str
-  train: bool
-  partitioning: Partitioning
-
-  def moe(self, engine: str, granularity: str) -> MoeFeedForward:
-    config = MoeConfig(
-      granularity=granularity,
-      num_experts=self.experts,
-      num_selected=self.selected,
-      expert_mlp_dim=self.mlp_dim,
-      dispatch=engine,
-      capacity_factor=1.25,
-      group_size=1024,
-      balance_loss_weight=0.01,
-      z_loss_weight=0.001,
-      pool_factor=1.25,
-    )
-    return MoeFeedForward(config, self.tasks, Activation.RELU)
-
-  def dense(self) -> FeedForward:
-    return FeedForward(
-      self.mlp_dim * self.selected, Activation.RELU, 0.0, jnp.dtype(self.dtype)
-    )
-
-
-def program(setting: Setting, engine: str, granularity: str) -> tuple:
-  """A layer as a function, and the shapes of its operands, laid on the mesh."""
-  parts = setting.partitioning
-  layer = (
-    setting.dense() if engine == "dense" else setting.moe(engine, granularity)
-  )
-  shape = (setting.rows, setting.length, setting.embed_dim)
-  on_rows = parts.sharding(axes.ACT_BATCH)
-  rows = functools.partial(jax.ShapeDtypeStruct, sharding=on_rows)
-  operands = {
-    "x": rows(shape, jnp.dtype(setting.dtype)),
-    "covector": rows(shape, jnp.dtype(setting.dtype)),
-    "task_ids": rows(shape[:1], jnp.int32),
-    "segment_ids": rows(shape[:2], jnp.int32),
-    "task_vectors": rows((shape[0], shape[2]), jnp.float32),
-  }
-
-  def apply(params, operands):
-    if engine == "dense":
-      y = layer.apply({"params": params}, operands["x"], train=setting.train)
-      return y, 0.0
-    inputs = RouterInputs(
-      task_ids=operands["task_ids"],
-      segment_ids=operands["segment_ids"],
-      task_vectors=operands["task_vectors"],
-      rows_per_task_group=setting.rows_per_task_group,
-    )
-    y, found = layer.apply(
-      {"params": params},
-      operands["x"],
-      inputs,
-      train=setting.train,
-      rngs={"dropout": jax.random.key(0)},
-    )
-    return y, 0.01 * found.balance_loss + 0.001 * found.z_loss
-
-  def loss(params, x, operands):
-    y, routing_loss = apply(params, {**operands, "x": x})
-    return jnp.vdot(operands["covector"], y) + routing_loss, y
-
-  # With the output, which the next layer of a model reads.
-  def train(params, operands):
-    gradient = jax.grad(loss, argnums=(0, 1), has_aux=True)
-    return gradient(params, operands["x"], operands)
-
-  def decode(params, operands):
-    return apply(params, operands)[0]
-
-  def initialise(key):
-    some = {
-      name: jnp.zeros((1, *op.shape[1:]), op.dtype)
-      for name, op in operands.items()
-    }
-    if engine == "dense":
-      return layer.init(key, some["x"], train=False)["params"]
-    inputs = RouterInputs(
-      task_ids=some["task_ids"],
-      segment_ids=some["segment_ids"],
-      task_vectors=some["task_vectors"],
-    )
-    return layer.init(key, some["x"], inputs, train=False)["params"]
-
-  boxed = jax.eval_shape(initialise, jax.random.key(0))
-  params = jax.tree.map(
-    lambda leaf: jax.ShapeDtypeStruct(
-      leaf.value.shape,
-      leaf.value.dtype,
-      sharding=parts.sharding(*leaf.names),
-    ),
-    boxed,
-    is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned),
-  )
-  return train if setting.train else decode, (params, operands)
-
-
-def compiled(setting: Setting, engine: str, granularity: str) -> Any:
-  function, shapes = program(setting, engine, granularity)
-  with activate(setting.partitioning):
-    return jax.jit(function).lower(*shapes).compile(), shapes
-
-
-def runner(setting: Setting, build: Any, shapes: Any) -> Callable[[], object]:
-  """Draws operands of these shapes, and calls the program with them."""
-  rng = np.random.default_rng(0)
-  params, operands = shapes
-
-  def draw(leaf, scale=1.0):
-    values = scale * rng.normal(size=leaf.shape)
-    return jax.device_put(jnp.asarray(values, leaf.dtype), leaf.sharding)
-
-  params = jax.tree.map(lambda leaf: draw(leaf, leaf.shape[-2] ** -0.5), params)
-  groups = setting.rows // setting.rows_per_task_group
-  of_groups = rng.permutation(setting.tasks)[np.arange(groups) % setting.tasks]
-  tasks = np.repeat(of_groups, setting.rows_per_task_group).astype(np.int32)
-  vectors = rng.normal(size=(setting.tasks, setting.embed_dim))
-  given = {
-    "task_ids": tasks,
-    "segment_ids": np.ones((setting.rows, setting.length), np.int32),
-    "task_vectors": vectors[tasks].astype(np.float32),
-  }
-  values = {
-    name: jax.device_put(given[name], leaf.sharding)
-    if name in given
-    else draw(leaf)
-    for name, leaf in operands.items()
-  }
-  return lambda: build(params, values)
-
-
 def measured(
   setting: Setting, cases: list[tuple[str, str]], *, run: bool, repeats: int
 ) -> list[dict[str, Any]]:
   """One row for each engine, the dense layer first."""
-  builds = {
-    case: compiled(setting, *case) for case in [("dense", "none"), *cases]
-  }
+  builds = {case: compiled(setting, case) for case in [DENSE, *cases]}
   costs = {case: measure.cost_of(build[0]) for case, build in builds.items()}
   seconds = {case: cost.seconds for case, cost in costs.items()}
   spread = {}
@@ -221,14 +65,14 @@ def measured(
     )
     seconds = {case: float(np.median(found)) for case, found in times.items()}
     spread = {case: float(found.min()) for case, found in times.items()}
-  base = costs["dense", "none"], seconds["dense", "none"]
+  base = costs[DENSE], seconds[DENSE]
 
   def ratio(value, of):
     return value / of if value and of else None
 
   rows = []
   for case, cost in costs.items():
-    fastest = ratio(spread.get(case), spread.get(("dense", "none")))
+    fastest = ratio(spread.get(case), spread.get(DENSE))
     rows.append(
       {
         "engine": case[0],
@@ -314,12 +158,19 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
   )
   parser.add_argument("--repeats", type=int, default=30)
   parser.add_argument("--engines", help="such as dropless,auto; all by default")
+  parser.add_argument(
+    "--usual_malloc",
+    action="store_true",
+    help="do not keep freed memory, as training on a CPU does",
+  )
   parser.add_argument("--json", type=Path, help="where to write the rows")
   return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
   flags = parse(arguments)
+  if not flags.usual_malloc:
+    keep_freed_memory()
   data, expert, model = map(int, flags.mesh.split(","))
   mesh = make_mesh(
     MeshShape(data=data, expert=expert, model=model), devices_of(flags.topology)

@@ -61,7 +61,7 @@ config.ModelConfig.head_dim = 6
 config.StackConfig.num_layers = 2
 config.StackConfig.mlp_dims = (24,)
 NUM_EXPERTS = 4
-EXPERT_MLP_DIM = 20
+EXPERT_MLP_DIM = 32
 DROPOUT_RATE = 0.0
 
 BATCH_SIZE = 16

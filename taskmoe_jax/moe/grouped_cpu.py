@@ -161,13 +161,16 @@ def tile_heights(num_rows: int, num_experts: int) -> tuple[int, ...]:
   step = LEAST_HEIGHT
   while 16 * step < mean:
     step *= 2
-  heights, height = [], 0
-  while len(heights) < 2 or 2 * heights[-1] < 3 * mean:
+  heights, height = [0], 0
+  # None higher than all rows together, which could not be cut out of them.
+  while heights[-1] < num_rows and (
+    len(heights) < 3 or 2 * heights[-1] < 3 * mean
+  ):
     height += step
     near = abs(height - mean) <= max(mean // 4, step)
     if near or height % (2 * step) == 0:
       heights.append(height)
-  return tuple(heights)
+  return tuple(heights[1:])
 
 
 def _plan(sizes: Int[Array, "E"], num_rows: int) -> Tiles:

@@ -20,7 +20,8 @@ from taskmoe_jax.moe.dispatch import (
   choose_engine,
   expert_axes,
 )
-from taskmoe_jax.moe.expert_fetch import ExpertFetch, apply_fetched
+from taskmoe_jax.moe.expert_fetch import ExpertFetch
+from taskmoe_jax.moe.fetched_experts import apply_fetched
 from taskmoe_jax.moe.routing import Router, RouterInputs
 from taskmoe_jax.moe.statistics import RoutingStatistics, measure
 from taskmoe_jax.partitioning.rules import constrain

@@ -81,7 +81,8 @@ def test_recipes_and_gin_names(fails, train_fails):
 
 def test_values(train_fails):
   train_fails(
-    "unknown granularity 'tusk': accepted are token, sentence, task, static"
+    "unknown granularity 'tusk': accepted are token, sentence, task, static,"
+    " word, task_then_token"
     r" \(did you mean 'task'\?\)\. Set MoeConfig\.granularity\. \(In encoder/",
     "--gin.ENCODER=tusk",
   )

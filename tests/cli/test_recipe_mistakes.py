@@ -6,7 +6,8 @@ from taskmoe_jax.cli.main import main
 
 DEMO = {
   "ENCODER=tokn": (
-    "unknown granularity 'tokn': accepted are token, sentence, task, static"
+    "unknown granularity 'tokn': accepted are token, sentence, task, static,"
+    " word, task_then_token"
     " (did you mean 'token'?). Set MoeConfig.granularity. (In"
     " encoder/MoeConfig.)"
   ),

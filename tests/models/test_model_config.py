@@ -188,6 +188,8 @@ def test_dict_by_hand():
     "group_size": 8,
     "balance_loss_weight": 0.25,
     "z_loss_weight": 0.5,
+    "pool_factor": None,
+    "refetch": False,
     "second_expert_policy": "all",
     "second_expert_threshold": None,
     "renormalize": "before",

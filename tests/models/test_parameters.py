@@ -53,9 +53,10 @@ def test_parameters(name, choices, tiny_config, abstract_params):
 
 def test_every_axis_is_that_of_a_parameter(tiny_config, abstract_params):
   """And all of them occur, so that every rule is of use."""
-  boxed = abstract_params(tiny_config())
+  boxed = abstract_params(tiny_config("token", "task"))
   found = set()
   for leaf in jax.tree.leaves(boxed, is_leaf=lambda x: hasattr(x, "names")):
     found |= set(leaf.names)
     assert leaf.value.dtype == "float32"
-  assert found == set(axes.PARAMETER_AXES)
+  # None: the width of experts that are fetched, which is whole on a device.
+  assert found - {None} == set(axes.PARAMETER_AXES)

@@ -126,9 +126,11 @@ def test_tile_heights():
   assert tile_heights(N, E) == (5, 10, 20)
   about_mean = tuple(range(100, 170, 10))
   assert tile_heights(1024, 8) == (20, 40, 60, 80, *about_mean, 180, 200)
-  assert tile_heights(3, 64) == (5, 10)
+  assert tile_heights(3, 64) == (5,)
   for num_rows in (1, 100, 1000, 12345):
     for num_experts in (1, 7, 32):
       heights = tile_heights(num_rows, num_experts)
       assert len(heights) <= 15
-      assert 2 * heights[-1] * num_experts >= 3 * num_rows
+      assert (
+        heights[-1] >= num_rows or 2 * heights[-1] * num_experts >= 3 * num_rows
+      )

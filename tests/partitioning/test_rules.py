@@ -41,10 +41,17 @@ def test_every_word_is_among_the_axes():
   }
 
 
-def test_fsdp_is_one_changed_rule():
+def test_fsdp_splits_widths_over_data_as_well():
   plain, fsdp = logical_rules(fsdp=False), logical_rules(fsdp=True)
-  assert {name for name in plain if plain[name] != fsdp[name]} == {"embed"}
-  assert (plain["embed"], fsdp["embed"]) == (None, "data")
+  changed = {
+    name: (plain[name], fsdp[name])
+    for name in plain
+    if plain[name] != fsdp[name]
+  }
+  assert changed == {
+    "embed": (None, "data"),
+    "fetched_mlp": (("expert", "model"), ("data", "expert", "model")),
+  }
 
 
 def test_specs_by_hand():
@@ -104,6 +111,18 @@ def test_a_parameter_that_does_not_divide(shape, message):
   with pytest.raises(TaskMoeError) as error:
     parts.parameter_sharding("a/wi", shape, ("expert", "embed", "mlp"))
   assert str(error.value) == message
+
+
+def test_a_parameter_that_does_not_divide_over_several_axes():
+  with pytest.raises(TaskMoeError) as error:
+    partitioning(2, 2, 2).parameter_sharding(
+      "a/wi", (3, 6, 10), ("fetched_expert", None, "fetched_mlp")
+    )
+  assert str(error.value) == (
+    "parameter a/wi: axis 'fetched_mlp' of size 10 does not divide over the 2"
+    " devices of mesh axis 'expert' and the 2 devices of mesh axis 'model'. Set"
+    " MeshShape.expert and MeshShape.model to a divisor of 10."
+  )
 
 
 def laid_out(x, parts):

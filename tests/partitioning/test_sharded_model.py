@@ -23,8 +23,9 @@ def stack(granularity, num_layers):
     granularity=granularity,
     num_experts=8,
     num_selected=2,
-    expert_mlp_dim=20,
-    dispatch="auto",
+    expert_mlp_dim=40,
+    # Tokens travel to experts, and are dropped; experts travel to rows.
+    dispatch="capacity" if granularity == "token" else "auto",
     capacity_factor=1.25,
     group_size=2 * S,
     balance_loss_weight=0.0,
@@ -130,44 +131,58 @@ def distributed(boxed, params, partitioning):
   )
 
 
-# Shard shapes: table [V, D], query [blocks, D, N, H], router [blocks, D, E],
-# wi [blocks, E, D, F], wo [blocks, E, F, D].
-WHOLE = ((26, 24), (2, 24, 4, 5), (2, 24, 8), (2, 8, 24, 20), (2, 8, 20, 24))
+# Shard shapes: table [V, D], query [blocks, D, N, H], router [blocks, D, E].
+WHOLE = ((26, 24), (2, 24, 4, 5), (2, 24, 8))
+# wi [blocks, E, D, F], whose experts tokens travel to, or which are fetched.
+WI = (2, 8, 24, 40)
 
 
 @pytest.mark.parametrize(
-  ("mesh", "fsdp", "shapes"),
+  ("mesh", "fsdp", "shapes", "visited", "fetched"),
   [
-    ((8, 1, 1), False, WHOLE),
+    ((8, 1, 1), False, WHOLE, WI, WI),
     (
       (8, 1, 1),
       True,
-      ((26, 3), (2, 3, 4, 5), (2, 3, 8), (2, 8, 3, 20), (2, 8, 20, 3)),
+      ((26, 3), (2, 3, 4, 5), (2, 3, 8)),
+      (2, 8, 3, 40),
+      (2, 8, 24, 5),
     ),
     (
       (1, 8, 1),
       False,
-      ((26, 24), (2, 24, 4, 5), (2, 24, 1), (2, 1, 24, 20), (2, 1, 20, 24)),
+      ((26, 24), (2, 24, 4, 5), (2, 24, 1)),
+      (2, 1, 24, 40),
+      (2, 8, 24, 5),
     ),
     (
       (2, 2, 2),
       False,
-      ((13, 24), (2, 24, 2, 5), (2, 24, 4), (2, 4, 24, 10), (2, 4, 10, 24)),
+      ((13, 24), (2, 24, 2, 5), (2, 24, 4)),
+      (2, 4, 24, 20),
+      (2, 8, 24, 10),
     ),
     (
       (2, 2, 2),
       True,
-      ((13, 12), (2, 12, 2, 5), (2, 12, 4), (2, 4, 12, 10), (2, 4, 10, 12)),
+      ((13, 12), (2, 12, 2, 5), (2, 12, 4)),
+      (2, 4, 12, 20),
+      (2, 8, 24, 5),
     ),
     (
       (4, 2, 1),
       False,
-      ((26, 24), (2, 24, 4, 5), (2, 24, 4), (2, 4, 24, 20), (2, 4, 20, 24)),
+      ((26, 24), (2, 24, 4, 5), (2, 24, 4)),
+      (2, 4, 24, 40),
+      (2, 8, 24, 20),
     ),
   ],
 )
-def test_parameters_lie_in_shards(mesh, fsdp, shapes, batch):
-  boxed = boxed_params(model_of("task"), batch)
+@pytest.mark.parametrize("granularity", ["token", "task"])
+def test_parameters_lie_in_shards(
+  granularity, mesh, fsdp, shapes, visited, fetched, batch
+):
+  boxed = boxed_params(model_of(granularity), batch)
   params = distributed(boxed, draw(boxed), partitioning(mesh, fsdp))
   layers = params["decoder"]["blocks"]
   chosen = (
@@ -175,10 +190,11 @@ def test_parameters_lie_in_shards(mesh, fsdp, shapes, batch):
     layers["layer_0"]["self_attention"]["query"],
     layers["layer_1"]["moe"]["router"]["table"],
     layers["layer_1"]["moe"]["experts"]["wi"],
-    layers["layer_1"]["moe"]["experts"]["wo"],
+    layers["layer_1"]["moe"]["experts"]["wo"].swapaxes(2, 3),
   )
-  assert tuple(x.shape for x in chosen) == WHOLE
-  for x, shape in zip(chosen, shapes, strict=True):
+  wi = fetched if granularity == "task" else visited
+  assert tuple(x.shape for x in chosen) == (*WHOLE, WI, WI)
+  for x, shape in zip(chosen, (*shapes, wi, wi), strict=True):
     assert len(x.addressable_shards) == 8
     assert {shard.data.shape for shard in x.addressable_shards} == {shape}
 

@@ -61,6 +61,9 @@ OF_TOKENS = (
   "--gin.moe.MoeConfig.balance_bias_rate=0.01",
   "--gin.moe.MoeConfig.expert_mask_rate=0.1",
   "--gin.moe.MoeConfig.priority=random",
+  # Groups of one row, which are the same on every mesh.
+  "--gin.DISPATCH=capacity",
+  "--gin.moe.MoeConfig.group_size=24",
 )
 
 

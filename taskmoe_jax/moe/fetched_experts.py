@@ -1,0 +1,159 @@
+"""Experts fetched for groups of rows, and what is done with them."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float, Int
+
+from taskmoe_jax.layers.feed_forward import Activation, FeedForwardWeights
+from taskmoe_jax.moe.gather import weighted_sum
+from taskmoe_jax.partitioning.rules import platform
+
+# What is kept for the backward pass where fetched experts are not.
+HIDDEN = "hidden"
+
+
+def apply_fetched(
+  x: Float[Array, "B L D"], fetched: FeedForwardWeights, activation: Activation
+) -> Float[Array, "B L D"]:
+  """Runs rows through what `ExpertFetch.fetch` has fetched for them."""
+  grouped = x.reshape(fetched.wo.shape[0], -1, x.shape[-1])
+  hidden = activation(
+    *(jnp.einsum("gtd,gdh->gth", grouped, wi) for wi in fetched.wi)
+  )
+  return jnp.einsum("gth,ghd->gtd", hidden, fetched.wo).reshape(x.shape)
+
+
+def apply_experts(
+  x: Float[Array, "G t D"],
+  weights: FeedForwardWeights,
+  experts: Int[Array, "G K"],
+  gates: Float[Array, "G t K"],
+  activation: Activation,
+) -> Float[Array, "G t D"]:
+  """Runs groups of tokens through K experts each, one after the other.
+
+  What `fetch` and one wide feed-forward compute as well. On a CPU this is the
+  faster way, since no matrix is laid out anew to stand beside another.
+  """
+  groups, num_selected = experts.shape
+  experts = jnp.minimum(experts, weights.wo.shape[0] - 1).reshape(-1)
+  taken = weights.take(experts).astype(x.dtype)  # [G·K, D, F]
+  copies = jnp.broadcast_to(x[:, None], (groups, num_selected, *x.shape[1:]))
+  copies = copies.reshape(-1, *x.shape[1:])
+  hidden = activation(
+    *(
+      checkpoint_name(jnp.einsum("gtd,gdf->gtf", copies, wi), HIDDEN)
+      for wi in taken.wi
+    )
+  )
+  done = jnp.einsum("gtf,gfd->gtd", hidden, taken.wo)
+  done = done.reshape(groups, num_selected, *x.shape[1:])
+  return weighted_sum(done, gates.swapaxes(1, 2))
+
+
+def scaled(
+  wo: Float[Array, "G H D"],
+  gates: Float[Array, "G K"],
+  weights: FeedForwardWeights,
+) -> Float[Array, "G H D"]:
+  """Folds gates into output matrices."""
+  of_hidden = gates_of_hidden(gates, weights, size=wo.shape[1])
+  return wo * of_hidden[..., None].astype(wo.dtype)
+
+
+def gates_of_hidden(
+  gates: Float[Array, "*b K"], weights: FeedForwardWeights, *, size: int
+) -> Float[Array, "*b H"]:
+  """Repeats gates for the units of fetched experts: slices, then K, then f."""
+  of_slice = jnp.repeat(gates, weights.wo.shape[1], axis=-1)
+  return jnp.tile(of_slice, size // of_slice.shape[-1])
+
+
+def fetch(
+  weights: FeedForwardWeights,
+  experts: Int[Array, "G K"],
+  mesh_axes: tuple[str, ...],
+  dtype: jnp.dtype,
+) -> FeedForwardWeights:
+  """Gathers the experts of each group into one feed-forward of width K·F.
+
+  Its hidden units are those of the K experts, slice after slice.
+
+  Args:
+    weights: This device's slice of all experts.
+    experts: Wanted by this device's groups. E, a choice not made, fetches any.
+    mesh_axes: Over which the other slices lie; none if there are no others.
+    dtype: What to compute in, and what travels.
+
+  Returns:
+    `wi [G, D, K·F]` and `wo [G, K·F, D]`.
+  """
+  wanted = experts[None]
+  if mesh_axes:
+    wanted = jax.lax.all_gather(experts, mesh_axes)
+  wanted = jnp.minimum(wanted, weights.wo.shape[0] - 1)
+
+  def deliver(w):
+    slices = _take(w, wanted, dtype)  # [slices, G, K, ...]
+    if mesh_axes:
+      slices = jax.lax.all_to_all(slices, mesh_axes, 0, 0)
+    return slices
+
+  groups, width = experts.shape[0], weights.wo.shape[2]
+
+  def join(w):
+    w = jnp.einsum("sgkdf->gdskf", deliver(w)).reshape(groups, width, -1)
+    # Laid out here, once. Otherwise the TPU compiler would rather lay out the
+    # much larger hidden layer anew in the backward pass.
+    return jax.lax.optimization_barrier(w)
+
+  wo = jnp.moveaxis(deliver(weights.wo), 0, 1).reshape(groups, -1, width)
+  return FeedForwardWeights(tuple(map(join, weights.wi)), wo)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _take(
+  w: Float[Array, "E m n"], experts: Int[Array, "s G K"], dtype: jnp.dtype
+) -> Float[Array, "s G K m n"]:
+  """Picks experts, cast to `dtype`; their gradients are summed in float32.
+
+  On a TPU by a product with one-hot rows, which is exact, and costs 2GE / 3T of
+  the layer with T tokens in G groups: gathering and scattering large slices
+  one by one takes the longer time.
+  """
+  if platform() != "tpu":
+    return jnp.take(w, experts, axis=0).astype(dtype)
+  chosen = jax.nn.one_hot(experts, w.shape[0], dtype=dtype)
+  return jnp.einsum(
+    "sgke,emn->sgkmn",
+    chosen,
+    w.astype(dtype),
+    precision=jax.lax.Precision.HIGHEST,
+  )
+
+
+def _take_forward(w, experts, dtype):
+  return _take(w, experts, dtype), (w, experts)
+
+
+def _take_backward(dtype, residuals, gradients):
+  del dtype
+  w, experts = residuals
+  if platform() != "tpu":
+    gradients = gradients.astype(w.dtype)
+    return jnp.zeros_like(w).at[experts].add(gradients), None
+  chosen = jax.nn.one_hot(experts, w.shape[0], dtype=gradients.dtype)
+  summed = jnp.einsum(
+    "sgke,sgkmn->emn",
+    chosen,
+    gradients,
+    precision=jax.lax.Precision.HIGHEST,
+    preferred_element_type=w.dtype,
+  )
+  return summed, None
+
+
+_take.defvjp(_take_forward, _take_backward)
