@@ -141,8 +141,6 @@ def train(
   """
   _check_steps(train_steps, seed, log_every, checkpoints)
   partitioning = Partitioning(make_mesh(mesh), fsdp)
-  if partitioning.platform == "cpu":
-    keep_freed_memory()
   batches.check_divides(partitioning)
   task_space = task_space_of(mixture, task_by)
   make_folder(run_dir)
@@ -181,6 +179,8 @@ class _Loop:
     self, last_step: int, log_every: int, policy: CheckpointPolicy
   ) -> TrainResult:
     """Trains until `last_step`, from wherever the run has got to."""
+    if self.program.partitioning.platform == "cpu":
+      keep_freed_memory()
     parameters = self.program.num_parameters
     self._say(
       f"{parameters / 1e6:.1f}M parameters,"

@@ -62,7 +62,8 @@ def test_what_granularities_have():
     {"granularity": "static", "gating_dropout_rate": 0.3},
     {"balance_bias_rate": 0.001, "num_selected": 1},
     {"priority": "random", "capacity_factor": 1.0, "granularity": "word"},
-    {"priority": "gate", "capacity_factor": 1.0, "dispatch": "auto"},
+    {"priority": "gate", "capacity_factor": 1.0, "dispatch": "capacity"},
+    {"renormalize": "after", "pool_factor": 1.0, "dispatch": "auto"},
     {"renormalize": "after", "capacity_factor": 1.0, "granularity": "static"},
     {
       "renormalize": "after",

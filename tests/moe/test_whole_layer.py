@@ -66,6 +66,48 @@ def cases():
         )
 
 
+def by_loops(params, data, granularity, k, valid, covector):
+  """What the router's loops decide, and what the experts' make of it."""
+  router, no_table = params.get("router", {}), np.zeros((D, E))
+  kept = np.ones((B, L, k), bool)
+  decided = routing_oracle.route(
+    granularity,
+    np.asarray(router.get("table", no_table)),
+    np.asarray(router.get("task_gate", no_table)),
+    data,
+    kept,
+    (E, k, M),
+    R,
+  )
+  experts, gates = np.zeros((B, L, k), int), np.zeros((B, L, k))
+  for place, chosen in decided.experts.items():
+    experts[place], gates[place] = chosen, decided.gates[place]
+  weights = FeedForwardWeights(
+    (params["experts"]["wi"],), params["experts"]["wo"]
+  )
+  return decided, oracle.mixture(
+    data.x,
+    experts,
+    gates,
+    kept & valid[..., None],
+    weights,
+    Activation.RELU,
+    covector,
+  )
+
+
+def draw_params(layer, x, inputs):
+  shapes = jax.eval_shape(
+    lambda: layer.init(jax.random.key(0), x, inputs, train=True)
+  )
+  return jax.tree.map(
+    lambda leaf: jnp.asarray(
+      np.random.default_rng(leaf.size).normal(size=leaf.shape) / 2, jnp.float32
+    ),
+    nn.unbox(shapes)["params"],
+  )
+
+
 @pytest.mark.parametrize(
   ("granularity", "dispatch", "mesh", "packed", "k"), list(cases())
 )
@@ -90,16 +132,7 @@ def test_layers(moe_config, granularity, dispatch, mesh, packed, k):
     rows_per_task_group=2,
   )
   x = jnp.asarray(data.x)
-  params = jax.tree.map(
-    lambda leaf: jnp.asarray(
-      np.random.default_rng(leaf.size).normal(size=leaf.shape) / 2, jnp.float32
-    ),
-    nn.unbox(
-      jax.eval_shape(
-        lambda: layer.init(jax.random.key(0), x, inputs, train=True)
-      )
-    )["params"],
-  )
+  params = draw_params(layer, x, inputs)
   valid = data.segments > 0
   covector = np.random.default_rng(9).normal(size=x.shape) * valid[..., None]
 
@@ -114,33 +147,7 @@ def test_layers(moe_config, granularity, dispatch, mesh, packed, k):
     with activate(partitioning(mesh)):
       gradients, (y, statistics) = run(params, x)
 
-  router = params.get("router", {})
-  no_table = np.zeros((D, E))
-  kept = np.ones((B, L, k), bool)
-  decided = routing_oracle.route(
-    granularity,
-    np.asarray(router.get("table", no_table)),
-    np.asarray(router.get("task_gate", no_table)),
-    data,
-    kept,
-    (E, k, M),
-    R,
-  )
-  experts, gates = np.zeros((B, L, k), int), np.zeros((B, L, k))
-  for place, chosen in decided.experts.items():
-    experts[place], gates[place] = chosen, decided.gates[place]
-  weights = FeedForwardWeights(
-    (params["experts"]["wi"],), params["experts"]["wo"]
-  )
-  expected = oracle.mixture(
-    data.x,
-    experts,
-    gates,
-    kept & valid[..., None],
-    weights,
-    Activation.RELU,
-    covector,
-  )
+  decided, expected = by_loops(params, data, granularity, k, valid, covector)
   # float32 against float64: sums of some dozen products of order 1.
   found = np.where(valid[..., None], y, 0)
   np.testing.assert_allclose(found, expected.y, rtol=1e-5, atol=1e-4)
