@@ -56,8 +56,6 @@ ACT_HEADS = "act_heads"
 ACT_KV = "act_kv"
 ACT_MLP = "act_mlp"
 ACT_VOCAB = "act_vocab"
-ACT_EXPERT = "act_expert"
-ACT_GROUP = "act_group"
 
 ACTIVATION_AXES = (
   ACT_BATCH,
@@ -67,8 +65,6 @@ ACTIVATION_AXES = (
   ACT_KV,
   ACT_MLP,
   ACT_VOCAB,
-  ACT_EXPERT,
-  ACT_GROUP,
 )
 
 # Axes of the mesh. FSDP is not a fourth axis but a rule, `embed -> data`.

@@ -105,8 +105,8 @@ def _check_bundle(run_dir, encoder, decoder):
       for layer in described["layers"]:
         assert len(set(layer["experts"])) == 2
         assert sum(layer["gates"]) == pytest.approx(1)
-      # Two experts of 20 hidden units.
-      assert (stack.moe, stack.mlp_dims) == (None, (40,))
+      # Two experts of 32 hidden units.
+      assert (stack.moe, stack.mlp_dims) == (None, (64,))
     elif granularity == "task_then_token":
       for layer in described["layers"]:
         assert len(set(layer["candidates"])) == 3

@@ -39,8 +39,6 @@ _RULES: Mapping[str, MeshAxes] = {
   axes.ACT_KV: None,
   axes.ACT_MLP: axes.MODEL_MESH,
   axes.ACT_VOCAB: axes.MODEL_MESH,
-  axes.ACT_EXPERT: axes.EXPERT_MESH,
-  axes.ACT_GROUP: axes.DATA_MESH,
 }
 
 

@@ -30,7 +30,9 @@ def model_of():
       top_functions=commands.top_functions(),
     )
     # gin's references build what they name when they are copied.
-    return copy.deepcopy(gin.query_parameter("loop.train.model"))
+    return copy.deepcopy(
+      gin.query_parameter("taskmoe_jax.train.loop.train.model")
+    )
 
   yield build
   gin.clear_config()

@@ -45,7 +45,15 @@ def losses(small_recipe, taskmoe, tmp_path, capsys):
       "--gin.config.StackConfig.mlp_dims=()",
       *flags,
     )
-    assert f"mesh {shape}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"mesh {shape}" in said
+    engine = "expert_fetch: the task alone decides"
+    if shape == ONE:
+      engine = "dropless: 4 groups of rows with 2 experts each are more"
+    if "--gin.DISPATCH=capacity" in flags:
+      engine = "capacity: named by MoeConfig.dispatch"
+    assert f"encoder experts by {engine}" in said
+    assert f"decoder experts by {engine}" in said
     lines = (run_dir / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
 

@@ -32,6 +32,7 @@ FLAGS = (
   "--gin.moe.MoeConfig.gating_dropout_rate=0.2",
   "--gin.encoder/moe.MoeConfig.expert_mask_rate=0.1",
   "--gin.encoder/moe.MoeConfig.balance_bias_rate=0.01",
+  "--gin.encoder/moe.MoeConfig.dispatch=capacity",
   "--gin.encoder/moe.MoeConfig.priority=random",
 )
 
