@@ -25,7 +25,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.files import write_whole
-from taskmoe_jax.train.heat_map import heat_map, png
+from taskmoe_jax.train.heat_map import CELL, heat_map
 
 
 class MetricWriter:
@@ -104,13 +104,13 @@ class MetricWriter:
   def _add_picture(
     self, name: str, matrix: Float[np.ndarray, "_ _"], step: int, now: float
   ) -> None:
-    """A heat map of shares; tensorboardX would ask for Pillow to encode it."""
-    pixels = heat_map(matrix, largest=1.0)
+    """A heat map of shares."""
+    rows, columns = matrix.shape
     image = Summary.Image(
-      height=pixels.shape[0],
-      width=pixels.shape[1],
-      colorspace=pixels.shape[2],
-      encoded_image_string=png(pixels),
+      height=CELL * rows,
+      width=CELL * columns,
+      colorspace=4,  # red, green, blue and opacity
+      encoded_image_string=heat_map(matrix, largest=1.0),
     )
     self._tensorboard.file_writer.add_summary(
       Summary(value=[Summary.Value(tag=name, image=image)]), step, now
