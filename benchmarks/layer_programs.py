@@ -36,6 +36,8 @@ class Setting:
   tasks: int
   dtype: str
   train: bool
+  capacity_factor: float
+  group_size: int
   partitioning: Partitioning
 
   def moe(self, engine: str, granularity: str) -> MoeFeedForward:
@@ -45,8 +47,8 @@ class Setting:
       num_selected=self.selected,
       expert_mlp_dim=self.mlp_dim,
       dispatch=engine,
-      capacity_factor=1.25,
-      group_size=1024,
+      capacity_factor=self.capacity_factor,
+      group_size=self.group_size,
       balance_loss_weight=_WEIGHTS["balance"],
       z_loss_weight=_WEIGHTS["z"],
       pool_factor=1.25,

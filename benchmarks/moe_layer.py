@@ -152,6 +152,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
   parser.add_argument(
     "--groups", type=int, default=4, help="of rows of one task, on each device"
   )
+  parser.add_argument("--capacity_factor", type=float, default=1.25)
+  parser.add_argument("--group_size", type=int, default=1024)
   parser.add_argument("--dtype", default="float32")
   parser.add_argument(
     "--decode", action="store_true", help="one token a row, forward only"
@@ -191,6 +193,8 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
       tasks=max(experts // 2, flags.groups),
       dtype=flags.dtype,
       train=not flags.decode,
+      capacity_factor=flags.capacity_factor,
+      group_size=flags.group_size,
       partitioning=partitioning,
     )
     found = measured(
