@@ -70,9 +70,9 @@ def compiled(
     The program, and the shapes of its operands, which say where they lie.
   """
   layer = setting.dense() if case == DENSE else setting.moe(*case)
-  forward = _dense if case == DENSE else _mixture
-  if not setting.train:
-    forward = {_dense: _dense, _mixture: _decoding}[forward]
+  forward = _mixture if setting.train else _decoding
+  if case == DENSE:
+    forward = _dense
 
   def loss(params, x, operands):
     y, routing_loss = forward(setting, layer, params, {**operands, "x": x})

@@ -10,7 +10,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 from taskmoe_jax import axes
 from taskmoe_jax.layers.feed_forward import Activation, FeedForwardWeights
-from taskmoe_jax.moe.dispatched import Dispatched, run_on_devices
+from taskmoe_jax.moe.dispatched import (
+  Dispatched,
+  num_expert_shards,
+  run_on_devices,
+  sum_over_width,
+)
 from taskmoe_jax.moe.gates import renormalized
 from taskmoe_jax.moe.gather import gather, invert, weighted_sum
 from taskmoe_jax.moe.routing import Routing
@@ -96,7 +101,7 @@ class Capacity:
     groups, tokens = num_rows // rows, rows * length
     num_selected = experts.shape[-1]
     local_experts = weights.wo.shape[0]
-    num_experts = local_experts * _num_shards()
+    num_experts = local_experts * num_expert_shards()
 
     def grouped(values):
       if values.ndim < 3:
@@ -131,19 +136,9 @@ class Capacity:
     gates = grouped(gates)
     if self.renormalize_kept:
       gates = renormalized(gates * kept, axis=1)
-    y = weighted_sum(back, gates)
-    if active() is not None:
-      y = jax.lax.psum(y, axes.MODEL_MESH)
+    y = weighted_sum(back, gates).reshape(x.shape)
     kept = kept.swapaxes(1, 2).reshape(num_rows, length, num_selected)
-    return y.reshape(x.shape), kept
-
-
-def _num_shards() -> int:
-  """Over how many devices the experts are spread."""
-  partitioning = active()
-  return (
-    1 if partitioning is None else partitioning.mesh.shape[axes.EXPERT_MESH]
-  )
+    return sum_over_width(y), kept
 
 
 def _experts(
@@ -153,7 +148,7 @@ def _experts(
 ) -> Float[Array, "G E C D"]:
   """Runs the experts where they are: groups go there, and come back."""
   weights = weights.astype(sent.dtype)
-  shards = _num_shards()
+  shards = num_expert_shards()
   if shards > 1:
     sent = jax.lax.all_to_all(sent, axes.EXPERT_MESH, 1, 0, tiled=True)
   groups, local_experts, capacity, width = sent.shape

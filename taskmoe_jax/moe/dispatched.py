@@ -27,6 +27,17 @@ class Dispatched:
   kept: Bool[Array, "B L K"] | None
 
 
+def num_expert_shards() -> int:
+  """X, over how many devices the experts are spread."""
+  partitioning = active()
+  return partitioning.mesh.shape[axes.EXPERT_MESH] if partitioning else 1
+
+
+def sum_over_width(y: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+  """Adds up what the devices along `model` made of their parts of F."""
+  return jax.lax.psum(y, axes.MODEL_MESH) if active() else y
+
+
 def run_on_devices(
   function: Callable,
   rows: Any,

@@ -22,12 +22,16 @@ from jaxtyping import Array, Bool, Float, Int
 
 from taskmoe_jax import axes
 from taskmoe_jax.layers.feed_forward import Activation, FeedForwardWeights
-from taskmoe_jax.moe.dispatched import Dispatched, run_on_devices
+from taskmoe_jax.moe.dispatched import (
+  Dispatched,
+  num_expert_shards,
+  run_on_devices,
+  sum_over_width,
+)
 from taskmoe_jax.moe.gates import renormalized
 from taskmoe_jax.moe.gather import gather, invert, weighted_sum
 from taskmoe_jax.moe.grouped import grouped_feed_forward
 from taskmoe_jax.moe.routing import Routing
-from taskmoe_jax.partitioning.rules import active
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,17 +68,8 @@ class Dropless:
     experts = jnp.where(
       valid[..., None], of_tokens(routing.experts), num_experts
     )
-    partitioning = active()
-    shards = 1
-    if partitioning is not None:
-      shards = partitioning.mesh.shape[axes.EXPERT_MESH]
     y, kept = run_on_devices(
-      functools.partial(
-        self._on_device,
-        activation=activation,
-        num_shards=shards,
-        on_mesh=partitioning is not None,
-      ),
+      functools.partial(self._on_device, activation=activation),
       (x, experts, of_tokens(routing.gates)),
       weights,
       expert_axis=axes.EXPERT,
@@ -90,11 +85,10 @@ class Dropless:
     weights: FeedForwardWeights,
     *,
     activation: Activation,
-    num_shards: int,
-    on_mesh: bool,
   ) -> tuple[Float[Array, "B L D"], Bool[Array, "B L K"] | None]:
     """What one device does with its tokens and its experts."""
     x, experts, gates = operands
+    num_shards = num_expert_shards()
     num_selected = experts.shape[-1]
     num_experts = weights.wo.shape[0] * num_shards
     tokens = x.reshape(1, -1, x.shape[-1])  # `gather` wants groups: one
@@ -124,12 +118,10 @@ class Dropless:
     gates = gates.reshape(-1, num_selected)
     if kept is not None and self.renormalize_kept:
       gates = renormalized(gates * kept)
-    y = weighted_sum(back[None], gates.T[None])[0]
-    if on_mesh:
-      y = jax.lax.psum(y, axes.MODEL_MESH)
+    y = weighted_sum(back[None], gates.T[None]).reshape(x.shape)
     if kept is not None:
       kept = kept.reshape(experts.shape)
-    return y.reshape(x.shape), kept
+    return sum_over_width(y), kept
 
   def _kept(
     self, experts: Int[Array, "n"], num_shards: int, num_experts: int
@@ -144,9 +136,7 @@ class Dropless:
     pool = min(pool, math.ceil(self.pool_factor * pool / num_shards))
     shards = experts * num_shards // num_experts
     order, counts = sort_by_expert(shards, num_shards)
-    starts = jnp.cumsum(counts) - counts
-    inside = order - starts[jnp.minimum(shards, num_shards - 1)]
-    return chosen & (inside < pool), pool
+    return chosen & (_place_in_shard(order, shards, counts) < pool), pool
 
 
 def _pooled(
@@ -157,12 +147,18 @@ def _pooled(
 ) -> Int[Array, "n"]:
   """Moves choices from their places in the order to `device · S + i`."""
   num_shards, local_experts = counts.shape
-  totals = counts.sum(1)
-  starts = jnp.cumsum(totals) - totals
   shards = experts // local_experts
-  inside = places - starts[jnp.minimum(shards, num_shards - 1)]
+  inside = _place_in_shard(places, shards, counts.sum(1))
   placed = shards < num_shards
   return jnp.where(placed, shards * pool + inside, num_shards * pool)
+
+
+def _place_in_shard(
+  places: Int[Array, "n"], shards: Int[Array, "n"], totals: Int[Array, "X"]
+) -> Int[Array, "n"]:
+  """Places counted from the first choice of their shard; X, none, gives any."""
+  starts = jnp.cumsum(totals) - totals
+  return places - starts[jnp.minimum(shards, totals.size - 1)]
 
 
 def sort_by_expert(

@@ -23,7 +23,11 @@ from jaxtyping import Array, Bool, Float, Int
 from taskmoe_jax import axes
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.layers.feed_forward import Activation, FeedForwardWeights
-from taskmoe_jax.moe.dispatched import Dispatched, run_on_devices
+from taskmoe_jax.moe.dispatched import (
+  Dispatched,
+  run_on_devices,
+  sum_over_width,
+)
 from taskmoe_jax.moe.fetched_experts import (
   HIDDEN,
   apply_experts,
@@ -174,7 +178,5 @@ def _on_device(
     of_tokens = gates.reshape(*grouped.shape[:2], -1)
     of_hidden = gates_of_hidden(of_tokens, weights, size=hidden.shape[-1])
     hidden = hidden * of_hidden.astype(x.dtype)
-  y = jnp.einsum("gth,ghd->gtd", hidden, wo)
-  if partitioning is not None:
-    y = jax.lax.psum(y, axes.MODEL_MESH)
-  return y.reshape(x.shape)
+  y = jnp.einsum("gth,ghd->gtd", hidden, wo).reshape(x.shape)
+  return sum_over_width(y)
