@@ -2,9 +2,7 @@
 
 import contextlib
 import dataclasses
-import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import rich.console
 
@@ -18,11 +16,17 @@ from taskmoe_jax.partitioning.meshes import MeshShape, make_mesh
 from taskmoe_jax.partitioning.rules import Partitioning, activate
 from taskmoe_jax.task_space import TaskBy
 from taskmoe_jax.train.checkpoints import CheckpointPolicy, Checkpoints
-from taskmoe_jax.train.metric_writer import MetricWriter
-from taskmoe_jax.train.metrics import MetricSums
+from taskmoe_jax.train.hooks import Hook, Moment, TimeSpent
 from taskmoe_jax.train.optimizers import Optimizer
 from taskmoe_jax.train.program import Program
-from taskmoe_jax.train.progress import Progress
+from taskmoe_jax.train.reporting import (
+  DataReports,
+  ReportEvery,
+  ShowReports,
+  Speed,
+  StepReports,
+  WriteReports,
+)
 from taskmoe_jax.train.run_directory import (
   Run,
   check_run_directory,
@@ -30,6 +34,7 @@ from taskmoe_jax.train.run_directory import (
   open_run_directory,
   vocabulary_path,
 )
+from taskmoe_jax.train.saving import Saving
 from taskmoe_jax.train.state import TrainState
 
 _PREFETCHED_BATCHES = 4
@@ -181,25 +186,36 @@ class _Loop:
     """Trains until `last_step`, from wherever the run has got to."""
     if self.program.partitioning.platform == "cpu":
       keep_freed_memory()
-    parameters = self.program.num_parameters
-    self._say(
-      f"{parameters / 1e6:.1f}M parameters,"
-      f" {len(self.run.task_space.pairs)} pairs,"
-      f" {len(self.run.task_space.tasks)} tasks, mesh"
-      f" {dict(self.program.partitioning.mesh.shape)}, run directory"
-      f" {self.run_dir}"
-    )
-    for stack, choice in self.program.dispatch_choices(self.batch_size).items():
-      self._say(f"{stack} experts by {choice}")
-    with Checkpoints(self.run_dir, policy) as checkpoints:
-      state = self._start(checkpoints)
+    spent = TimeSpent()
+    self._say_what_is_trained()
+    with contextlib.ExitStack() as stack:
+      checkpoints = stack.enter_context(Checkpoints(self.run_dir, policy))
+      with spent.on("restoring"):
+        state = self._start(checkpoints)
       first = int(state.step)
-      with MetricWriter(self.run_dir, resume_step=first) as writer:
-        seconds, speed = self._steps(
-          state, last_step, log_every, checkpoints, writer
-        )
+      speed = Speed()
+      # In this order; see `train.hooks`.
+      hooks = [
+        ReportEvery(log_every),
+        StepReports(self.run, self.program),
+        DataReports(),
+        speed,
+        WriteReports(self.run_dir, first),
+        ShowReports(last_step, first, self.console),
+        Saving(
+          checkpoints, {**self.run.description(), "config": self.config_text}
+        ),
+      ]
+      for hook in hooks:
+        stack.callback(hook.close)
+      self._steps(state, last_step, hooks, spent)
     return TrainResult(
-      self.run, self.run_dir, max(first, last_step), seconds, speed, parameters
+      self.run,
+      self.run_dir,
+      max(first, last_step),
+      spent.total,
+      speed.tokens_per_second,
+      self.program.num_parameters,
     )
 
   def _start(self, checkpoints: Checkpoints) -> TrainState:
@@ -215,44 +231,46 @@ class _Loop:
     self,
     state: TrainState,
     last_step: int,
-    log_every: int,
-    checkpoints: Checkpoints,
-    writer: MetricWriter,
-  ) -> tuple[float, float]:
-    """Trains until `last_step`; returns seconds, and target tokens a second."""
-    done = first = int(state.step)
+    hooks: Sequence[Hook],
+    spent: TimeSpent,
+  ) -> None:
+    """Trains until `last_step`, or until a hook says stop."""
+    done = int(state.step)
     step = self.program.compiled_step()
-    sums = MetricSums(self.run.model, self.run.task_space)
-    schedule = self.program.step.optimizer.schedule
-    description = {**self.run.description(), "config": self.config_text}
-    begin = since = time.perf_counter()
-    tokens = timed = 0.0
-    stream = prefetch(self.data, depth=_PREFETCHED_BATCHES)
-    with (
-      contextlib.closing(stream),
-      Progress(last_step, done, self.console) as progress,
-      activate(self.program.partitioning),
-    ):
+    calling = "compilation"
+    with contextlib.ExitStack() as stack:
+      stack.enter_context(activate(self.program.partitioning))
+      stream = prefetch(self.data, depth=_PREFETCHED_BATCHES)
+      stack.callback(lambda: stream.close())
       while done < last_step:
-        batch, position = next(stream)
-        state, metrics = step(state, self.program.on_devices(batch))
-        sums.add(metrics)
-        done += 1
-        if done % log_every == 0 or done == last_step:
-          report = sums.report(schedule(done - 1))
-          now = time.perf_counter()
-          seconds, since = now - since, now
-          report |= _data_report(position)
-          report["tokens_per_second"] = report.pop("tokens") / seconds
-          # The first report holds compilation, and says nothing of speed.
-          if done - first > log_every:
-            tokens += report["tokens_per_second"] * seconds
-            timed += seconds
-          writer.write(done, report)
-          progress.report(done, report)
-        if checkpoints.is_due(done, last_step):
-          checkpoints.save(state, position, description)
-    return time.perf_counter() - begin, tokens / timed if timed else 0.0
+        with spent.on("input"):
+          batch, position = next(stream)
+          batch = self.program.on_devices(batch)
+        with spent.on(calling):
+          state, metrics = step(state, batch)
+        calling = "steps"
+        moment = Moment(done + 1, last_step, state, position, metrics, spent)
+        for hook in hooks:
+          with spent.on(hook.name):
+            hook.after_step(moment)
+        done, state = moment.done, moment.state
+        if moment.stop:
+          break
+        if moment.went_back:
+          stream.close()
+          self.data.restore(moment.position)
+          stream = prefetch(self.data, depth=_PREFETCHED_BATCHES)
+
+  def _say_what_is_trained(self) -> None:
+    self._say(
+      f"{self.program.num_parameters / 1e6:.1f}M parameters,"
+      f" {len(self.run.task_space.pairs)} pairs,"
+      f" {len(self.run.task_space.tasks)} tasks, mesh"
+      f" {dict(self.program.partitioning.mesh.shape)}, run directory"
+      f" {self.run_dir}"
+    )
+    for stack, choice in self.program.dispatch_choices(self.batch_size).items():
+      self._say(f"{stack} experts by {choice}")
 
   def _say(self, text: str) -> None:
     self.console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -269,12 +287,3 @@ def _check_steps(
       f" log_every={log_every}, so a restarted run would not report what an"
       " unbroken one does. Set CHECKPOINT_EVERY or LOG_EVERY."
     )
-
-
-def _data_report(position: Mapping[str, Any]) -> dict[str, int]:
-  """What the data's position says: it counts from the beginning of the run."""
-  pairs = position["pairs"].values()
-  return {
-    f"data/{name}": sum(pair[name] for pair in pairs)
-    for name in ("examples", "skipped_too_long")
-  }
