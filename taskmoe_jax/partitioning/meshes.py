@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -42,13 +43,14 @@ class MeshShape:
 
 
 def make_mesh(
-  shape: MeshShape, devices: Sequence[jax.Device] | None = None
+  shape: MeshShape, devices: Sequence[Any] | None = None
 ) -> jax.sharding.Mesh:
   """Arranges devices so that neighbours on the wire are neighbours in the mesh.
 
   Args:
     shape: Sizes of the axes.
-    devices: All devices of all processes unless given.
+    devices: All devices of all processes unless given; real ones, or others
+      that have a `platform` (`train.simulated_devices`).
   """
   devices = list(jax.devices() if devices is None else devices)
   sizes = shape.sizes(len(devices))
