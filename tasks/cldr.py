@@ -6,12 +6,13 @@ from collections.abc import Sequence
 import seqio
 
 from taskmoe_jax.data.cldr import LANGUAGES, CldrText
+from taskmoe_jax.data.corpus import PARTS
 from taskmoe_jax.data.registration import register_mixture
-from taskmoe_jax.data.sources import PARTS, ParallelSource
+from taskmoe_jax.data.sources import ParallelSource
 from taskmoe_jax.errors import TaskMoeError, one_of
 
-# Twice what one direction reads at once (`rows.py`).
-_REMEMBERED = 512
+# Twice what one direction reads at once (`live.py`).
+_REMEMBERED = 2048
 
 
 class RememberedText:

@@ -4,26 +4,29 @@ The next rows always go to whoever is furthest behind its rate (stride
 scheduling), first among tasks, then among the pairs of a task. So the rates
 hold in examples at every moment, whatever packing does, and there is no
 random choice to remember: a position is a few integers per pair.
+
+A batch is planned before it is made. The plan, which examples share which row,
+needs only lengths; every process plans the whole batch, and so all agree on it
+without a word, and each makes the rows that it was given.
 """
 
 import collections
 import dataclasses
-import queue
-import threading
-from collections.abc import Iterator
-from typing import Any
+import heapq
+from typing import Any, NamedTuple
 
 import numpy as np
-import seqio
 from jaxtyping import Float, Int
 
-from taskmoe_jax.data import sources
-from taskmoe_jax.data.rows import PairRows, Position
+from taskmoe_jax.data import packing
+from taskmoe_jax.data.corpus import Mixture, TrainExamples, open_corpus
+from taskmoe_jax.data.packing import Ragged
+from taskmoe_jax.data.rows import PairRows, Position, Row
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.task_space import TaskSpace, split_pair
 from taskmoe_jax.vocabulary import Vocabulary
 
-Batch = dict[str, Int[np.ndarray, "B ..."] | Float[np.ndarray, "B L"]]
+Batch = dict[str, Int[np.ndarray, "rows ..."] | Float[np.ndarray, "rows L"]]
 
 _PACKED_ONLY = (
   "encoder_segment_ids",
@@ -33,25 +36,52 @@ _PACKED_ONLY = (
 )
 
 
-class _Share:
-  """How much of something was given, and how much of all it should get."""
+class PlannedRow(NamedTuple):
+  """A row before it is made: its pair, and its examples by index."""
 
-  def __init__(self, rate: float):
-    self.rate = rate
-    self.examples = 0
+  pair: str
+  row: Row
+
+
+class _Pair(NamedTuple):
+  """A pair: its rate and its rows."""
+
+  name: str
+  rate: float
+  rows: PairRows
 
   @property
   def progress(self) -> float:
-    return self.examples / self.rate
+    """The examples given, over the share of all that it should get."""
+    return self.rows.position.examples / self.rate
 
 
-class _Pair(_Share):
-  """A pair: its rows and its share."""
+class _Task:
+  """The pairs of a task, the one furthest behind its rate first."""
 
-  def __init__(self, name: str, rate: float, rows: PairRows):
-    super().__init__(rate)
-    self.name = name
-    self.rows = rows
+  def __init__(self, pairs: list[_Pair]):
+    self.pairs = pairs
+    self.rate = sum(pair.rate for pair in pairs)
+    self.reorder()
+
+  @property
+  def progress(self) -> float:
+    return self._examples / self.rate
+
+  def reorder(self) -> None:
+    """Sees that the positions of its pairs have changed."""
+    self._examples = sum(pair.rows.position.examples for pair in self.pairs)
+    # Who is first among equals is who comes first in the list.
+    self._behind = [(pair.progress, i) for i, pair in enumerate(self.pairs)]
+    heapq.heapify(self._behind)
+
+  def take(self) -> PlannedRow:
+    _, index = self._behind[0]
+    pair = self.pairs[index]
+    row = pair.rows.take()
+    self._examples += len(row.examples)
+    heapq.heapreplace(self._behind, (pair.progress, index))
+    return PlannedRow(pair.name, row)
 
 
 class TrainBatches:
@@ -64,7 +94,7 @@ class TrainBatches:
 
   def __init__(
     self,
-    mixture: seqio.Mixture,
+    mixture: Mixture,
     *,
     vocabulary: Vocabulary,
     task_space: TaskSpace,
@@ -74,6 +104,7 @@ class TrainBatches:
     target_length: int,
     pack: bool,
     seed: int,
+    rows: slice | Int[np.ndarray, "rows"] | None = None,
   ):
     """Starts at the first batch.
 
@@ -81,75 +112,97 @@ class TrainBatches:
       mixture: Its pairs and rates; their train parts are read.
       vocabulary: Tokenises; it must know every target language.
       task_space: Gives the ids of languages, and the task of each pair.
-      batch_size: B, the rows of the batch of all hosts together.
+      batch_size: B, the rows of the batch of all processes together.
       rows_per_task_group: Consecutive rows that share a task.
       source_length: S, tokens of a row's source.
       target_length: T, tokens of a row's target.
       pack: Whether short examples share a row.
       seed: Of the order of examples.
+      rows: Which of the batch's rows this process makes; all unless given. The
+        position and the counts are those of the whole batch, on any process.
     """
     self._num_groups = _num_groups(batch_size, rows_per_task_group)
     self._rows_per_task_group = rows_per_task_group
+    self._rows = np.arange(batch_size)[slice(None) if rows is None else rows]
+    self._lengths = (source_length, target_length)
     self._pack = pack
-    self._task_space = task_space
     self._num_batches = 0
     self._num_batches_here = 0
     self._fills = collections.Counter()
 
-    texts = sources.parallel_sources(mixture)
-    rates = sources.rates(mixture)
-    self._pairs: list[_Pair] = []
+    corpus = open_corpus(mixture)
+    rates = corpus.rates
+    self._examples: dict[str, TrainExamples] = {}
+    self._ids: dict[str, tuple[int, int, int]] = {}
+    members = collections.defaultdict(list)
     # Who is first among equals depends on the seed, not on the alphabet.
     for name in np.random.default_rng(seed).permutation(list(rates)).tolist():
-      rows = PairRows(
+      task_space.pair_id(name)  # must know it, or raises
+      source, target = split_pair(name)
+      self._ids[name] = (
+        task_space.language_id(source),
+        task_space.language_id(target),
+        vocabulary.target_id(target),
+      )
+      self._examples[name] = corpus.train_examples(name, vocabulary)
+      pair_rows = PairRows(
         name,
-        texts[name].text("train"),
-        texts[name].size("train"),
-        vocabulary=vocabulary,
-        target_language=texts[name].target_language,
+        self._examples[name],
         source_length=source_length,
         target_length=target_length,
         pack=pack,
         seed=seed,
       )
-      self._pairs.append(_Pair(name, rates[name], rows))
-    members = collections.defaultdict(list)
-    for pair in self._pairs:
-      task_space.pair_id(pair.name)  # must know it, or raises
-      members[task_space.task_of_pair(pair.name)].append(pair)
-    self._tasks = [
-      (_Share(sum(pair.rate for pair in pairs)), pairs)
-      for pairs in members.values()
-    ]
+      pair = _Pair(name, rates[name], pair_rows)
+      members[task_space.task_of_pair(name)].append(pair)
+    self._tasks = [_Task(pairs) for pairs in members.values()]
+    self._reorder()
 
   def __iter__(self) -> "TrainBatches":
     return self
 
   def __next__(self) -> Batch:
-    rows, names = [], []
+    return self.make(self.plan())
+
+  def plan(self) -> list[PlannedRow]:
+    """Plans the next batch, all of it, and goes on behind it."""
+    planned = []
     for _ in range(self._num_groups):
-      task, pairs = min(self._tasks, key=lambda item: item[0].progress)
-      for _ in range(self._rows_per_task_group):
-        pair = min(pairs, key=lambda pair: pair.progress)
-        row, num_examples = pair.rows.take()
-        pair.examples += num_examples
-        task.examples += num_examples
-        rows.append(row)
-        names.append(pair.name)
+      _, index = self._behind[0]
+      task = self._tasks[index]
+      planned += [task.take() for _ in range(self._rows_per_task_group)]
+      heapq.heapreplace(self._behind, (task.progress, index))
     self._num_batches += 1
-    batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-    self._count(batch)
+    self._count(planned)
+    return planned
+
+  def make(self, planned: list[PlannedRow]) -> Batch:
+    """Makes the rows of a planned batch that this process was given."""
+    by_pair = collections.defaultdict(list)
+    for position, number in enumerate(self._rows.tolist()):
+      by_pair[planned[number].pair].append((position, planned[number].row))
+    rows, sides, symbols = [], [], []
+    for name, members in by_pair.items():
+      examples = np.concatenate([row.examples for _, row in members])
+      counts = [len(row.examples) for _, row in members]
+      rows.append(np.repeat([position for position, _ in members], counts))
+      sides.append(self._examples[name].tokens(examples))
+      symbols.append(np.full(len(examples), self._ids[name][2]))
+    sources, targets = map(_chain, zip(*sides, strict=True))
+    batch = packing.pack(
+      np.concatenate(rows),
+      sources,
+      targets,
+      np.concatenate(symbols),
+      num_rows=len(self._rows),
+      source_length=self._lengths[0],
+      target_length=self._lengths[1],
+    )
     if not self._pack:
       for name in _PACKED_ONLY:
         del batch[name]
-    language_ids = np.array(
-      [
-        [self._task_space.language_id(language) for language in split_pair(n)]
-        for n in names
-      ],
-      np.int32,
-    )
-    batch["source_language"], batch["target_language"] = language_ids.T
+    ids = np.array([self._ids[planned[i].pair] for i in self._rows], np.int32)
+    batch["source_language"], batch["target_language"], _ = ids.T.copy()
     return batch
 
   def state(self) -> dict[str, Any]:
@@ -166,7 +219,8 @@ class TrainBatches:
     """Goes on from a `state`; the next batch is the one it was taken before.
 
     That holds for the same text, vocabulary, lengths, packing and seed. The
-    number of rows in a batch or group may change.
+    number of rows in a batch or group may change, and so may the number of
+    processes and which rows each makes.
     """
     names = {pair.name for pair in self._pairs}
     if differing := names ^ set(state["pairs"]):
@@ -176,12 +230,9 @@ class TrainBatches:
         " to the one the run was started with, or start a new run."
       )
     self._num_batches = state["batches"]
-    for task, pairs in self._tasks:
-      for pair in pairs:
-        position = Position(**state["pairs"][pair.name])
-        pair.rows.restore(position)
-        pair.examples = position.examples
-      task.examples = sum(pair.examples for pair in pairs)
+    for pair in self._pairs:
+      pair.rows.restore(Position(**state["pairs"][pair.name]))
+    self._reorder()
 
   @property
   def stats(self) -> dict[str, int | float]:
@@ -201,13 +252,27 @@ class TrainBatches:
       },
     }
 
-  def _count(self, batch: Batch) -> None:
-    source = (batch["encoder_segment_ids"] > 0).mean(axis=1)
-    target = (batch["decoder_segment_ids"] > 0).mean(axis=1)
-    self._fills["source_fill"] += source.mean()
-    self._fills["target_fill"] += target.mean()
-    self._fills["row_fill"] += np.maximum(source, target).mean()
+  @property
+  def _pairs(self) -> list[_Pair]:
+    return [pair for task in self._tasks for pair in task.pairs]
+
+  def _reorder(self) -> None:
+    for task in self._tasks:
+      task.reorder()
+    self._behind = [(task.progress, i) for i, task in enumerate(self._tasks)]
+    heapq.heapify(self._behind)
+
+  def _count(self, planned: list[PlannedRow]) -> None:
+    tokens = [(row.source_tokens, row.target_tokens) for _, row in planned]
+    fill = np.array(tokens) / self._lengths
+    self._fills["source_fill"] += fill[:, 0].mean()
+    self._fills["target_fill"] += fill[:, 1].mean()
+    self._fills["row_fill"] += fill.max(axis=1).mean()
     self._num_batches_here += 1
+
+
+def _chain(sequences: tuple[Ragged, ...]) -> Ragged:
+  return Ragged(*map(np.concatenate, zip(*sequences, strict=True)))
 
 
 def _num_groups(batch_size: int, rows_per_task_group: int) -> int:
@@ -223,44 +288,3 @@ def _num_groups(batch_size: int, rows_per_task_group: int) -> int:
       " ROWS_PER_TASK_GROUP."
     )
   return batch_size // rows_per_task_group
-
-
-def prefetch(
-  batches: TrainBatches, *, depth: int
-) -> Iterator[tuple[Batch, dict[str, Any]]]:
-  """Makes batches ahead in a thread; gives each with the state after it.
-
-  So a checkpoint stores the position of the step it belongs to, not that of
-  the read-ahead. Close it (`contextlib.closing`) to end the thread.
-
-  Args:
-    batches: What to iterate over; nobody else may use it meanwhile.
-    depth: How many batches may wait.
-  """
-  ready = queue.Queue()
-  free = threading.Semaphore(depth)
-  closed = threading.Event()
-
-  def work():
-    try:
-      while True:
-        free.acquire()
-        if closed.is_set():
-          return
-        ready.put((next(batches), batches.state()))
-    except BaseException as error:
-      ready.put(error)
-
-  thread = threading.Thread(target=work, name="prefetch", daemon=True)
-  thread.start()
-  try:
-    while True:
-      item = ready.get()
-      if isinstance(item, BaseException):
-        raise item
-      free.release()
-      yield item
-  finally:
-    closed.set()
-    free.release()
-    thread.join()

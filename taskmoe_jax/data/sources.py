@@ -2,7 +2,7 @@
 
 seqio defines the tasks, their sources and their rates. Text also has random
 access here, which lets training compute its order instead of remembering it
-(`batches.py`), and lets evaluation read raw sentences.
+(`order.py`), and lets evaluation read raw sentences.
 """
 
 import itertools
@@ -13,14 +13,11 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from taskmoe_jax.data.rows import Text
+from taskmoe_jax.data.corpus import Mixture, Text
 from taskmoe_jax.errors import TaskMoeError, one_of
-from taskmoe_jax.task_space import TaskBy, TaskSpace
 
-PARTS = ("train", "validation", "test")
-
-# For rooms that take a mixture and may not import seqio.
-Mixture = seqio.Mixture
+# So that rooms can take one and need not import seqio (`corpus.py`).
+Mixture.register(seqio.Mixture)
 
 
 class _Swapped:
@@ -161,68 +158,6 @@ def rates(mixture: seqio.Mixture) -> dict[str, float]:
     raise TaskMoeError(f"no pair of mixture {mixture.name!r} has a train part.")
   total = sum(rate.values())
   return {pair: value / total for pair, value in rate.items()}
-
-
-def task_space_of(mixture: seqio.Mixture, task_by: TaskBy | str) -> TaskSpace:
-  """Returns the task space of all pairs of a mixture."""
-  return TaskSpace.from_pairs(tuple(_tasks(mixture)), task_by)
-
-
-def examples(
-  mixture: seqio.Mixture, *, part: str, pair: str, limit: int | None
-) -> list[tuple[str, str]]:
-  """Returns the first raw sources and references of a pair's part.
-
-  They are untouched, because BLEU is defined on the reference as it was
-  written. The first and not random ones, so that everyone scores the same.
-
-  Args:
-    mixture: Where the pair is from.
-    part: One of `PARTS`.
-    pair: Such as `de-en`.
-    limit: How many at most; None for all of a text that is not endless.
-  """
-  sources = parallel_sources(mixture)
-  if pair not in sources:
-    raise TaskMoeError(one_of("pair", pair, sources) + ". Set --pairs.")
-  if part not in PARTS:
-    raise TaskMoeError(one_of("part", part, PARTS) + ". Set --part.")
-  if limit is not None and limit < 1:
-    raise TaskMoeError(
-      f"{limit} examples are too few: at least 1. Set --examples."
-    )
-  size = sources[pair].size(part)
-  if size is None and limit is None:
-    raise TaskMoeError(
-      f"the {part} part of {pair} is endless: say how many examples to take."
-      " Set --examples."
-    )
-  if size == 0:
-    raise TaskMoeError(
-      f"the {part} part of {pair} in mixture {mixture.name!r} is empty."
-    )
-  bounds = [bound for bound in (size, limit) if bound is not None]
-  text = sources[pair].text(part)
-  return [text[index] for index in range(min(bounds))]
-
-
-def samples(mixture: Mixture, limit: int) -> dict[str, list[tuple[str, str]]]:
-  """Returns the first sentences of every pair, unseen in training if it can be.
-
-  An export is exact on any sentence, so a pair of a folder that has only its
-  train part can be exported like the others.
-  """
-  return {
-    pair: examples(mixture, part=_sampled_part(source), pair=pair, limit=limit)
-    for pair, source in parallel_sources(mixture).items()
-  }
-
-
-def _sampled_part(source: ParallelSource) -> str:
-  for part in ("validation", "test", "train"):
-    if part in source.splits and source.size(part) != 0:
-      return part
-  return "validation"
 
 
 def _tasks(mixture: seqio.Mixture) -> dict[str, seqio.Task]:

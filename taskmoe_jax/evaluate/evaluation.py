@@ -7,8 +7,8 @@ import rich.console
 import rich.progress
 from etils import epath
 
-from taskmoe_jax.data.sources import Mixture
-from taskmoe_jax.data.sources import examples as examples_of
+from taskmoe_jax.data.corpus import Mixture
+from taskmoe_jax.data.corpus import examples as examples_of
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError, one_of
 from taskmoe_jax.evaluate import report

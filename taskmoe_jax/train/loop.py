@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 
 import rich.console
 
-from taskmoe_jax.data.batches import TrainBatches, prefetch
-from taskmoe_jax.data.sources import Mixture, samples, task_space_of
+from taskmoe_jax.data.batches import TrainBatches
+from taskmoe_jax.data.corpus import Mixture, samples, task_space_of
+from taskmoe_jax.data.prefetch import prefetch
 from taskmoe_jax.data.vocabulary_training import VocabularySource
 from taskmoe_jax.errors import TaskMoeError, check_at_least
 from taskmoe_jax.host_memory import keep_freed_memory

@@ -73,7 +73,7 @@ class NoVocabulary(Vocabulary):
 
 def program_of(trained: dict):
   """Builds all that `train` builds before it draws a parameter."""
-  from taskmoe_jax.data.sources import task_space_of
+  from taskmoe_jax.data.corpus import task_space_of
   from taskmoe_jax.partitioning.meshes import make_mesh
   from taskmoe_jax.partitioning.rules import Partitioning
   from taskmoe_jax.train.program import Program

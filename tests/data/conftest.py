@@ -2,8 +2,10 @@
 
 import functools
 
+import numpy as np
 import pytest
 
+from taskmoe_jax.data.corpus import Corpus, TrainExamples
 from taskmoe_jax.vocabulary import Vocabulary
 
 
@@ -18,6 +20,68 @@ class LetterVocabulary(Vocabulary):
 
   def target_id(self, language):
     return {"en": 3, "de": 4, "fr": 5, "fi": 6}[language]
+
+
+class Lengths(TrainExamples):
+  """Examples of given lengths; endless ones begin again."""
+
+  def __init__(self, sizes, *, endless=False, blocks_ahead=8):
+    self._sizes = np.array(sizes)
+    self.size = None if endless else len(sizes)
+    self.blocks_ahead = blocks_ahead
+    self.asked = 0
+
+  def sizes(self, indices):
+    self.asked += len(indices)
+    return self._sizes[indices % len(self._sizes)]
+
+  def tokens(self, indices):
+    raise AssertionError("plans need no tokens")
+
+
+class LengthsCorpus(Corpus):
+  """Pairs of which only the lengths are known: enough to plan batches."""
+
+  name = "lengths"
+  origin = "a test"
+  vocabulary = None
+
+  def __init__(self, rates, lengths):
+    self.rates = rates
+    self.pairs = tuple(rates)
+    self._lengths = lengths
+
+  def parts(self, pair):
+    return ("train",)
+
+  def size(self, pair, part):
+    return self._lengths[pair].size
+
+  def text(self, pair, part):
+    raise AssertionError("plans need no text")
+
+  def train_examples(self, pair, vocabulary):
+    return self._lengths[pair]
+
+
+@pytest.fixture
+def lengths():
+  return Lengths
+
+
+@pytest.fixture
+def lengths_corpus():
+  """The lengths and rates of a mixture like `mixture`, without its text."""
+  sizes = {"en-de": 700, "de-en": 150, "fr-en": 20, "en-fr": 150, "fr-de": 300}
+  total = sum(size**0.5 for size in sizes.values())
+  generator = np.random.default_rng(0)
+  return LengthsCorpus(
+    {pair: size**0.5 / total for pair, size in sizes.items()},
+    {
+      pair: Lengths(generator.integers(4, (11, 14), (size, 2)))
+      for pair, size in sizes.items()
+    },
+  )
 
 
 @pytest.fixture
@@ -81,7 +145,7 @@ def mixture(mixture_of, numbered):
 def batches_of(letters):
   """Makes batches with a vocabulary of letters."""
   from taskmoe_jax.data.batches import TrainBatches
-  from taskmoe_jax.data.sources import task_space_of
+  from taskmoe_jax.data.corpus import task_space_of
 
   def make(mixture, **changes):
     options = {

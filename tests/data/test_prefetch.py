@@ -5,7 +5,8 @@ import threading
 import numpy as np
 import pytest
 
-from taskmoe_jax.data.batches import TrainBatches, prefetch
+from taskmoe_jax.data.batches import TrainBatches
+from taskmoe_jax.data.prefetch import prefetch
 from taskmoe_jax.errors import TaskMoeError
 
 

@@ -3,13 +3,8 @@ import itertools
 import pytest
 import seqio
 
-from taskmoe_jax.data.sources import (
-  ParallelSource,
-  examples,
-  parallel_sources,
-  rates,
-  task_space_of,
-)
+from taskmoe_jax.data.corpus import task_space_of
+from taskmoe_jax.data.sources import ParallelSource, parallel_sources, rates
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.task_space import TaskBy
 
@@ -210,40 +205,3 @@ def test_two_seqio_tasks_of_one_pair(mixture_of):
     "seqio tasks 'again' and 'made_in_test_en_de' of mixture 'both' are both"
     " en-de: put a pair's text into one seqio task."
   )
-
-
-@pytest.fixture
-def scored(mixture_of):
-  return mixture_of(
-    {
-      "en-de": {"test": _TEXT, "validation": EndlessText()},
-      "de-en": {"test": []},
-    }
-  )
-
-
-@pytest.mark.parametrize(("limit", "count"), [(None, 4), (3, 3), (9, 4)])
-def test_examples_are_the_first_ones_untouched(scored, limit, count):
-  found = examples(scored, part="test", pair="en-de", limit=limit)
-  assert found == _TEXT[:count]
-
-
-def test_examples_of_endless_text(scored):
-  found = examples(scored, part="validation", pair="en-de", limit=2)
-  assert found == [("a0", "b0"), ("a1", "b1")]
-
-
-@pytest.mark.parametrize(
-  ("part", "pair", "limit", "message"),
-  [
-    ("test", "en-fr", 3, "unknown pair 'en-fr': accepted are .* Set --pairs"),
-    ("dev", "en-de", 3, "unknown part 'dev': .* train, validation, test"),
-    ("train", "en-de", 3, "unknown part of en-de 'train': accepted are test"),
-    ("test", "de-en", 3, "the test part of de-en .* is empty"),
-    ("test", "en-de", 0, "0 examples are too few: at least 1. Set --examples"),
-    ("validation", "en-de", None, "en-de is endless: .* Set --examples"),
-  ],
-)
-def test_examples_that_there_are_not(scored, part, pair, limit, message):
-  with pytest.raises(TaskMoeError, match=message):
-    examples(scored, part=part, pair=pair, limit=limit)

@@ -6,12 +6,8 @@ import seqio
 
 from taskmoe_jax.data.batches import TrainBatches
 from taskmoe_jax.data.cldr import LANGUAGES, CldrText
-from taskmoe_jax.data.sources import (
-  examples,
-  parallel_sources,
-  rates,
-  task_space_of,
-)
+from taskmoe_jax.data.corpus import examples, task_space_of
+from taskmoe_jax.data.sources import parallel_sources, rates
 from taskmoe_jax.data.vocabulary_training import train_vocabulary
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.tasks.cldr import cldr_30

@@ -1,0 +1,179 @@
+"""What training and evaluation read of a mixture, wherever it comes from.
+
+A corpus has pairs; a pair has parts (`train`, `validation`, `test`) and a rate
+in training. Raw text is read by index. So are the token ids of the train part,
+and there lengths can be had without the tokens: that is enough to plan which
+examples share a row, which is how every host knows the whole batch and makes
+only its own rows of it (`batches.py`).
+
+There are two corpora: `live.LiveCorpus` reads the text of a seqio mixture and
+tokenises it, `cache.CachedCorpus` reads what `taskmoe cache` wrote, and needs
+neither seqio nor TensorFlow. This module needs neither.
+"""
+
+import abc
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Int
+
+from taskmoe_jax.data.packing import Ragged
+from taskmoe_jax.errors import TaskMoeError, one_of
+from taskmoe_jax.task_space import TaskBy, TaskSpace
+from taskmoe_jax.vocabulary import Vocabulary
+
+PARTS = ("train", "validation", "test")
+
+
+@runtime_checkable
+class Text(Protocol):
+  """Sentences in two languages by index; endless unless it has a length."""
+
+  def __getitem__(self, index: int) -> tuple[str, str]: ...
+
+
+class TrainExamples(abc.ABC):
+  """The train part of one pair, as token ids by index.
+
+  Attributes:
+    size: Number of examples, or None if they are endless.
+    blocks_ahead: How many blocks (`rows.py`) to plan at once: many where
+      lengths cost nothing, few where each costs its tokens.
+  """
+
+  size: int | None
+  blocks_ahead: int
+
+  @abc.abstractmethod
+  def sizes(
+    self, indices: Int[np.ndarray, "examples"]
+  ) -> Int[np.ndarray, "examples 2"]:
+    """Number of tokens of source and target, without symbol and end."""
+
+  @abc.abstractmethod
+  def tokens(
+    self, indices: Int[np.ndarray, "examples"]
+  ) -> tuple[Ragged, Ragged]:
+    """Token ids of sources and targets, without symbol and end."""
+
+
+class Mixture(abc.ABC):  # noqa: B024 - a name for two things, no interface
+  """What `MIXTURE` may be in gin: a `Corpus`, or a mixture of seqio.
+
+  seqio's class is registered as one in `sources.py`, where it is known.
+  """
+
+
+class Corpus(Mixture):
+  """The pairs of a mixture, their rates and their text.
+
+  Attributes:
+    name: Of the mixture.
+    origin: Says where it is read from, for the log.
+    pairs: All, in the mixture's order, those that are only evaluated too.
+    rates: Each pair's share of the training examples; they sum to 1. A pair
+      without a train part (zero-shot) has none.
+    vocabulary: The one it was tokenised with, or None if it is text.
+  """
+
+  name: str
+  origin: str
+  pairs: tuple[str, ...]
+  rates: Mapping[str, float]
+  vocabulary: Vocabulary | None
+
+  @abc.abstractmethod
+  def parts(self, pair: str) -> tuple[str, ...]:
+    """The parts that a pair has."""
+
+  @abc.abstractmethod
+  def size(self, pair: str, part: str) -> int | None:
+    """Number of examples, or None if they are endless."""
+
+  @abc.abstractmethod
+  def text(self, pair: str, part: str) -> Text:
+    """Returns the text whose i-th item is `(source, target)`."""
+
+  @abc.abstractmethod
+  def train_examples(self, pair: str, vocabulary: Vocabulary) -> TrainExamples:
+    """Returns the token ids of a pair's train part.
+
+    Raises:
+      TaskMoeError: It has been tokenised with another vocabulary.
+    """
+
+
+def open_corpus(mixture: Mixture) -> Corpus:
+  """Returns the corpus that a mixture is, or that reads a seqio mixture."""
+  if isinstance(mixture, Corpus):
+    return mixture
+  # Whoever has a mixture of seqio has paid for importing it; nobody else shall.
+  from taskmoe_jax.data.live import LiveCorpus
+
+  return LiveCorpus(mixture)
+
+
+def task_space_of(mixture: Mixture, task_by: TaskBy | str) -> TaskSpace:
+  """Returns the task space of all pairs of a mixture."""
+  return TaskSpace.from_pairs(open_corpus(mixture).pairs, task_by)
+
+
+def examples(
+  mixture: Mixture, *, part: str, pair: str, limit: int | None
+) -> list[tuple[str, str]]:
+  """Returns the first raw sources and references of a pair's part.
+
+  They are untouched, because BLEU is defined on the reference as it was
+  written. The first and not random ones, so that everyone scores the same.
+
+  Args:
+    mixture: Where the pair is from.
+    part: One of `PARTS`.
+    pair: Such as `de-en`.
+    limit: How many at most; None for all of a text that is not endless.
+  """
+  corpus = open_corpus(mixture)
+  if pair not in corpus.pairs:
+    raise TaskMoeError(one_of("pair", pair, corpus.pairs) + ". Set --pairs.")
+  if part not in PARTS:
+    raise TaskMoeError(one_of("part", part, PARTS) + ". Set --part.")
+  if limit is not None and limit < 1:
+    raise TaskMoeError(
+      f"{limit} examples are too few: at least 1. Set --examples."
+    )
+  size = corpus.size(pair, part)
+  if size is None and limit is None:
+    raise TaskMoeError(
+      f"the {part} part of {pair} is endless: say how many examples to take."
+      " Set --examples."
+    )
+  if size == 0:
+    raise TaskMoeError(
+      f"the {part} part of {pair} in mixture {corpus.name!r} is empty."
+    )
+  bounds = [bound for bound in (size, limit) if bound is not None]
+  text = corpus.text(pair, part)
+  return [text[index] for index in range(min(bounds))]
+
+
+def samples(mixture: Mixture, limit: int) -> dict[str, list[tuple[str, str]]]:
+  """Returns the first sentences of every pair, unseen in training if it can be.
+
+  An export is exact on any sentence, so a pair of a folder that has only its
+  train part can be exported like the others.
+  """
+  corpus = open_corpus(mixture)
+  return {
+    pair: examples(
+      corpus, part=_sampled_part(corpus, pair), pair=pair, limit=limit
+    )
+    for pair in corpus.pairs
+  }
+
+
+def _sampled_part(corpus: Corpus, pair: str) -> str:
+  for part in ("validation", "test", "train"):
+    if part in corpus.parts(pair) and corpus.size(pair, part) != 0:
+      return part
+  return "validation"
