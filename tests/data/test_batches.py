@@ -96,27 +96,6 @@ def test_groups_of_rows_have_one_task(mixture, batches_of, task_by):
   assert (max(pairs_in_group) > 1) == (task_by != "pair")
 
 
-@pytest.mark.parametrize("group", [1, 4])
-@pytest.mark.parametrize("pack", [True, False])
-def test_rates_hold_in_examples_at_any_time(
-  lengths_corpus, batches_of, group, pack
-):
-  batches = batches_of(
-    lengths_corpus, batch_size=8, rows_per_task_group=group, pack=pack
-  )
-  # The 10,000 batches where both packing and grouping are on.
-  for count in (150, 50, 9800 if pack and group > 1 else 50):
-    for _ in range(count):
-      batches.plan()
-    examples = {
-      pair: position["examples"]
-      for pair, position in batches.state()["pairs"].items()
-    }
-    for pair, rate in lengths_corpus.rates.items():
-      share = examples[pair] / sum(examples.values())
-      assert share == pytest.approx(rate, abs=0.01), pair
-
-
 def test_the_state_counts_what_the_rows_hold(mixture, batches_of):
   batches = batches_of(mixture)
   counted = collections.Counter()
@@ -188,28 +167,6 @@ def test_a_resumed_run_may_have_other_batches_but_not_other_examples(
   assert seen[0] == seen[1]
 
 
-def _ids(planned):
-  return [(pair, row.examples.tolist()) for pair, row in planned]
-
-
-@pytest.mark.parametrize("pack", [True, False])
-def test_no_example_is_skipped_or_seen_twice_wherever_it_is_killed(
-  lengths_corpus, batches_of, pack
-):
-  options = {"batch_size": 12, "rows_per_task_group": 3, "pack": pack}
-  unbroken = batches_of(lengths_corpus, **options)
-  expected = [_ids(unbroken.plan()) for _ in range(300)]
-  generator = np.random.default_rng(0)
-  found, state = [], batches_of(lengths_corpus, **options).state()
-  while len(found) < 300:  # each life is killed after a few batches
-    life = batches_of(lengths_corpus, **options)
-    life.restore(json.loads(json.dumps(state)))
-    for _ in range(generator.integers(1, 9)):
-      found.append(_ids(life.plan()))
-    state = life.state()
-  assert found[:300] == expected
-
-
 @pytest.mark.parametrize("pack", [True, False])
 @pytest.mark.parametrize("processes", [2, 4])
 def test_rows_of_all_processes_are_the_batch_of_one(
@@ -247,20 +204,6 @@ def test_rows_may_be_a_slice_and_another_one_after_a_restart(
   assert batch["encoder_input_tokens"].shape == (1, 31)
   for name in batch:
     np.testing.assert_array_equal(batch[name], expected[name][:1])
-
-
-@pytest.mark.parametrize("tasks", [1, 2, 4])
-def test_a_device_has_at_most_so_many_tasks(lengths_corpus, batches_of, tasks):
-  # 4 devices of 8 rows each.
-  batches = batches_of(
-    lengths_corpus, batch_size=32, rows_per_task_group=8 // tasks
-  )
-  space = task_space_of(lengths_corpus, "target")
-  most = 0
-  for _ in range(60):
-    rows = [space.task_of_pair(pair) for pair, _ in batches.plan()]
-    most = max(most, *(len(set(rows[i : i + 8])) for i in range(0, 32, 8)))
-  assert most == min(tasks, 3)
 
 
 def test_position_of_another_mixture(mixture, mixture_of, batches_of):
@@ -312,12 +255,3 @@ def test_fill_is_told(mixture_of, batches_of):
     "target_fill": pytest.approx(0.6),
     "row_fill": pytest.approx(0.6),
   }
-
-
-def test_packing_fills_rows(lengths_corpus, batches_of):
-  lengths = {"source_length": 64, "target_length": 80}
-  for pack, least, most in ((True, 0.94, 1.0), (False, 0.1, 0.2)):
-    batches = batches_of(lengths_corpus, pack=pack, **lengths)
-    for _ in range(400):
-      batches.plan()
-    assert least < batches.stats["row_fill"] <= most
