@@ -1,10 +1,5 @@
 """Batches for training: rows of all pairs at the mixture's rates.
 
-The next rows always go to whoever is furthest behind its rate (stride
-scheduling), first among tasks, then among the pairs of a task. So the rates
-hold in examples at every moment, whatever packing does, and there is no
-random choice to remember: a position is a few integers per pair.
-
 A batch is planned before it is made. The plan, which examples share which row,
 needs only lengths; every process plans the whole batch, and so all agree on it
 without a word, and each makes the rows that it was given.
@@ -12,16 +7,20 @@ without a word, and each makes the rows that it was given.
 
 import collections
 import dataclasses
-import heapq
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from taskmoe_jax.data import packing
-from taskmoe_jax.data.corpus import Mixture, TrainExamples, open_corpus
+from taskmoe_jax.data.corpus import (
+  Corpus,
+  Mixture,
+  open_corpus,
+)
 from taskmoe_jax.data.packing import Ragged
-from taskmoe_jax.data.rows import PairRows, Position, Row
+from taskmoe_jax.data.rows import PairRows, Position
+from taskmoe_jax.data.turns import Pair, PlannedRow, Turns
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.task_space import TaskSpace, split_pair
 from taskmoe_jax.vocabulary import Vocabulary
@@ -34,54 +33,6 @@ _PACKED_ONLY = (
   "decoder_segment_ids",
   "decoder_positions",
 )
-
-
-class PlannedRow(NamedTuple):
-  """A row before it is made: its pair, and its examples by index."""
-
-  pair: str
-  row: Row
-
-
-class _Pair(NamedTuple):
-  """A pair: its rate and its rows."""
-
-  name: str
-  rate: float
-  rows: PairRows
-
-  @property
-  def progress(self) -> float:
-    """The examples given, over the share of all that it should get."""
-    return self.rows.position.examples / self.rate
-
-
-class _Task:
-  """The pairs of a task, the one furthest behind its rate first."""
-
-  def __init__(self, pairs: list[_Pair]):
-    self.pairs = pairs
-    self.rate = sum(pair.rate for pair in pairs)
-    self.reorder()
-
-  @property
-  def progress(self) -> float:
-    return self._examples / self.rate
-
-  def reorder(self) -> None:
-    """Sees that the positions of its pairs have changed."""
-    self._examples = sum(pair.rows.position.examples for pair in self.pairs)
-    # Who is first among equals is who comes first in the list.
-    self._behind = [(pair.progress, i) for i, pair in enumerate(self.pairs)]
-    heapq.heapify(self._behind)
-
-  def take(self) -> PlannedRow:
-    _, index = self._behind[0]
-    pair = self.pairs[index]
-    row = pair.rows.take()
-    self._examples += len(row.examples)
-    heapq.heapreplace(self._behind, (pair.progress, index))
-    return PlannedRow(pair.name, row)
 
 
 class TrainBatches:
@@ -131,32 +82,22 @@ class TrainBatches:
     self._fills = collections.Counter()
 
     corpus = open_corpus(mixture)
-    rates = corpus.rates
-    self._examples: dict[str, TrainExamples] = {}
-    self._ids: dict[str, tuple[int, int, int]] = {}
-    members = collections.defaultdict(list)
     # Who is first among equals depends on the seed, not on the alphabet.
-    for name in np.random.default_rng(seed).permutation(list(rates)).tolist():
-      task_space.pair_id(name)  # must know it, or raises
-      source, target = split_pair(name)
-      self._ids[name] = (
-        task_space.language_id(source),
-        task_space.language_id(target),
-        vocabulary.target_id(target),
-      )
-      self._examples[name] = corpus.train_examples(name, vocabulary)
-      pair_rows = PairRows(
+    names = np.random.default_rng(seed).permutation(list(corpus.rates))
+    self._pairs = {
+      name: _open_pair(
         name,
-        self._examples[name],
+        corpus,
+        vocabulary,
+        task_space,
         source_length=source_length,
         target_length=target_length,
         pack=pack,
         seed=seed,
       )
-      pair = _Pair(name, rates[name], pair_rows)
-      members[task_space.task_of_pair(name)].append(pair)
-    self._tasks = [_Task(pairs) for pairs in members.values()]
-    self._reorder()
+      for name in names.tolist()
+    }
+    self._turns = Turns(self._pairs.values(), task_space)
 
   def __iter__(self) -> "TrainBatches":
     return self
@@ -166,12 +107,11 @@ class TrainBatches:
 
   def plan(self) -> list[PlannedRow]:
     """Plans the next batch, all of it, and goes on behind it."""
-    planned = []
-    for _ in range(self._num_groups):
-      _, index = self._behind[0]
-      task = self._tasks[index]
-      planned += [task.take() for _ in range(self._rows_per_task_group)]
-      heapq.heapreplace(self._behind, (task.progress, index))
+    planned = [
+      row
+      for _ in range(self._num_groups)
+      for row in self._turns.take(self._rows_per_task_group)
+    ]
     self._num_batches += 1
     self._count(planned)
     return planned
@@ -186,8 +126,8 @@ class TrainBatches:
       examples = np.concatenate([row.examples for _, row in members])
       counts = [len(row.examples) for _, row in members]
       rows.append(np.repeat([position for position, _ in members], counts))
-      sides.append(self._examples[name].tokens(examples))
-      symbols.append(np.full(len(examples), self._ids[name][2]))
+      sides.append(self._pairs[name].examples.tokens(examples))
+      symbols.append(np.full(len(examples), self._pairs[name].ids[2]))
     sources, targets = map(_chain, zip(*sides, strict=True))
     batch = packing.pack(
       np.concatenate(rows),
@@ -201,8 +141,9 @@ class TrainBatches:
     if not self._pack:
       for name in _PACKED_ONLY:
         del batch[name]
-    ids = np.array([self._ids[planned[i].pair] for i in self._rows], np.int32)
-    batch["source_language"], batch["target_language"], _ = ids.T.copy()
+    ids = [self._pairs[planned[number].pair].ids for number in self._rows]
+    languages = np.array(ids, np.int32)[:, :2]
+    batch["source_language"], batch["target_language"] = languages.T.copy()
     return batch
 
   def state(self) -> dict[str, Any]:
@@ -210,8 +151,8 @@ class TrainBatches:
     return {
       "batches": self._num_batches,
       "pairs": {
-        pair.name: dataclasses.asdict(pair.rows.position)
-        for pair in sorted(self._pairs, key=lambda pair: pair.name)
+        name: dataclasses.asdict(self._pairs[name].rows.position)
+        for name in sorted(self._pairs)
       },
     }
 
@@ -222,17 +163,16 @@ class TrainBatches:
     number of rows in a batch or group may change, and so may the number of
     processes and which rows each makes.
     """
-    names = {pair.name for pair in self._pairs}
-    if differing := names ^ set(state["pairs"]):
+    if differing := self._pairs.keys() ^ state["pairs"].keys():
       raise TaskMoeError(
         "the saved data position is of other pairs than this mixture:"
         f" {', '.join(sorted(differing))} are in one of them only. Set MIXTURE"
         " to the one the run was started with, or start a new run."
       )
     self._num_batches = state["batches"]
-    for pair in self._pairs:
-      pair.rows.restore(Position(**state["pairs"][pair.name]))
-    self._reorder()
+    for name, pair in self._pairs.items():
+      pair.rows.restore(Position(**state["pairs"][name]))
+    self._turns.reorder()
 
   @property
   def stats(self) -> dict[str, int | float]:
@@ -242,7 +182,7 @@ class TrainBatches:
     bring to 1; where one language needs more tokens the other side stays
     behind.
     """
-    positions = [pair.rows.position for pair in self._pairs]
+    positions = [pair.rows.position for pair in self._pairs.values()]
     return {
       "examples": sum(position.examples for position in positions),
       "skipped_too_long": sum(p.skipped_too_long for p in positions),
@@ -252,16 +192,6 @@ class TrainBatches:
       },
     }
 
-  @property
-  def _pairs(self) -> list[_Pair]:
-    return [pair for task in self._tasks for pair in task.pairs]
-
-  def _reorder(self) -> None:
-    for task in self._tasks:
-      task.reorder()
-    self._behind = [(task.progress, i) for i, task in enumerate(self._tasks)]
-    heapq.heapify(self._behind)
-
   def _count(self, planned: list[PlannedRow]) -> None:
     tokens = [(row.source_tokens, row.target_tokens) for _, row in planned]
     fill = np.array(tokens) / self._lengths
@@ -269,6 +199,26 @@ class TrainBatches:
     self._fills["target_fill"] += fill[:, 1].mean()
     self._fills["row_fill"] += fill.max(axis=1).mean()
     self._num_batches_here += 1
+
+
+def _open_pair(
+  name: str,
+  corpus: Corpus,
+  vocabulary: Vocabulary,
+  task_space: TaskSpace,
+  **options: int | bool,
+) -> Pair:
+  """Opens a pair, of which task space and vocabulary must know."""
+  task_space.pair_id(name)
+  source, target = split_pair(name)
+  ids = (
+    task_space.language_id(source),
+    task_space.language_id(target),
+    vocabulary.target_id(target),
+  )
+  examples = corpus.train_examples(name, vocabulary)
+  rows = PairRows(name, examples, **options)
+  return Pair(name, corpus.rates[name], examples, rows, ids)
 
 
 def _chain(sequences: tuple[Ragged, ...]) -> Ragged:
