@@ -13,11 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from taskmoe_jax.data import packing
-from taskmoe_jax.data.corpus import (
-  Corpus,
-  Mixture,
-  open_corpus,
-)
+from taskmoe_jax.data.corpus import Corpus, Mixture, open_corpus
 from taskmoe_jax.data.packing import Ragged
 from taskmoe_jax.data.rows import PairRows, Position
 from taskmoe_jax.data.turns import Pair, PlannedRow, Turns

@@ -148,7 +148,7 @@ def test_training(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_vocabulary_and_evaluation(name):
-  from taskmoe_jax.data import sources, vocabulary_training
+  from taskmoe_jax.data import corpus, sources, vocabulary_training
   from taskmoe_jax.evaluate import evaluation
   from taskmoe_jax.partitioning.meshes import make_mesh
 
@@ -166,7 +166,7 @@ def test_vocabulary_and_evaluation(name):
   assert sorted(texts) == sorted(sources.parallel_sources(made["mixture"]))
   assert part == "test"
   for pair in texts:
-    assert sources.examples(evaluated["mixture"], part=part, pair=pair, limit=1)
+    assert corpus.examples(evaluated["mixture"], part=part, pair=pair, limit=1)
 
 
 @pytest.mark.parametrize("name", NAMES)
