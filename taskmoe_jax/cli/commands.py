@@ -27,6 +27,10 @@ COMMANDS = {
     "train the model of a recipe, or go on training it",
     ("taskmoe_jax.train.loop.train",),
   ),
+  "inspect": Command(
+    "show what a training will need, with no accelerator",
+    ("taskmoe_jax.train.loop.train",),
+  ),
   "vocab": Command(
     "make the vocabulary of a recipe's mixture",
     ("taskmoe_jax.data.vocabulary_training.make_vocabulary",),

@@ -50,14 +50,10 @@ def reducible_stacks(config: ModelConfig) -> tuple[str, ...]:
   Raises:
     TaskMoeError: There is none, so there is no sub-network to extract.
   """
-  stacks = {"encoder": config.encoder, "decoder": config.decoder}
-  reducible = tuple(
-    name
-    for name, stack in stacks.items()
-    if stack.moe is not None and stack.moe.granularity.has_sub_network
-  )
+  reducible = tuple(_routed_by_task(config))
   if reducible:
     return reducible
+  stacks = {"encoder": config.encoder, "decoder": config.decoder}
   routed = " and ".join(
     f"the {name} "
     + (f"is routed by {stack.moe.granularity}" if stack.moe else "is dense")
@@ -109,6 +105,53 @@ def extract(
     selected[name] = chosen
     config = dataclasses.replace(config, **{name: small})
   return params, config, selected
+
+
+def experts_of_task(
+  params: PyTree,
+  config: ModelConfig,
+  task_id: int,
+  num_tasks: int,
+  *,
+  with_gate: bool = True,
+) -> dict[str, SelectedExperts]:
+  """The experts that a task decides on, by stack; see `extract`.
+
+  Args:
+    params: Of the mixture; of these `router_paths` says which are read.
+    config: Of the mixture.
+    task_id: The task.
+    num_tasks: R, of the mixture's task space.
+    with_gate: Whether to ask routers with a learned gate too, or those with a
+      fixed table alone, which need no parameters.
+  """
+  return {
+    name: _select(params.get(name, {}), stack, task_id, num_tasks)
+    for name, stack in _routed_by_task(config).items()
+    if with_gate or not stack.moe.granularity.has_gate
+  }
+
+
+def router_paths(config: ModelConfig) -> tuple[tuple[str, ...], ...]:
+  """Paths of the parameters that `experts_of_task` reads."""
+  paths = []
+  for name, stack in _routed_by_task(config).items():
+    if stack.moe.granularity.has_gate:
+      by_task = stack.moe.granularity is Granularity.TASK
+      layer = f"layer_{stack.block_size - 1}"
+      gate = "table" if by_task else "task_gate"
+      paths.append((name, "task_table"))
+      paths.append((name, "blocks", layer, "moe", "router", gate))
+  return tuple(paths)
+
+
+def _routed_by_task(config: ModelConfig) -> dict[str, StackConfig]:
+  stacks = {"encoder": config.encoder, "decoder": config.decoder}
+  return {
+    name: stack
+    for name, stack in stacks.items()
+    if stack.moe is not None and stack.moe.granularity.has_sub_network
+  }
 
 
 def slice_experts(

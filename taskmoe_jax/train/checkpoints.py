@@ -138,18 +138,13 @@ def _remove_unfinished(folder: epath.Path) -> None:
       unfinished.get().rmtree()
 
 
-def restore_params(
-  run_dir: epath.PathLike, shapes: PyTree, step: int | None = None
-) -> tuple[PyTree, int]:
-  """Reads the parameters of one checkpoint, the newest unless told otherwise.
-
-  Args:
-    run_dir: The run directory.
-    shapes: Shapes and dtypes, with shardings if they are to be spread.
-    step: Which checkpoint.
+def checkpoint_folder(
+  run_dir: epath.PathLike, step: int | None = None
+) -> tuple[epath.Path, int]:
+  """The folder of one complete checkpoint, the newest unless told otherwise.
 
   Returns:
-    Parameters, and their step.
+    The folder, and its step.
 
   Raises:
     TaskMoeError: There is no checkpoint (of that step).
@@ -164,6 +159,23 @@ def restore_params(
       " first, or set --step to one of these."
     )
   step = steps[-1] if step is None else step
+  return folder / str(step), step
+
+
+def restore_params(
+  run_dir: epath.PathLike, shapes: PyTree, step: int | None = None
+) -> tuple[PyTree, int]:
+  """Reads the parameters of one checkpoint; see `checkpoint_folder`.
+
+  Args:
+    run_dir: The run directory.
+    shapes: Shapes and dtypes, with shardings if they are to be spread.
+    step: Which checkpoint.
+
+  Returns:
+    Parameters, and their step.
+  """
+  folder, step = checkpoint_folder(run_dir, step)
   with ocp.StandardCheckpointer() as checkpointer:
-    params = checkpointer.restore(folder / str(step) / "params", shapes)
+    params = checkpointer.restore(folder / "params", shapes)
   return jax.block_until_ready(params), step

@@ -7,7 +7,7 @@ is `taskmoe precompile`.
 
 import dataclasses
 
-from taskmoe_jax.errors import check_at_least
+from taskmoe_jax.errors import TaskMoeError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,5 +27,6 @@ class SimulatedDevice:
 
 def simulated_devices(number: int) -> list[SimulatedDevice]:
   """So many devices, in one slice."""
-  check_at_least(1, "--devices", devices=number)
+  if number < 1:
+    raise TaskMoeError(f"devices={number} is not at least 1. Set --devices.")
   return [SimulatedDevice(index) for index in range(number)]

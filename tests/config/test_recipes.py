@@ -10,7 +10,6 @@ import pathlib
 import re
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -18,7 +17,6 @@ from taskmoe_jax.cli import commands
 from taskmoe_jax.config import gin_files
 from taskmoe_jax.config.build import arguments
 from taskmoe_jax.errors import TaskMoeError
-from taskmoe_jax.vocabulary import Vocabulary
 
 ROOT = pathlib.Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "recipes"
@@ -61,68 +59,23 @@ def load(name: str, *flags: str) -> None:
   )
 
 
-class NoVocabulary(Vocabulary):
-  """A model's shapes depend on the vocabulary that it has room for."""
-
-  def __init__(self):
-    self.origin = "nowhere"
-
-  def __len__(self):
-    return 3
-
-
-def program_of(trained: dict):
-  """Builds all that `train` builds before it draws a parameter."""
-  from taskmoe_jax.data.corpus import task_space_of
-  from taskmoe_jax.partitioning.meshes import make_mesh
-  from taskmoe_jax.partitioning.rules import Partitioning
-  from taskmoe_jax.train.program import Program
-  from taskmoe_jax.train.run_directory import Run
-
-  partitioning = Partitioning(make_mesh(trained["mesh"]), trained["fsdp"])
-  trained["batches"].check_divides(partitioning)
-  space = task_space_of(trained["mixture"], trained["task_by"])
-  return Program.of(
-    Run(trained["model"], space, NoVocabulary(), trained["seed"]),
-    trained["optimizer"],
-    partitioning,
-    rows_per_task_group=trained["batches"].rows_per_task_group,
-    label_smoothing=trained["label_smoothing"],
-  )
-
-
-def abstract_batch(shape) -> dict[str, jax.ShapeDtypeStruct]:
-  """Names, shapes and dtypes of the batch contract, for packed rows."""
-  rows = shape.batch_size
-
-  def array(*sizes, dtype=jnp.int32):
-    return jax.ShapeDtypeStruct(sizes, dtype)
-
-  source, target = (rows, shape.source_length), (rows, shape.target_length)
-  return {
-    "encoder_input_tokens": array(*source),
-    "encoder_segment_ids": array(*source),
-    "encoder_positions": array(*source),
-    "decoder_input_tokens": array(*target),
-    "decoder_target_tokens": array(*target),
-    "decoder_loss_weights": array(*target, dtype=jnp.float32),
-    "decoder_segment_ids": array(*target),
-    "decoder_positions": array(*target),
-    "source_language": array(rows),
-    "target_language": array(rows),
-  }
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_training(name):
   """Through a whole step, in shapes alone: 13 billion parameters cost none."""
-  from taskmoe_jax.partitioning.rules import activate
+  from taskmoe_jax.data.corpus import task_space_of
+  from taskmoe_jax.partitioning.meshes import make_mesh
+  from taskmoe_jax.partitioning.rules import Partitioning, activate
   from taskmoe_jax.train import loop
+  from taskmoe_jax.train.inspection import abstract_batch, program_of
 
   load(name)
   trained = arguments(loop.train, ["config_text"])
   assert trained["batches"].pack
-  program = program_of(trained)
+  program = program_of(
+    trained,
+    Partitioning(make_mesh(trained["mesh"]), trained["fsdp"]),
+    task_space_of(trained["mixture"], trained["task_by"]),
+  )
   state = program.abstract_state()
 
   # Not all metrics: shapes may not stand where jaxtyping wants arrays.
