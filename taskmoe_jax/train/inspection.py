@@ -12,14 +12,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.extend import core
 from jaxtyping import PyTree
 
-from taskmoe_jax import axes
-from taskmoe_jax.models.config import ModelConfig
 from taskmoe_jax.partitioning.rules import Partitioning, activate
 from taskmoe_jax.task_space import TaskSpace
 from taskmoe_jax.train import state as train_state
+from taskmoe_jax.train.activations import activation_bytes
 from taskmoe_jax.train.flops import program_flops, token_flops
 from taskmoe_jax.train.loop import BatchShape
 from taskmoe_jax.train.program import Program
@@ -150,7 +148,7 @@ def inspect(program: Program, batches: BatchShape) -> Inspection:
       program.abstract_state(),
       batch,
     )
-    activations = _saved_bytes(program, batch)
+    activations = activation_bytes(program, batch)
   choices = program.dispatch_choices(batches.batch_size)
   return Inspection(
     parameters=parameters,
@@ -252,59 +250,3 @@ def _split(
     )
     for entry in entries
   )
-
-
-def _saved_bytes(program: Program, batch: Mapping[str, Any]) -> int:
-  """A device's share of what the forward pass saves for the backward pass."""
-  params = nn.unbox(program.params)
-  rows = batch["source_language"]
-
-  def backward(params, batch, task_ids):
-    def loss(params):
-      logits, _ = program.step.model.apply(
-        {"params": params},
-        batch,
-        task_ids,
-        train=True,
-        rows_per_task_group=program.step.rows_per_task_group,
-        rngs={"dropout": jax.random.key(0)},
-      )
-      # Any loss of a token reads all of its logits.
-      return jax.nn.logsumexp(logits, axis=-1).sum()
-
-    return jax.vjp(loss, params)[1]
-
-  jaxpr = jax.make_jaxpr(backward)(params, batch, rows).jaxpr
-  # Parameters are saved too, and cost nothing.
-  given = set(jaxpr.invars)
-  saved = {
-    variable
-    for variable in jaxpr.outvars
-    if isinstance(variable, core.Var) and variable not in given
-  }
-  model, partitioning = program.step.model.config, program.partitioning
-  return sum(
-    _device_share(variable.aval, model, partitioning) for variable in saved
-  )
-
-
-def _device_share(
-  array: Any, model: ModelConfig, partitioning: Partitioning
-) -> int:
-  """Bytes that one device holds of an activation.
-
-  Rows are split over devices; along `model` so are heads, hidden widths and
-  vocabulary, which are told here by their sizes.
-  """
-  shards = partitioning.num_row_shards
-  widths = {model.vocab_size}
-  for stack in (model.encoder, model.decoder):
-    widths |= set(stack.mlp_dims)
-    if stack.moe is not None:
-      widths.add(stack.moe.expert_mlp_dim)
-  by_model = array.shape[-1:] and (
-    array.shape[-1] in widths or model.num_heads in array.shape[1:]
-  )
-  if by_model:
-    shards *= partitioning.mesh.shape[axes.MODEL_MESH]
-  return -(-array.size * array.dtype.itemsize // shards)
