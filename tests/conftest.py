@@ -8,9 +8,12 @@ seconds. Rooms that need no TensorFlow do not wait for it: it is imported only
 in the fixtures.
 """
 
+import atexit
 import contextlib
 import itertools
 import os
+import shutil
+import tempfile
 
 # Before jax is imported, and in the environment, so that the programs which
 # tests start see the same devices.
@@ -20,6 +23,8 @@ os.environ["XLA_FLAGS"] = (
 )
 # TensorFlow greets on import.
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+# Text that tests read is not to stay in the user's cache.
+os.environ["TASKMOE_CACHE"] = tempfile.mkdtemp(prefix="taskmoe-test-cache-")
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +36,8 @@ from flax import linen as nn
 # with jax_numpy_dtype_promotion="strict" optax 0.2.8's Adam (float ** int32)
 # and flax 0.12.8's norms (bfloat16 input, float32 scale) raise.
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+atexit.register(shutil.rmtree, os.environ["TASKMOE_CACHE"], True)
 
 _WORDS = {
   "en": ("the one", "red old big", "house dog tree day"),

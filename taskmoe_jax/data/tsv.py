@@ -4,18 +4,31 @@
 
 The languages are read off the file names: the first column is `xx`, the second
 `yy`. The text is given as it stands in the file, because scores depend on every
-character; only a byte-order mark and the CR of a CRLF are taken off.
+character; only a byte-order mark and the CR of a CRLF are taken off. Each file
+is read through once, when its text is first asked for, and then never again
+(`text_store.py`), so that whatever is wrong with it is found before a run.
 """
 
 import collections
 import functools
 import gzip
+import io
 import logging
 import os
 import pathlib
 import re
 import zlib
+from collections.abc import Iterator
+from typing import Any
 
+from taskmoe_jax.data import text_lines
+from taskmoe_jax.data.text_store import (
+  TextStore,
+  Writer,
+  cached_store,
+  progress,
+  stamp,
+)
 from taskmoe_jax.errors import TaskMoeError
 
 # Parts are called as seqio calls its splits; files say `dev`.
@@ -27,61 +40,131 @@ _FILE_NAME = re.compile(
 )
 _MALFORMED_LIMIT = 0.01
 _LINES_REPORTED = 3
+_WIDE_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 _logger = logging.getLogger(__name__)
 
 
-class TsvText:
-  """The text of one file: `text[i]` is its i-th good line, as two columns.
+def open_lines(
+  path: str | os.PathLike, *, columns: int, part: str
+) -> TextStore:
+  """Opens a file of lines, `text[i]` being its i-th good line.
 
-  A malformed line (not two columns, not UTF-8, an empty side) is reported with
-  its number and skipped. More than 1 % of them is an error, because then the
-  file is something else than it claims to be.
+  A malformed line (not two columns, not UTF-8, an empty side, a NUL, more than
+  1 MiB) is reported with its number and left out, as long as no more than 1 %
+  are. In evaluation text none may be: a score is of all its lines.
+
+  Args:
+    path: Plain or `.gz`, which is unpacked into the text cache.
+    columns: 2 with a tab between, or 1; then blank lines are left out too.
+    part: `train`, or one of those that scores are of.
   """
+  path = pathlib.Path(path)
+  try:
+    size, changed = stamp(path)
+    with open(path, "rb") as file:
+      wide = file.read(2) in _WIDE_MARKS
+  except OSError as error:
+    raise _unreadable(path, error) from None
+  if wide:
+    raise TaskMoeError(f"{path}: is UTF-16. Write it as UTF-8.")
+  packed = path.suffix == ".gz"
+  store = cached_store(
+    path.name,
+    {
+      "path": str(path.resolve()),
+      "size": size,
+      "changed": changed,
+      "columns": columns,
+    },
+    functools.partial(_find_lines, path, packed, columns),
+    path=None if packed else path,
+  )
+  if stamp(path) != (size, changed):
+    raise TaskMoeError(f"{path}: has changed while it was read. Start again.")
+  _report(path, store.report, columns, part)
+  return store
 
-  def __init__(self, path: str | os.PathLike):
-    self.path = pathlib.Path(path)
-    self._lines: list[bytes] = []
-    self.malformed: dict[int, str] = {}
-    lines = _read(self.path).removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    if not lines[-1]:
-      lines.pop()
-    for number, line in enumerate(lines, 1):
-      line = line.removesuffix(b"\r")
-      if fault := _fault(line):
-        self.malformed[number] = fault
-      else:
-        self._lines.append(line)
-    self._report(len(lines))
 
-  def __len__(self) -> int:
-    return len(self._lines)
+def _find_lines(
+  path: pathlib.Path, packed: bool, columns: int, writer: Writer
+) -> dict[str, Any]:
+  report = {"lines": 0, "blank": 0, "malformed": 0, "first_malformed": []}
+  blocks = _blocks(path, packed, writer)
+  for lines in text_lines.scan(blocks, origin=path, columns=columns):
+    writer.records.write(lines.records.tobytes())
+    report["lines"] += lines.count
+    report["blank"] += lines.blank
+    report["malformed"] += len(lines.faults)
+    room = _LINES_REPORTED - len(report["first_malformed"])
+    report["first_malformed"] += lines.faults[:room]
+  return report
 
-  def __getitem__(self, index: int) -> tuple[str, str]:
-    first, second = self._lines[index].decode().split("\t")
-    return first, second
 
-  def _report(self, num_lines: int) -> None:
-    if not self.malformed:
-      return
-    first = next(iter(self.malformed))
-    if len(self.malformed) > _MALFORMED_LIMIT * num_lines:
-      raise TaskMoeError(
-        f"{self.path}: {len(self.malformed)} of {num_lines} lines are"
-        f" malformed, more than 1 %; the first is line {first}:"
-        f" {self.malformed[first]}. A line is two columns of UTF-8, neither of"
-        " them empty, with one tab between."
-      )
-    for number in list(self.malformed)[:_LINES_REPORTED]:
-      _logger.warning(
-        "%s:%d: skipped: %s", self.path, number, self.malformed[number]
-      )
-    _logger.warning(
-      "%s: skipped %d malformed of %d lines",
-      self.path,
-      len(self.malformed),
-      num_lines,
+def _blocks(
+  path: pathlib.Path, packed: bool, writer: Writer
+) -> Iterator[bytes]:
+  """The bytes of a file, unpacked and then kept too."""
+  size = path.stat().st_size
+  with (
+    open(path, "rb") as raw,
+    progress(f"reading {path.name}", total=size, num_bytes=size) as advance,
+  ):
+    file = gzip.GzipFile(fileobj=raw) if packed else raw
+    at = 0
+    while block := _read_block(file, path):
+      if packed:
+        writer.text.write(block)
+      yield block
+      advance(raw.tell() - at)
+      at = raw.tell()
+
+
+def _read_block(file: io.BufferedIOBase, path: pathlib.Path) -> bytes:
+  try:
+    return file.read(text_lines.BLOCK_BYTES)
+  except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    raise TaskMoeError(
+      f"{path}: not a whole gzip file ({error}). Copy it again."
+    ) from None
+  except OSError as error:
+    raise _unreadable(path, error) from None
+
+
+def _unreadable(path: pathlib.Path, error: OSError) -> TaskMoeError:
+  return TaskMoeError(f"{path}: cannot be read ({error.strerror}).")
+
+
+def _report(
+  path: pathlib.Path, report: dict[str, Any], columns: int, part: str
+) -> None:
+  """Refuses a file with too many malformed lines, and names those of others."""
+  if not report["malformed"]:
+    return
+  number, fault = report["first_malformed"][0]
+  count = f"{report['malformed']} of {report['lines']} lines are malformed"
+  line = "one column" if columns == 1 else "two columns"
+  wanted = f"A line is {line} of UTF-8" + (
+    "." if columns == 1 else ", neither of them empty, with one tab between."
+  )
+  if part != "train":
+    raise TaskMoeError(
+      f"{path}: {count}; the first is line {number}: {fault}. Text that scores"
+      f" are of is taken whole or not at all. {wanted}"
     )
+  if report["malformed"] > _MALFORMED_LIMIT * report["lines"]:
+    raise TaskMoeError(
+      f"{path}: {count}, more than 1 %; the first is line {number}: {fault}."
+      f" {wanted}"
+    )
+  for number, fault in report["first_malformed"]:
+    _logger.warning("%s:%d: skipped: %s", path, number, fault)
+  _logger.warning(
+    "%s: skipped %d malformed of %d lines",
+    path,
+    report["malformed"],
+    report["lines"],
+  )
 
 
 class TsvFolder:
@@ -119,8 +202,9 @@ class TsvFolder:
     return tuple(p for p in FILE_PARTS if FILE_PARTS[p] in self._paths[pair])
 
   @functools.cache  # noqa: B019 - a folder lives as long
-  def text(self, pair: tuple[str, str], part: str) -> TsvText:
-    return TsvText(self._paths[pair][FILE_PARTS[part]])
+  def text(self, pair: tuple[str, str], part: str) -> TextStore:
+    path = self._paths[pair][FILE_PARTS[part]]
+    return open_lines(path, columns=2, part=part)
 
   def _add(self, path: pathlib.Path) -> None:
     match = _FILE_NAME.fullmatch(path.name)
@@ -149,29 +233,3 @@ class TsvFolder:
         " all its parts one order of columns."
       )
     self._paths[first, second][part] = path
-
-
-def _read(path: pathlib.Path) -> bytes:
-  try:
-    data = path.read_bytes()
-    return gzip.decompress(data) if path.suffix == ".gz" else data
-  except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-    raise TaskMoeError(
-      f"{path}: not a whole gzip file ({error}). Copy it again."
-    ) from None
-  except OSError as error:
-    raise TaskMoeError(f"{path}: cannot be read ({error.strerror}).") from None
-
-
-def _fault(line: bytes) -> str | None:
-  try:
-    columns = line.decode().split("\t")
-  except UnicodeDecodeError as error:
-    return f"not UTF-8 at byte {error.start + 1}"
-  if len(columns) != 2:
-    return f"{len(columns)} columns"
-  if not columns[0].strip():
-    return "the first column is empty"
-  if not columns[1].strip():
-    return "the second column is empty"
-  return None
