@@ -1,38 +1,32 @@
 """Text in, text out: a model with its vocabulary and task space."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import jax
-import numpy as np
-from jaxtyping import Int, PyTree
+import jax.numpy as jnp
+from jaxtyping import PyTree
 
-from taskmoe_jax.decoding.greedy import greedy
+from taskmoe_jax.decoding import batches, translations
+from taskmoe_jax.decoding.batches import Sentence, padded
+from taskmoe_jax.decoding.generate import generate
+from taskmoe_jax.decoding.scoring import log_probabilities
+from taskmoe_jax.decoding.search import (
+  GREEDY,
+  USUAL_LENGTHS,
+  Lengths,
+  Sampling,
+  Search,
+)
+from taskmoe_jax.decoding.translations import Hypothesis, Score, Translations
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.models.config import ModelConfig
 from taskmoe_jax.models.transformer import Transformer
+from taskmoe_jax.models.unrolled import unrolled
 from taskmoe_jax.partitioning.rules import Partitioning
 from taskmoe_jax.task_space import TaskSpace, split_pair
-from taskmoe_jax.vocabulary import EOS_ID, PAD_ID, Vocabulary
-
-_SHORTEST_BUCKET = 32
-# A translation may be so many times as long as its source's bucket.
-_TARGET_RATIO = 2
-
-
-@dataclasses.dataclass(frozen=True)
-class Translations:
-  """Translations of some lines, in their order.
-
-  Attributes:
-    texts: An empty line has an empty translation.
-    token_ids: As decoded, end of sentence included.
-    finished: False where a translation was cut off at the target length.
-  """
-
-  texts: list[str]
-  token_ids: list[list[int]]
-  finished: list[bool]
+from taskmoe_jax.vocabulary import EOS_ID, Vocabulary
 
 
 class Translator:
@@ -40,7 +34,11 @@ class Translator:
 
   Lines are sorted by length and decoded in batches of one shape for each
   bucket of lengths (32, 64, 128, ... tokens), so that there are few shapes to
-  compile. A line's translation does not depend on the lines beside it.
+  compile. What is found for a line depends neither on the lines beside it, nor
+  on their order, nor on the batch size, the bucket or the mesh.
+
+  Where there are several processes, all call the same methods with the same
+  lines, and all get everything.
   """
 
   def __init__(
@@ -53,21 +51,29 @@ class Translator:
     partitioning: Partitioning | None = None,
   ):
     self.model = model
-    self.params = params
+    # On the device once and for all; those of a file are NumPy's.
+    self.params = jax.tree.map(jnp.asarray, params)
     self.task_space = task_space
     self.vocabulary = vocabulary
     self._partitioning = partitioning
-    self._transformer = Transformer(model, len(task_space.tasks))
+    self._scanned = Transformer(model, len(task_space.tasks))
+    self._unrolled = Transformer(model, len(task_space.tasks), unrolled=True)
+
+  @functools.cached_property
+  def _decoding_params(self) -> PyTree:
+    """Made when first needed: the decoder takes its room twice then."""
+    return unrolled(self.params, self.model)
 
   def translate(
     self,
     lines: Sequence[str],
     pair: str | None = None,
     *,
+    search: Search = GREEDY,
     batch_size: int = 32,
   ) -> list[str]:
-    """Returns a translation of each line; see `decode`."""
-    return self.decode(lines, pair, batch_size=batch_size).texts
+    """Returns the best translation of each line; see `decode`."""
+    return self.decode(lines, pair, search=search, batch_size=batch_size).texts
 
   def decode(
     self,
@@ -75,47 +81,117 @@ class Translator:
     pair: str | None = None,
     *,
     batch_size: int,
+    search: Search = GREEDY,
+    lengths: Lengths = USUAL_LENGTHS,
+    prefixes: Sequence[str] | None = None,
     progress: Callable[[int], None] = lambda number: None,
   ) -> Translations:
-    """Translates greedily.
+    """Translates lines.
 
     Args:
       lines: Sentences, one each.
       pair: Such as `de-en`. Need not be given if the model has one pair, or
         only pairs between which it makes no difference.
       batch_size: Rows decoded together.
+      search: How to search.
+      lengths: How long sources and translations may be.
+      prefixes: What each line's translation must begin with; empty texts where
+        with nothing. They are tokenised by themselves.
       progress: Called with the number of lines that have just been done.
 
     Raises:
-      TaskMoeError: The pair is unknown, or needed and not given.
+      TaskMoeError: The pair is unknown, or needed and not given; a line is too
+        long; there is not one prefix for each line.
     """
-    pair = self._pair(pair)
-    target = split_pair(pair)[1]
-    symbol = self.vocabulary.target_id(target)
-    task_id = self.task_space.task_id(self.task_space.task_of_pair(pair))
-    full = [index for index, line in enumerate(lines) if line.strip()]
-    sources = dict(
-      zip(
-        full,
-        (
-          [symbol, *ids, EOS_ID]
-          for ids in self.vocabulary.encode([lines[i] for i in full])
-        ),
-        strict=True,
+    if prefixes is None:
+      prefixes = [""] * len(lines)
+    if len(prefixes) != len(lines):
+      raise TaskMoeError(
+        f"{len(lines)} lines have {len(prefixes)} prefixes: one each is wanted,"
+        " empty where there is none. Set --prefixes."
       )
-    )
+    num_rows = self._num_rows(len(lines), batch_size)
+    pair = self._pair(pair)
+    full = [i for i, line in enumerate(lines) if line.strip()]
+    starts = self.vocabulary.encode([prefixes[i] for i in full])
+    sentences = [
+      dataclasses.replace(sentence, prefix=start)
+      for sentence, start in zip(
+        self._sentences(lines, full, pair), starts, strict=True
+      )
+    ]
+    sentences = batches.numbered(batches.within(sentences, lengths))
+    found: list[list[Hypothesis]] = [
+      [Hypothesis("", [], 0.0, True)] for _ in lines
+    ]
     progress(len(lines) - len(full))
-    token_ids = [[] for _ in lines]
-    finished = [True for _ in lines]
-    rows = self._rows(batch_size)
-    for indices, array in _batches(sources, rows):
-      tokens, ended = self._decode_rows(array, task_id)
-      for index, ids, end in zip(indices, tokens, ended, strict=False):
-        token_ids[index] = [int(i) for i in ids if i != PAD_ID]
-        finished[index] = bool(end)
-      progress(len(indices))
-    texts = self.vocabulary.decode(token_ids)
-    return Translations(texts, token_ids, finished)
+    for batch in batches.in_batches(sentences, num_rows):
+      n_best = self._decode_batch(batch, num_rows, pair, search, lengths)
+      for sentence, hypotheses in zip(batch, n_best, strict=True):
+        found[sentence.index] = hypotheses
+      progress(len(batch))
+    return Translations(found)
+
+  def score(
+    self,
+    sources: Sequence[str],
+    targets: Sequence[str],
+    pair: str | None = None,
+    *,
+    batch_size: int = 32,
+    lengths: Lengths = USUAL_LENGTHS,
+    progress: Callable[[int], None] = lambda number: None,
+  ) -> list[Score]:
+    """Says how likely given translations are.
+
+    Args:
+      sources: Sentences.
+      targets: A translation of each.
+      pair: As for `decode`.
+      batch_size: Rows computed together.
+      lengths: How long sources may be.
+      progress: Called with the number of lines that have just been done.
+
+    Raises:
+      TaskMoeError: As `decode`; or there is not one target for each source.
+    """
+    if len(sources) != len(targets):
+      raise TaskMoeError(
+        f"{len(sources)} sources have {len(targets)} targets: one each is"
+        " wanted."
+      )
+    num_rows = self._num_rows(len(sources), batch_size)
+    pair = self._pair(pair)
+    sentences = self._sentences(sources, range(len(sources)), pair)
+    sentences = batches.within(sentences, lengths)
+    wanted = [[*ids, EOS_ID] for ids in self.vocabulary.encode(targets)]
+    # Targets of one bucket side by side, as their sources are.
+    sentences = sorted(
+      sentences, key=lambda s: -batches.bucket(len(wanted[s.index]))
+    )
+    found: list[Score] = [Score([], []) for _ in sources]
+    for batch in batches.in_batches(sentences, num_rows):
+      of_batch = [wanted[s.index] for s in batch]
+      rows, _ = batches.as_rows(
+        batch, num_rows, task_id=self._task_id(pair), lengths=lengths, seed=0
+      )
+      log_probs = self._on_devices(
+        lambda rows, targets, **shared: log_probabilities(
+          self.params,
+          rows.sources,
+          targets,
+          rows.task_ids,
+          model=self._scanned,
+          **shared,
+        ),
+        num_rows,
+        rows,
+        padded(of_batch, num_rows),
+      )
+      for sentence, ids, row in zip(batch, of_batch, log_probs, strict=False):
+        found[sentence.index] = Score(ids, row[: len(ids)].tolist())
+      progress(len(batch))
+    return found
 
   def _pair(self, pair: str | None) -> str:
     space = self.task_space
@@ -132,70 +208,78 @@ class Translator:
       f" {', '.join(space.pairs)}. Set --pair."
     )
 
-  def _rows(self, batch_size: int) -> int:
-    """Rounds a batch size up to fill every device."""
+  def _task_id(self, pair: str) -> int:
+    return self.task_space.task_id(self.task_space.task_of_pair(pair))
+
+  def _sentences(
+    self, lines: Sequence[str], chosen: Sequence[int], pair: str
+  ) -> list[Sentence]:
+    symbol = self.vocabulary.target_id(split_pair(pair)[1])
+    encoded = self.vocabulary.encode([lines[i] for i in chosen])
+    return [
+      Sentence(index, [symbol, *ids, EOS_ID])
+      for index, ids in zip(chosen, encoded, strict=True)
+    ]
+
+  def _num_rows(self, num_lines: int, batch_size: int) -> int:
+    """Rows of every batch: few for few lines, and the same on all devices."""
     if batch_size < 1:
       raise TaskMoeError(
         f"batch_size={batch_size} is not at least 1. Set --batch_size."
       )
+    enough = 1
+    while enough < num_lines:
+      enough *= 2
     shards = self._num_shards
-    return -(-batch_size // shards) * shards
+    return -(-min(batch_size, enough) // shards) * shards
 
   @property
   def _num_shards(self) -> int:
     return self._partitioning.num_row_shards if self._partitioning else 1
 
-  def _decode_rows(
-    self, sources: Int[np.ndarray, "B S"], task_id: int
-  ) -> tuple[np.ndarray, np.ndarray]:
-    num_rows, length = sources.shape
-    task_ids = np.full((num_rows,), task_id, np.int32)
+  def _decode_batch(
+    self,
+    batch: Sequence[Sentence],
+    num_rows: int,
+    pair: str,
+    search: Search,
+    lengths: Lengths,
+  ) -> list[list[Hypothesis]]:
+    rows, target_length = batches.as_rows(
+      batch,
+      num_rows,
+      task_id=self._task_id(pair),
+      lengths=lengths,
+      seed=search.seed if isinstance(search, Sampling) else 0,
+    )
+    if isinstance(search, Sampling):
+      # The keys have it; another seed need not be compiled anew.
+      search = dataclasses.replace(search, seed=0)
+    found = self._on_devices(
+      functools.partial(
+        generate,
+        self._decoding_params,
+        model=self._unrolled,
+        search=search,
+        target_length=target_length,
+      ),
+      num_rows,
+      rows,
+    )
+    return [
+      translations.read(found, row, int(rows.limits[row]), self.vocabulary)
+      for row in range(len(batch))
+    ]
+
+  def _on_devices(
+    self, function: Callable, num_rows: int, *rows: PyTree
+  ) -> PyTree:
+    """Calls a function of rows, which are laid on the devices, and waits."""
     if self._partitioning is not None:
-      sources, task_ids = map(
-        self._partitioning.spread_rows, (sources, task_ids)
-      )
-    hypotheses = greedy(
-      self.params,
-      sources,
-      task_ids,
-      model=self._transformer,
-      target_length=_TARGET_RATIO * length,
+      rows = jax.tree.map(self._partitioning.spread_rows, rows)
+    found = function(
+      *rows,
       rows_per_task_group=num_rows // self._num_shards,
       partitioning=self._partitioning,
     )
-    return jax.device_get((hypotheses.tokens, hypotheses.finished))
-
-
-def _batches(
-  sources: dict[int, list[int]], num_rows: int
-) -> Iterator[tuple[list[int], Int[np.ndarray, "B S"]]]:
-  """Yields line numbers and padded token ids, longest lines first."""
-  order = sorted(sources, key=lambda index: -len(sources[index]))
-  buckets: dict[int, list[int]] = {}
-  for index in order:
-    buckets.setdefault(_bucket(len(sources[index])), []).append(index)
-  for members in buckets.values():
-    for first in range(0, len(members), num_rows):
-      indices = members[first : first + num_rows]
-      yield indices, padded([sources[index] for index in indices], num_rows)
-
-
-def padded(
-  sequences: Sequence[Sequence[int]], num_rows: int
-) -> Int[np.ndarray, "B L"]:
-  """One row for each sequence, and rows of padding up to `num_rows`.
-
-  The length is that of the bucket of the longest, so that few shapes compile.
-  """
-  length = _bucket(max(map(len, sequences)))
-  array = np.full((num_rows, length), PAD_ID, np.int32)
-  for row, ids in enumerate(sequences):
-    array[row, : len(ids)] = ids
-  return array
-
-
-def _bucket(length: int) -> int:
-  bucket = _SHORTEST_BUCKET
-  while bucket < length:
-    bucket *= 2
-  return bucket
+    return jax.device_get(found)

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from taskmoe_jax.decoding.translator import Translator, padded
+from taskmoe_jax.decoding.batches import padded
+from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.models.config import ComputeDtype
 from taskmoe_jax.models.transformer import Batch, Transformer

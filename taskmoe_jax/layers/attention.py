@@ -28,13 +28,50 @@ class KeysValues:
   keys: jax.Array
   values: jax.Array
 
-  def update(self, new: "KeysValues", position: jax.Array) -> "KeysValues":
-    """Writes keys and values of the tokens that stand at `position`."""
-    return jax.tree.map(
-      lambda old, x: jax.lax.dynamic_update_slice_in_dim(old, x, position, 1),
-      self,
-      new,
+  def remembered(self) -> "KeysValues":
+    """The same as `[B, N, L, H]`, as the products of decoding steps read it."""
+    return jax.tree.map(lambda x: jnp.swapaxes(x, 1, 2), self)
+
+
+@flax.struct.dataclass
+class Past:
+  """Keys and values `[B, N, T, M, H]` of M hypotheses of each of B sentences.
+
+  Hypothesis m of step t has its place for good. When hypotheses change places,
+  as those of a beam do at every step, nothing is moved: it is only noted which
+  place each one's earlier tokens have, and a mask hides the others. M times as
+  many logits cost less than the copies would, and products of M rows are better
+  than M products of one.
+  """
+
+  keys: jax.Array
+  values: jax.Array
+
+  @classmethod
+  def empty(cls, like: KeysValues, length: int, num_hypotheses: int) -> "Past":
+    """Room for `length` tokens of each hypothesis."""
+    rows, _, heads, width = like.keys.shape
+    shape = (rows, heads, length, num_hypotheses, width)
+    return cls(
+      jnp.zeros(shape, like.keys.dtype), jnp.zeros(shape, like.values.dtype)
     )
+
+  def update(self, new: KeysValues, position: jax.Array) -> "Past":
+    """Writes keys and values `[B, M, N, H]` of the tokens at `position`."""
+
+    def write(old, x):
+      x = jnp.swapaxes(x, 1, 2)[:, :, None]
+      return jax.lax.dynamic_update_slice_in_dim(old, x, position, 2)
+
+    return Past(write(self.keys, new.keys), write(self.values, new.values))
+
+  def places(self) -> KeysValues:
+    """All of it as `[B, N, T·M, H]`."""
+
+    def flat(x):
+      return x.reshape(*x.shape[:2], -1, x.shape[-1])
+
+    return KeysValues(flat(self.keys), flat(self.values))
 
 
 class Attention(nn.Module):
@@ -109,6 +146,36 @@ class Attention(nn.Module):
     weights = self.dropout(weights, deterministic=not train)
     read = jnp.einsum("bnts,bsnh->btnh", weights, memory.values)
     y = jnp.einsum("btnh,nhd->btd", read, self.out)
+    return constrain(y, axes.ACT_BATCH, axes.ACT_LENGTH, axes.ACT_EMBED)
+
+  def step(
+    self,
+    x: Float[Array, "B M D"],
+    memory: KeysValues,
+    mask: Bool[Array, "#B #M S"],
+    bias: Float[Array, "N S"] | None = None,
+  ) -> Float[Array, "B M D"]:
+    """Attends from one token of each of M hypotheses.
+
+    Args:
+      x: What asks.
+      memory: Keys and values `[B, N, S, H]`.
+      mask: True where a hypothesis may see place S.
+      bias: Added to the logits, alike for all: they stand at one position.
+    """
+    query = jnp.einsum("bmd,dnh->bnmh", x, self.query)
+    logits = jnp.einsum(
+      "bnmh,bnsh->bnms",
+      query,
+      memory.keys,
+      preferred_element_type=jnp.float32,
+    )
+    if bias is not None:
+      logits = logits + bias[None, :, None]
+    logits = jnp.where(mask[:, None], logits, _MASKED)
+    weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
+    read = jnp.einsum("bnms,bnsh->bnmh", weights, memory.values)
+    y = jnp.einsum("bnmh,nhd->bmd", read, self.out)
     return constrain(y, axes.ACT_BATCH, axes.ACT_LENGTH, axes.ACT_EMBED)
 
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
-from taskmoe_jax.layers.attention import Attention, KeysValues
+from taskmoe_jax.layers.attention import Attention, KeysValues, Past
 from taskmoe_jax.layers.feed_forward import FeedForward, FeedForwardWeights
 from taskmoe_jax.layers.norms import RMSNorm
 from taskmoe_jax.models.config import ModelConfig, StackConfig
@@ -21,11 +21,12 @@ class LayerMemory:
 
   Attributes:
     past: Keys and values of the target tokens so far, written step by step.
-    source: Keys and values of the encoder's output, made once.
+    source: Keys and values `[B, N, S, H]` of the encoder's output, made once
+      and read by all hypotheses of a sentence.
     experts: Of an MoE layer whose rows' tasks decide on them, fetched once.
   """
 
-  past: KeysValues
+  past: Past
   source: KeysValues
   experts: FeedForwardWeights | None = None
 
@@ -77,17 +78,15 @@ class Layer(nn.Module):
     encoded: Float[Array, "B S D"],
     inputs: RouterInputs,
     target_length: int,
+    num_hypotheses: int,
   ) -> LayerMemory:
     """What all steps read, and room for what they write."""
     source = self.source_attention.keys_values(encoded)
-
-    def empty(x):
-      return jnp.zeros((*x.shape[:1], target_length, *x.shape[2:]), x.dtype)
-
+    past = Past.empty(source, target_length, num_hypotheses)
     experts = None
     if self.mlp_dim is None:
       experts = self.moe.fetch(encoded[:, :1], inputs)
-    return LayerMemory(jax.tree.map(empty, source), source, experts)
+    return LayerMemory(past, source.remembered(), experts)
 
   def __call__(
     self,
@@ -112,24 +111,27 @@ class Layer(nn.Module):
 
   def step(
     self,
-    x: Float[Array, "B 1 D"],
+    x: Float[Array, "B M D"],
     memory: LayerMemory,
     inputs: RouterInputs,
-    mask: Bool[Array, "1 1 T"],
-    bias: Float[Array, "N 1 T"],
+    mask: Bool[Array, "B M P"],
+    bias: Float[Array, "N P"],
     source_mask: Bool[Array, "B 1 S"],
     position: jax.Array,
-  ) -> tuple[Float[Array, "B 1 D"], KeysValues]:
+  ) -> tuple[Float[Array, "B M D"], LayerMemory]:
     """Runs one target position, and extends what the memory has of the past."""
     normed = self.self_attention_norm(x)
     new = self.self_attention.keys_values(normed)
     past = memory.past.update(new, position)
-    x = x + self.self_attention(normed, past, mask, bias)
-    x = self._read_source(x, memory.source, source_mask, train=False)
+    x = x + self.self_attention.step(normed, past.places(), mask, bias)
+    normed = self.source_attention_norm(x)
+    x = x + self.source_attention.step(normed, memory.source, source_mask)
     normed = self.mlp_norm(x)
     if self.mlp_dim is None:
-      return x + self.moe.step(normed, inputs, memory.experts), past
-    return x + self.mlp(normed, train=False), past
+      y = self.moe.step(normed, inputs, memory.experts)
+    else:
+      y = self.mlp(normed, train=False)
+    return x + y, memory.replace(past=past)
 
   def _read_source(self, x, source, source_mask, *, train):
     normed = self.source_attention_norm(x)
@@ -167,12 +169,14 @@ class Block(nn.Module):
       statistics = found if found is not None else statistics
     return x, statistics
 
-  def step(self, x: Float[Array, "B 1 D"], memories: list[LayerMemory], *args):
-    pasts = []
+  def step(
+    self, x: Float[Array, "B M D"], memories: list[LayerMemory], *args
+  ) -> tuple[Float[Array, "B M D"], list[LayerMemory]]:
+    extended = []
     for layer, memory in zip(self.layer, memories, strict=True):
-      x, past = layer.step(x, memory, *args)
-      pasts.append(past)
-    return x, pasts
+      x, memory = layer.step(x, memory, *args)
+      extended.append(memory)
+    return x, extended
 
   def start(self, *args) -> list[LayerMemory]:
     return [layer.start(*args) for layer in self.layer]

@@ -1,11 +1,12 @@
 """A stack: position bias, scanned blocks, final norm, task vectors."""
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from taskmoe_jax import axes
-from taskmoe_jax.layers.attention import KeysValues, RelativePositionBias
+from taskmoe_jax.layers.attention import RelativePositionBias
 from taskmoe_jax.layers.initializers import scaled_normal
 from taskmoe_jax.layers.norms import RMSNorm
 from taskmoe_jax.models.blocks import Block, LayerMemory
@@ -18,13 +19,17 @@ class Stack(nn.Module):
   """Encoder or decoder.
 
   Blocks are scanned: their parameters have a leading `layer` axis, and a deep
-  stack compiles as fast as a single block.
+  stack compiles as fast as a single block. Not so for decoding: a step would
+  copy every matrix out of its stack before it multiplies with it. `unrolled`
+  gives each block its own parameters (`models.unrolled` makes them), and has
+  `start` and `step`.
   """
 
   config: ModelConfig
   stack: StackConfig
   is_decoder: bool
   num_tasks: int
+  unrolled: bool = False
 
   def setup(self):
     config = self.config
@@ -33,7 +38,11 @@ class Stack(nn.Module):
       bidirectional=not self.is_decoder,
       embed_dim=config.embed_dim,
     )
-    self.blocks = Block(config, self.stack, self.is_decoder, self.num_tasks)
+    kind, sizes = Block, (config, self.stack, self.is_decoder, self.num_tasks)
+    if self.unrolled:
+      self.block = [kind(*sizes) for _ in range(self.stack.num_blocks)]
+    else:
+      self.blocks = kind(*sizes)
     self.final_norm = RMSNorm()
     self.dropout = nn.Dropout(config.dropout_rate)
     if self._has_task_vectors:
@@ -84,41 +93,50 @@ class Stack(nn.Module):
     encoded: Float[Array, "B S D"],
     inputs: RouterInputs,
     target_length: int,
-  ) -> list[LayerMemory]:
+    num_hypotheses: int,
+  ) -> list[list[LayerMemory]]:
     """Memory for `target_length` steps over an encoded source."""
     inputs = self.with_task_vectors(inputs)
-
-    def body(block, carry, _):
-      return carry, block.start(encoded, inputs, target_length)
-
-    _, memories = self._scan(body)(self.blocks, (), None)
-    return memories
+    return [
+      block.start(encoded, inputs, target_length, num_hypotheses)
+      for block in self.block
+    ]
 
   def step(
     self,
-    x: Float[Array, "B 1 D"],
-    memories: list[LayerMemory],
+    x: Float[Array, "B M D"],
+    memories: list[list[LayerMemory]],
     inputs: RouterInputs,
     source_mask: Bool[Array, "B 1 S"],
     position: Int[Array, ""],
-  ) -> tuple[Float[Array, "B 1 D"], list[LayerMemory]]:
-    """Runs the target position `position`, the same for every row."""
-    past: KeysValues = memories[0].past
-    positions = jnp.arange(past.keys.shape[2])
-    bias = self.position_bias(position[None], positions)
-    mask = (positions <= position)[None, None, :]
+    places: Int[Array, "B M T"],
+  ) -> tuple[Float[Array, "B M D"], list[list[LayerMemory]]]:
+    """Runs the target position `position`, the same for every hypothesis.
+
+    Args:
+      x: The embedded tokens at this position.
+      memories: Of each layer of each block.
+      inputs: Of the decoding.
+      source_mask: Which source positions hold tokens.
+      position: Counted from 0.
+      places: Where each hypothesis' tokens stand in `Past`.
+    """
+    num_hypotheses, length = places.shape[1:]
+    positions = jnp.arange(length)
+    bias = self.position_bias(position[None], positions)[:, 0]
+    # [B, M, T, M]: at step t, hypothesis m was the so-manieth.
+    mask = jax.nn.one_hot(places, num_hypotheses, dtype=bool)
+    mask = mask & (positions <= position)[None, None, :, None]
+    mask = mask.reshape(*mask.shape[:2], -1)
+    bias = jnp.repeat(bias, num_hypotheses, axis=1)
     inputs = self.with_task_vectors(inputs)
-
-    def body(block, x, memories):
-      return block.step(x, memories, inputs, mask, bias, source_mask, position)
-
-    # Steps hand on what they wrote alone: the rest would be copied each time.
-    x, pasts = self._scan(body)(self.blocks, x, memories)
-    memories = [
-      memory.replace(past=past)
-      for memory, past in zip(memories, pasts, strict=True)
-    ]
-    return self.final_norm(x), memories
+    extended = []
+    for block, memory in zip(self.block, memories, strict=True):
+      x, memory = block.step(
+        x, memory, inputs, mask, bias, source_mask, position
+      )
+      extended.append(memory)
+    return self.final_norm(x), extended
 
   def _scan(self, body):
     return nn.scan(

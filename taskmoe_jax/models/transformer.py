@@ -27,13 +27,13 @@ class DecodingMemory:
   """All that a decoding step needs besides the last token.
 
   Attributes:
-    layers: Keys and values of each layer of the block, stacked over blocks.
+    layers: Keys and values of each layer of each block.
     source_mask: Which source positions hold tokens.
     router_inputs: Of the decoder, made once for the sentence; they lack the
       token of the step.
   """
 
-  layers: list[LayerMemory]
+  layers: list[list[LayerMemory]]
   source_mask: Bool[Array, "B 1 S"]
   router_inputs: RouterInputs
 
@@ -42,10 +42,12 @@ class Transformer(nn.Module):
   """T5's shape with MoE layers; see DESIGN.md section 6.
 
   Task ids are those of the run's task space; a dense model ignores them.
+  An `unrolled` model decodes; `models.unrolled` makes its parameters.
   """
 
   config: ModelConfig
   num_tasks: int
+  unrolled: bool = False
 
   def setup(self):
     config = self.config
@@ -60,7 +62,9 @@ class Transformer(nn.Module):
       self.decoder_embedding = embedding()
       self.softmax = embedding()
     self.encoder = Stack(config, config.encoder, False, self.num_tasks)
-    self.decoder = Stack(config, config.decoder, True, self.num_tasks)
+    self.decoder = Stack(
+      config, config.decoder, True, self.num_tasks, self.unrolled
+    )
 
   def __call__(
     self,
@@ -145,13 +149,17 @@ class Transformer(nn.Module):
     task_ids: Int[Array, "B"],
     target_length: int,
     *,
+    num_hypotheses: int = 1,
     rows_per_task_group: int = 1,
   ) -> DecodingMemory:
-    """Encodes sources (one sentence a row) and makes an empty memory."""
+    """Encodes sources (one sentence a row) and makes an empty memory.
+
+    All hypotheses of a sentence share its source's keys and values.
+    """
     encoded, segments, _ = self.encode(
       tokens, task_ids, rows_per_task_group=rows_per_task_group
     )
-    ones = jnp.ones((tokens.shape[0], 1), jnp.int32)
+    ones = jnp.ones((tokens.shape[0], num_hypotheses), jnp.int32)
     inputs = RouterInputs(
       task_ids=task_ids,
       segment_ids=ones,
@@ -159,26 +167,36 @@ class Transformer(nn.Module):
       rows_per_task_group=rows_per_task_group,
     )
     return DecodingMemory(
-      layers=self.decoder.start(encoded, inputs, target_length),
+      layers=self.decoder.start(encoded, inputs, target_length, num_hypotheses),
       source_mask=(segments > 0)[:, None, :],
       router_inputs=inputs,
     )
 
   def decode_step(
     self,
-    tokens: Int[Array, "B 1"],
+    tokens: Int[Array, "B M"],
     memory: DecodingMemory,
     position: Int[Array, ""],
-  ) -> tuple[Float[Array, "B V"], DecodingMemory]:
-    """Logits of the token after `tokens`, which stand at `position`."""
+    places: Int[Array, "B M T"],
+  ) -> tuple[Float[Array, "B M V"], DecodingMemory]:
+    """Logits of what follows `tokens`, which stand at `position`.
+
+    Args:
+      tokens: The last one of each hypothesis.
+      memory: Of the steps before.
+      position: Counted from 0.
+      places: Of each hypothesis' tokens, up to this one: at step t it was the
+        so-manieth hypothesis. Of single hypotheses all are 0.
+    """
     x, layers = self.decoder.step(
       self._embed_target(tokens),
       memory.layers,
       memory.router_inputs.replace(token_ids=tokens),
       memory.source_mask,
       position,
+      places,
     )
-    return self._logits(x)[:, 0], memory.replace(layers=layers)
+    return self._logits(x), memory.replace(layers=layers)
 
   def _embed_target(self, tokens):
     if self.config.embeddings is Embeddings.ONE:

@@ -1,9 +1,13 @@
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from taskmoe_jax.decoding.greedy import greedy
+from taskmoe_jax.decoding.generate import Rows, generate
+from taskmoe_jax.decoding.search import Greedy
+from taskmoe_jax.models.unrolled import unrolled
 from taskmoe_jax.partitioning.meshes import MeshShape, make_mesh
 from taskmoe_jax.partitioning.rules import Partitioning
 from taskmoe_jax.vocabulary import EOS_ID, PAD_ID
@@ -60,16 +64,33 @@ def by_loop(model, params):
   return rows, scores, finished
 
 
-@pytest.fixture(scope="module")
-def hypotheses(model, params):
-  return greedy(
-    params,
-    jnp.asarray(SOURCES),
-    jnp.asarray(TASK_IDS),
-    model=model,
+def greedy(model, params, spread=lambda x: x, partitioning=None):
+  rows = Rows(
+    sources=SOURCES,
+    task_ids=TASK_IDS,
+    limits=np.full(len(SOURCES), TARGET_LENGTH, np.int32),
+    prefixes=np.zeros((len(SOURCES), 0), np.int32),
+    keys=np.zeros((len(SOURCES), 2), np.uint32),
+  )
+  found = generate(
+    unrolled(params, model.config),
+    jax.tree.map(spread, rows),
+    model=model.clone(unrolled=True),
+    search=Greedy(),
     target_length=TARGET_LENGTH,
     rows_per_task_group=2,
+    partitioning=partitioning,
   )
+  return types.SimpleNamespace(
+    tokens=found.tokens[:, 0],
+    scores=found.scores[:, 0],
+    finished=found.finished[:, 0],
+  )
+
+
+@pytest.fixture(scope="module")
+def hypotheses(model, params):
+  return greedy(model, params)
 
 
 def test_the_loop_meets_all_cases(by_loop):
@@ -98,16 +119,8 @@ def test_scores_are_sums_of_log_probabilities(hypotheses, by_loop):
 def test_a_mesh_decodes_the_same(hypotheses, model, params):
   shape = MeshShape(data=2, expert=1, model=1)
   parts = Partitioning(make_mesh(shape, jax.devices()[:2]))
-  rows = parts.sharding("act_batch")
-  found = greedy(
-    jax.device_put(params, parts.replicated),
-    jax.device_put(SOURCES, rows),
-    jax.device_put(TASK_IDS, rows),
-    model=model,
-    target_length=TARGET_LENGTH,
-    rows_per_task_group=2,
-    partitioning=parts,
-  )
+  params = jax.device_put(params, parts.replicated)
+  found = greedy(model, params, parts.spread_rows, parts)
   np.testing.assert_array_equal(found.tokens, hypotheses.tokens)
   np.testing.assert_array_equal(found.finished, hypotheses.finished)
   np.testing.assert_allclose(found.scores, hypotheses.scores, atol=1e-4)

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from taskmoe_jax.models.transformer import Transformer
+from taskmoe_jax.models.unrolled import unrolled
 from taskmoe_jax.moe.config import Granularity
 
 SENTENCES = [
@@ -98,7 +99,8 @@ def forward(model, params, batch, task_ids, rows_per_task_group):
 
 def step_by_step(model, params, batch, task_ids):
   """Logits as decoding makes them, fed with the tokens of the batch."""
-  variables = {"params": params}
+  variables = {"params": unrolled(params, model.config)}
+  model = model.clone(unrolled=True)
   memory = model.apply(
     variables,
     batch["encoder_input_tokens"],
@@ -111,9 +113,14 @@ def step_by_step(model, params, batch, task_ids):
   def step(memory, inputs):
     token, position = inputs
     logits, memory = model.apply(
-      variables, token[:, None], memory, position, method="decode_step"
+      variables,
+      token[:, None],
+      memory,
+      position,
+      jnp.zeros((len(SENTENCES), 1, T), jnp.int32),
+      method="decode_step",
     )
-    return memory, logits
+    return memory, logits[:, 0]
 
   inputs = batch["decoder_input_tokens"].T, jnp.arange(T)
   return jnp.moveaxis(jax.lax.scan(step, memory, inputs)[1], 0, 1)

@@ -1,0 +1,113 @@
+"""The program of decoding one batch, compiled for each of its shapes."""
+
+import contextlib
+import functools
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Int, PyTree, UInt32
+
+from taskmoe_jax.decoding.beam import beam_search
+from taskmoe_jax.decoding.hypotheses import Arrays, Hypotheses, Steps
+from taskmoe_jax.decoding.search import Beam, Search
+from taskmoe_jax.decoding.singles import one_by_one
+from taskmoe_jax.models.transformer import Transformer
+from taskmoe_jax.partitioning.rules import Partitioning, activate
+from taskmoe_jax.vocabulary import PAD_ID
+
+
+@flax.struct.dataclass
+class Rows:
+  """Sentences to be translated, one a row.
+
+  Attributes:
+    sources: Token ids with target symbol and end of sentence, then padding. A
+      row of nothing but padding only fills the batch up.
+    task_ids: Task of each row; a dense model ignores them.
+    limits: Longest translations, prefix and end of sentence included.
+    prefixes: What translations must begin with, then padding; `[B, 0]` if with
+      nothing.
+    keys: Of each row's chances, as `jax.random.key_data` has them; only
+      sampling reads them.
+  """
+
+  sources: Int[Arrays, "B S"]
+  task_ids: Int[Arrays, "B"]
+  limits: Int[Arrays, "B"]
+  prefixes: Int[Arrays, "B P"]
+  keys: UInt32[Arrays, "B 2"]
+
+
+@functools.partial(
+  jax.jit,
+  static_argnames=(
+    "model",
+    "search",
+    "target_length",
+    "rows_per_task_group",
+    "partitioning",
+  ),
+)
+def generate(
+  params: PyTree,
+  rows: Rows,
+  *,
+  model: Transformer,
+  search: Search,
+  target_length: int,
+  rows_per_task_group: int,
+  partitioning: Partitioning | None = None,
+) -> Hypotheses:
+  """Translates a batch of rows.
+
+  The source is encoded once, its keys and values are made once, and the loop
+  stops when every row is done.
+
+  Args:
+    params: Of the model, see `models.unrolled`.
+    rows: The sentences.
+    model: An unrolled one: a mixture, or a sub-network.
+    search: How to search.
+    target_length: At least the greatest of the rows' limits.
+    rows_per_task_group: Rows stand in groups of this many of one task each.
+    partitioning: How rows and parameters lie on a mesh, if they do.
+
+  Returns:
+    `search.n_best` hypotheses of each row, on all devices alike, so that every
+    process can read them.
+  """
+  with activate(partitioning) if partitioning else contextlib.nullcontext():
+    steps = _steps(
+      params, rows, model, search, target_length, rows_per_task_group
+    )
+    if isinstance(search, Beam):
+      found = beam_search(steps, search)
+    else:
+      found = one_by_one(steps, search, rows.keys)
+  if partitioning is None:
+    return found
+  return jax.lax.with_sharding_constraint(found, partitioning.replicated)
+
+
+def _steps(params, rows, model, search, target_length, rows_per_task_group):
+  """Encodes the sources."""
+  variables = {"params": params}
+  memory = model.apply(
+    variables,
+    rows.sources,
+    rows.task_ids,
+    target_length,
+    num_hypotheses=search.num_hypotheses,
+    rows_per_task_group=rows_per_task_group,
+    method="start_decoding",
+  )
+  empty = jnp.all(rows.sources == PAD_ID, axis=1)
+  return Steps(
+    step=functools.partial(model.apply, variables, method="decode_step"),
+    memory=memory,
+    limits=jnp.where(empty, 0, rows.limits),
+    prefixes=rows.prefixes,
+    num_hypotheses=search.num_hypotheses,
+    target_length=target_length,
+  )
