@@ -67,9 +67,11 @@ ACTIVATION_AXES = (
   ACT_VOCAB,
 )
 
-# Axes of the mesh. FSDP is not a fourth axis but a rule, `embed -> data`.
+# Axes of the mesh. Slices have a slow network between them, which only the sum
+# of gradients crosses. FSDP is no axis but a rule, `embed -> data`.
+SLICE_MESH = "slice"
 DATA_MESH = "data"
 EXPERT_MESH = "expert"
 MODEL_MESH = "model"
 
-MESH_AXES = (DATA_MESH, EXPERT_MESH, MODEL_MESH)
+MESH_AXES = (SLICE_MESH, DATA_MESH, EXPERT_MESH, MODEL_MESH)

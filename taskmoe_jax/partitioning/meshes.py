@@ -1,4 +1,4 @@
-"""Device meshes with the axes `data`, `expert` and `model`."""
+"""Device meshes with the axes `slice`, `data`, `expert` and `model`."""
 
 import dataclasses
 import math
@@ -17,26 +17,32 @@ from taskmoe_jax.errors import TaskMoeError
 class MeshShape:
   """How many devices lie along each mesh axis; one -1 takes all that are left.
 
-  `data` and `expert` both split the rows of a batch; along `expert` the experts
-  are split as well, along `model` heads, hidden widths and vocabulary.
+  `slices`, `data` and `expert` all split the rows of a batch; along `expert`
+  the experts are split as well, along `model` heads, hidden widths and
+  vocabulary. `slices` counts groups of devices with a fast network inside each
+  and a slow one between them, such as the slices of a multi-slice TPU or nodes
+  with GPUs: every slice has all parameters, and only gradients are summed over
+  slices.
   """
 
+  slices: int = 1
   data: int = -1
   expert: int = 1
   model: int = 1
 
   def sizes(self, num_devices: int) -> tuple[int, ...]:
     """Fills the -1 up so that the axes multiply to `num_devices`."""
-    given = (self.data, self.expert, self.model)
+    given = (self.slices, self.data, self.expert, self.model)
     known = math.prod(size for size in given if size != -1)
     wrong = given.count(-1) > 1 or any(s < 1 and s != -1 for s in given)
     if not wrong and -1 in given and num_devices % known == 0:
       return tuple(num_devices // known if s == -1 else s for s in given)
     if wrong or known != num_devices:
       raise TaskMoeError(
-        f"a mesh of data={self.data}, expert={self.expert}, model={self.model}"
-        f" does not fill {num_devices} devices: the sizes must multiply to"
-        f" {num_devices}, and one of them may be -1. Set MeshShape.data,"
+        f"a mesh of slices={self.slices}, data={self.data},"
+        f" expert={self.expert}, model={self.model} does not fill"
+        f" {num_devices} devices: the sizes must multiply to {num_devices}, and"
+        " one of them may be -1. Set MeshShape.slices, MeshShape.data,"
         " MeshShape.expert, MeshShape.model."
       )
     return given
@@ -51,11 +57,33 @@ def make_mesh(
     shape: Sizes of the axes.
     devices: All devices of all processes unless given; real ones, or others
       that have a `platform` (`train.simulated_devices`).
+
+  Raises:
+    TaskMoeError: The sizes do not multiply to the number of devices, or a
+      multi-slice TPU has another number of slices.
   """
   devices = list(jax.devices() if devices is None else devices)
   sizes = shape.sizes(len(devices))
   if devices[0].platform == "tpu":
-    grid = mesh_utils.create_device_mesh(sizes, devices)
+    grid = tpu_grid(sizes, devices)
   else:
+    # In the order of their processes, so that a slice is a run of these.
     grid = np.asarray(devices).reshape(sizes)
   return jax.sharding.Mesh(grid, axes.MESH_AXES)
+
+
+def tpu_grid(sizes: tuple[int, ...], devices: list) -> np.ndarray:
+  """Arranges TPU devices by where they stand, slices first; see `make_mesh`."""
+  slices, *inside = sizes
+  found = len({getattr(device, "slice_index", 0) for device in devices})
+  if found != slices and found > 1:
+    raise TaskMoeError(
+      f"slices={slices}, but these {len(devices)} devices are {found} slices of"
+      f" TPUs. Set MeshShape.slices to {found}."
+    )
+  if found == 1:
+    # Several slices of the mesh on one of the hardware: to try them out.
+    return mesh_utils.create_device_mesh(sizes, devices)
+  return mesh_utils.create_hybrid_device_mesh(
+    (1, *inside), (slices, 1, 1, 1), devices
+  )

@@ -19,7 +19,9 @@ from taskmoe_jax.errors import TaskMoeError
 
 MeshAxes = str | tuple[str, ...] | None
 
-_ROWS = (axes.DATA_MESH, axes.EXPERT_MESH)
+# Rows lie on slices too. No parameter does: each slice has all of them, since
+# the network between slices is slow.
+_ROWS = (axes.SLICE_MESH, axes.DATA_MESH, axes.EXPERT_MESH)
 
 _RULES: Mapping[str, MeshAxes] = {
   axes.VOCAB: axes.MODEL_MESH,
@@ -87,7 +89,7 @@ class Partitioning:
   @property
   def num_row_shards(self) -> int:
     """Into how many parts the rows of a batch are split."""
-    return self.mesh.shape[axes.DATA_MESH] * self.mesh.shape[axes.EXPERT_MESH]
+    return math.prod(self.mesh.shape[axis] for axis in _ROWS)
 
   def spread_rows(self, rows: np.ndarray) -> jax.Array:
     """Lays rows that every host holds on the devices, each host on its own."""

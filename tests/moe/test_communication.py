@@ -5,6 +5,7 @@ import math
 import re
 
 import jax
+import numpy as np
 import pytest
 
 from taskmoe_jax.layers.feed_forward import Activation
@@ -64,6 +65,24 @@ def collectives(engine, decided_for, mesh, *, fsdp=False):
   return found
 
 
+def groups_of(line):
+  """The devices that speak to each other, as HLO writes them."""
+  listed = re.search(r"replica_groups=\{(\{[\d,{}]*\})\}", line)
+  if listed:
+    return [
+      [int(device) for device in group.split(",")]
+      for group in re.findall(r"[\d,]*\d", listed[1].replace("},{", "} {"))
+    ]
+  shape, order, axes = re.search(
+    r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line
+  ).groups()
+  shape, order = ([int(n) for n in text.split(",")] for text in (shape, order))
+  devices = np.arange(math.prod(order)).reshape(order)
+  if axes:
+    devices = devices.transpose([int(axis) for axis in axes.split(",")])
+  return devices.reshape(shape).tolist()
+
+
 ENGINES = [
   pytest.param(Capacity(None, 2 * L), "token", id="capacity-token"),
   pytest.param(Capacity(None, 2 * L), "row", id="capacity-row"),
@@ -85,7 +104,7 @@ def test_no_activations_and_not_all_weights_are_gathered(
   ]
   activations = B // 8 * L * D
   assert all(size < activations // 4 for size in gathered), found
-  _, expert, _ = MESHES[mesh]
+  expert = MESHES[mesh][-2]
   assert any(kind == "all-to-all" for kind, _ in found) == (expert > 1)
 
 
@@ -135,3 +154,16 @@ def test_a_device_keeps_its_share_of_the_weights(engine, mesh):
   ):
     shard = weight.sharding.shard_shape(weight.shape)
     assert math.prod(shard) * (8 if mesh == "1,8,1" else 4) == math.prod(shape)
+
+
+@pytest.mark.parametrize(("engine", "decided_for"), ENGINES)
+def test_between_slices_only_gradients_are_summed(engine, decided_for):
+  """Devices 0 to 3 are one slice, 4 to 7 the other."""
+  program = lowered(engine, decided_for, "2,1,4,1").compile()
+  crossing = set()
+  for line in program.as_text().splitlines():
+    if match := _COLLECTIVE.search(line):
+      for group in groups_of(line):
+        if len({device // 4 for device in group}) > 1:
+          crossing.add(match["kind"])
+  assert crossing == {"all-reduce"}

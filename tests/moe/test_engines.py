@@ -27,6 +27,8 @@ MESHES = {
   "1,8,1": (1, 8, 1),
   "2,2,2": (2, 2, 2),
   "4,2,1": (4, 2, 1),
+  # Two slices of 1,4,1.
+  "2,1,4,1": (2, 1, 4, 1),
 }
 UNOPTIMIZED = {
   "xla_backend_optimization_level": 0,
@@ -80,8 +82,10 @@ def of_tokens(values):
 
 
 def partitioning(mesh, fsdp=False):
-  data, expert, model = MESHES[mesh] if isinstance(mesh, str) else mesh
-  shape = MeshShape(data=data, expert=expert, model=model)
+  *slices, data, expert, model = MESHES[mesh] if isinstance(mesh, str) else mesh
+  shape = MeshShape(
+    slices=slices[0] if slices else 1, data=data, expert=expert, model=model
+  )
   return Partitioning(make_mesh(shape), fsdp)
 
 

@@ -14,8 +14,8 @@ from taskmoe_jax.partitioning.rules import (
 )
 
 
-def partitioning(data, expert, model, fsdp=False):
-  shape = MeshShape(data=data, expert=expert, model=model)
+def partitioning(data, expert, model, slices=1, fsdp=False):
+  shape = MeshShape(slices=slices, data=data, expert=expert, model=model)
   return Partitioning(make_mesh(shape), fsdp)
 
 
@@ -60,21 +60,22 @@ def test_specs_by_hand():
     "expert", None, "model"
   )
   assert parts.spec(("act_batch", None, "act_vocab")) == PartitionSpec(
-    ("data", "expert"), None, "model"
+    ("slice", "data", "expert"), None, "model"
   )
   fsdp = partitioning(2, 2, 2, fsdp=True)
   assert fsdp.spec(("vocab", "embed")) == PartitionSpec("model", "data")
   assert fsdp.spec(("act_batch", "act_embed")) == PartitionSpec(
-    ("data", "expert"), None
+    ("slice", "data", "expert"), None
   )
   with pytest.raises(KeyError):
     parts.spec(("batch",))
 
 
 @pytest.mark.parametrize(
-  ("mesh", "shards"), [((8, 1, 1), 8), ((2, 2, 2), 4), ((1, 4, 2), 4)]
+  ("mesh", "shards"),
+  [((8, 1, 1), 8), ((2, 2, 2), 4), ((1, 4, 2), 4), ((1, 2, 2, 2), 4)],
 )
-def test_rows_are_split_over_data_and_expert(mesh, shards):
+def test_rows_are_split_over_slices_data_and_expert(mesh, shards):
   parts = partitioning(*mesh)
   assert parts.num_row_shards == shards
   x = jax.device_put(jnp.zeros((24, 5)), parts.sharding("act_batch", None))

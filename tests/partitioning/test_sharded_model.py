@@ -115,8 +115,8 @@ def loss_of(model):
 
 
 def partitioning(mesh, fsdp):
-  data, expert, model = mesh
-  shape = MeshShape(data=data, expert=expert, model=model)
+  slices, data, expert, model = mesh
+  shape = MeshShape(slices=slices, data=data, expert=expert, model=model)
   return Partitioning(make_mesh(shape), fsdp)
 
 
@@ -140,41 +140,49 @@ WI = (2, 8, 24, 40)
 @pytest.mark.parametrize(
   ("mesh", "fsdp", "shapes", "visited", "fetched"),
   [
-    ((8, 1, 1), False, WHOLE, WI, WI),
+    ((1, 8, 1, 1), False, WHOLE, WI, WI),
     (
-      (8, 1, 1),
+      (1, 8, 1, 1),
       True,
       ((26, 3), (2, 3, 4, 5), (2, 3, 8)),
       (2, 8, 3, 40),
       (2, 8, 24, 5),
     ),
     (
-      (1, 8, 1),
+      (1, 1, 8, 1),
       False,
       ((26, 24), (2, 24, 4, 5), (2, 24, 1)),
       (2, 1, 24, 40),
       (2, 8, 24, 5),
     ),
     (
-      (2, 2, 2),
+      (1, 2, 2, 2),
       False,
       ((13, 24), (2, 24, 2, 5), (2, 24, 4)),
       (2, 4, 24, 20),
       (2, 8, 24, 10),
     ),
     (
-      (2, 2, 2),
+      (1, 2, 2, 2),
       True,
       ((13, 12), (2, 12, 2, 5), (2, 12, 4)),
       (2, 4, 12, 20),
       (2, 8, 24, 5),
     ),
     (
-      (4, 2, 1),
+      (1, 4, 2, 1),
       False,
       ((26, 24), (2, 24, 4, 5), (2, 24, 4)),
       (2, 4, 24, 40),
       (2, 8, 24, 20),
+    ),
+    # Nothing is split over slices: as (2, 2, 1) on four devices.
+    (
+      (2, 2, 2, 1),
+      True,
+      ((26, 12), (2, 12, 4, 5), (2, 12, 4)),
+      (2, 4, 12, 40),
+      (2, 8, 24, 10),
     ),
   ],
 )
@@ -218,10 +226,10 @@ def close(found, expected):
 @pytest.mark.parametrize(
   ("mesh", "fsdp"),
   [
-    ((8, 1, 1), True),
-    ((1, 8, 1), False),
-    ((2, 2, 2), False),
-    ((4, 2, 1), False),
+    ((1, 8, 1, 1), True),
+    ((1, 1, 8, 1), False),
+    ((1, 2, 2, 2), False),
+    ((2, 2, 2, 1), True),
   ],
 )
 def test_a_mesh_computes_what_one_device_does(mesh, fsdp, on_one_device, batch):

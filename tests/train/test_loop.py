@@ -83,8 +83,9 @@ def test_a_run_from_beginning_to_end(train, tmp_path):
   encoder = attention + network + 2 * norm + norm + 32 * 2
   decoder = 2 * attention + network + 3 * norm + norm + 32 * 2
   assert result.parameters == 296 * 8 + encoder + decoder
-  assert "4 pairs, 3 tasks, mesh {'data': 1, 'expert': 1, 'model': 1}" in (
-    printed
+  assert (
+    "4 pairs, 3 tasks, mesh {'slice': 1, 'data': 1, 'expert': 1, 'model': 1}"
+    in printed
   )
   assert [line[:8] for line in printed.splitlines()[1:]] == [
     "step 2/4",

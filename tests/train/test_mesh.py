@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 STEPS = 5
-ONE = {"data": 1, "expert": 1, "model": 1}
-EIGHT = {"data": 8, "expert": 1, "model": 1}
-CUBE = {"data": 2, "expert": 2, "model": 2}
+ONE = {"slice": 1, "data": 1, "expert": 1, "model": 1}
+EIGHT = {"slice": 1, "data": 8, "expert": 1, "model": 1}
+CUBE = {"slice": 1, "data": 2, "expert": 2, "model": 2}
 MESHES = {
   "data": (EIGHT,),
   "data, expert, model": (
