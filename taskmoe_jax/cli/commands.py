@@ -35,6 +35,9 @@ COMMANDS = {
     "make the vocabulary of a recipe's mixture",
     ("taskmoe_jax.data.vocabulary_training.make_vocabulary",),
   ),
+  "precompile": Command(
+    "compile a recipe for a TPU pod that is not there, and say what it costs"
+  ),
   "evaluate": Command(
     "translate a test set and score every pair",
     ("taskmoe_jax.evaluate.evaluation.evaluate",),

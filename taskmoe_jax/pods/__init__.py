@@ -1,0 +1,1 @@
+"""Programs compiled for TPU pods that are not there, and what they cost."""

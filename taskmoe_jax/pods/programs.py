@@ -1,0 +1,296 @@
+"""The steps of a recipe, traced for devices that are not there.
+
+The training step is `train.program.Program`'s own, with all that `train` would
+hand to it. The others run with the same parameters on the same mesh:
+
+- `evaluate`: the loss of a batch, forward alone;
+- `decode`: one token more of every row, over a full memory;
+- `export`: the same with the sub-network of one task.
+"""
+
+import dataclasses
+import enum
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.sharding import PartitionSpec
+from jaxtyping import PyTree
+
+from taskmoe_jax import axes
+from taskmoe_jax.errors import TaskMoeError
+from taskmoe_jax.models.config import ModelConfig, StackConfig
+from taskmoe_jax.models.losses import cross_entropy
+from taskmoe_jax.models.transformer import DecodingMemory, Transformer
+from taskmoe_jax.partitioning.rules import Partitioning, activate
+from taskmoe_jax.task_space import TaskSpace
+from taskmoe_jax.train import state as train_state
+from taskmoe_jax.train.program import Program
+from taskmoe_jax.train.run_directory import Run
+
+
+class Step(enum.StrEnum):
+  """What is compiled."""
+
+  TRAIN = "train"
+  EVALUATE = "evaluate"
+  DECODE = "decode"
+  EXPORT = "export"
+
+
+class _AnyVocabulary:
+  """Stands for one that has not been made: its pieces change no shape."""
+
+  origin = "a vocabulary that is not there"
+  checksum = ""
+
+  def __len__(self) -> int:
+    return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """A recipe on a mesh, before anything has been compiled.
+
+  Attributes:
+    program: What `train` would build.
+    batch_size: Rows of a step, of all devices.
+    source_length: S.
+    target_length: T.
+    pack: Whether rows hold several sentences.
+    num_microbatches: Parts in which a batch is computed.
+  """
+
+  program: Program
+  batch_size: int
+  source_length: int
+  target_length: int
+  pack: bool
+  num_microbatches: int
+
+  @classmethod
+  def of(
+    cls,
+    settings: Mapping[str, Any],
+    partitioning: Partitioning,
+    task_space: TaskSpace,
+  ) -> "Plan":
+    """Builds it.
+
+    Args:
+      settings: Arguments of `train.loop.train`, as gin binds them.
+      partitioning: Where to run.
+      task_space: The tasks; of the recipe's mixture, or made up.
+
+    Raises:
+      TaskMoeError: Rows, experts or widths do not divide over the mesh.
+    """
+    batches = settings["batches"]
+    batches.check_divides(partitioning)
+    run = Run(settings["model"], task_space, _AnyVocabulary(), settings["seed"])
+    # What `train` hands on under the name it has there or in its batches.
+    handed = {
+      name: settings[name] if name in settings else getattr(batches, name)
+      for name, parameter in inspect.signature(Program.of).parameters.items()
+      if parameter.kind is parameter.KEYWORD_ONLY
+    }
+    program = Program.of(run, settings["optimizer"], partitioning, **handed)
+    return cls(
+      program,
+      batches.batch_size,
+      batches.source_length,
+      batches.target_length,
+      batches.pack,
+      getattr(batches, "num_microbatches", 1),
+    )
+
+  @property
+  def partitioning(self) -> Partitioning:
+    return self.program.partitioning
+
+  @property
+  def model(self) -> ModelConfig:
+    return self.program.step.model.config
+
+  @property
+  def rows_per_device(self) -> int:
+    return self.batch_size // self.partitioning.num_row_shards
+
+  def traced(self, step: Step) -> tuple[jax.stages.Lowered, PyTree]:
+    """Traces a step; nothing is computed or stored.
+
+    Returns:
+      What can be compiled, and the shapes of its operands, which say where they
+      lie.
+    """
+    with activate(self.partitioning):
+      if step is Step.TRAIN:
+        function = self.program.compiled_step()
+        operands = self.program.abstract_state(), abstract_batch(self)
+      elif step is Step.EVALUATE:
+        function, operands = _evaluation(self)
+      else:
+        small = step is Step.EXPORT
+        model = sub_network(self.model) if small else self.model
+        function, operands = _decoding(self, model)
+      return function.lower(*operands), operands
+
+  def num_parameters(self, step: Step) -> int:
+    if step is not Step.EXPORT:
+      return self.program.num_parameters
+    params = train_state.abstract_params(
+      Transformer(sub_network(self.model), 1)
+    )
+    return train_state.parameter_count(params)
+
+
+def abstract_batch(plan: Plan) -> dict[str, jax.ShapeDtypeStruct]:
+  """Names, shapes and places of the arrays that `train` reads."""
+  on_rows = plan.partitioning.sharding(axes.ACT_BATCH)
+  rows = plan.batch_size
+
+  def array(*sizes, dtype=jnp.int32):
+    return jax.ShapeDtypeStruct(sizes, dtype, sharding=on_rows)
+
+  source, target = (rows, plan.source_length), (rows, plan.target_length)
+  batch = {
+    "encoder_input_tokens": array(*source),
+    "decoder_input_tokens": array(*target),
+    "decoder_target_tokens": array(*target),
+    "decoder_loss_weights": array(*target, dtype=jnp.float32),
+    "source_language": array(rows),
+    "target_language": array(rows),
+  }
+  if plan.pack:
+    batch["encoder_segment_ids"] = array(*source)
+    batch["encoder_positions"] = array(*source)
+    batch["decoder_segment_ids"] = array(*target)
+    batch["decoder_positions"] = array(*target)
+  return batch
+
+
+def sub_network(model: ModelConfig) -> ModelConfig:
+  """The dense config of one task, as `taskmoe export` gives it.
+
+  Raises:
+    TaskMoeError: No stack is routed by task alone.
+  """
+  small = {}
+  for name in ("encoder", "decoder"):
+    stack: StackConfig = getattr(model, name)
+    if stack.moe is not None and stack.moe.granularity.by_task:
+      width = stack.moe.num_selected * stack.moe.expert_mlp_dim
+      small[name] = StackConfig(
+        num_layers=stack.num_layers, mlp_dims=(*stack.mlp_dims, width)
+      )
+  if not small:
+    raise TaskMoeError(
+      "there is no sub-network to compile: no stack is routed by task. Set"
+      " ENCODER or DECODER to 'task' or 'static', or leave 'export' out of"
+      " --steps."
+    )
+  return dataclasses.replace(model, **small)
+
+
+def _abstract_parameters(model: Transformer, partitioning: Partitioning):
+  boxed = train_state.abstract_params(model)
+  return train_state.with_shardings(
+    nn.unbox(boxed), train_state.parameter_shardings(boxed, partitioning)
+  )
+
+
+def _evaluation(plan: Plan) -> tuple[Callable, PyTree]:
+  step = plan.program.step
+
+  def evaluate(params, batch):
+    languages = batch["source_language"], batch["target_language"]
+    task_ids = jnp.asarray(step.task_space.task_table)[languages]
+    logits, _ = step.model.apply(
+      {"params": params},
+      batch,
+      task_ids,
+      train=False,
+      rows_per_task_group=step.rows_per_task_group,
+    )
+    targets = batch["decoder_target_tokens"]
+    losses = cross_entropy(logits, targets, label_smoothing=0.0)
+    weights = batch["decoder_loss_weights"]
+    return (weights * losses).sum(), weights.sum()
+
+  params = _abstract_parameters(step.model, plan.partitioning)
+  return jax.jit(evaluate), (params, abstract_batch(plan))
+
+
+def _decoding(plan: Plan, model: ModelConfig) -> tuple[Callable, PyTree]:
+  """One step with every row's memory full; rows of one task a device."""
+  parts, rows = plan.partitioning, plan.batch_size
+  tasks = 1 if model != plan.model else plan.program.step.model.num_tasks
+  transformer = Transformer(model, tasks)
+  params = _abstract_parameters(transformer, parts)
+  on_rows = parts.sharding(axes.ACT_BATCH)
+
+  def start(params, sources, task_ids):
+    return transformer.apply(
+      {"params": params},
+      sources,
+      task_ids,
+      plan.target_length,
+      rows_per_task_group=plan.rows_per_device,
+      method="start_decoding",
+    )
+
+  sources = jax.ShapeDtypeStruct((rows, plan.source_length), jnp.int32)
+  task_ids = jax.ShapeDtypeStruct((rows,), jnp.int32)
+  memory = _laid_out(jax.eval_shape(start, params, sources, task_ids), parts)
+
+  def decode(params, tokens, memory, position):
+    return transformer.apply(
+      {"params": params}, tokens, memory, position, method="decode_step"
+    )
+
+  tokens = jax.ShapeDtypeStruct((rows, 1), jnp.int32, sharding=on_rows)
+  position = jax.ShapeDtypeStruct((), jnp.int32, sharding=parts.replicated)
+  operands = params, tokens, memory, position
+  return jax.jit(decode, donate_argnums=2), operands
+
+
+def _laid_out(memory: DecodingMemory, parts: Partitioning) -> PyTree:
+  """Lays a memory on the mesh: rows, or their groups, over all devices.
+
+  What belongs to layers is stacked over blocks. Keys and values `[blocks, B, L,
+  N, H]` are split by heads as well, fetched experts `[blocks, G, D, F]` and
+  `[blocks, G, F, D]` by their hidden width.
+  """
+  (rows,) = parts.spec((axes.ACT_BATCH,))
+  wide = axes.MODEL_MESH
+
+  def of_layers(path, leaf):
+    rest: tuple = ()
+    name = jax.tree_util.keystr(path)
+    if leaf.ndim == 5:
+      rest = (None, wide)
+    elif ".wo" in name:
+      rest = (wide,)
+    elif ".wi" in name:
+      rest = (None, wide)
+    return placed(leaf, PartitionSpec(None, rows, *rest))
+
+  def placed(leaf, spec):
+    sharding = jax.sharding.NamedSharding(parts.mesh, spec)
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+  whole = jax.tree.map(lambda leaf: placed(leaf, PartitionSpec(rows)), memory)
+  layers = jax.tree_util.tree_map_with_path(of_layers, memory.layers)
+  return whole.replace(layers=layers)
+
+
+def bytes_of(tree: PyTree) -> int:
+  """Bytes of one device's part of arrays that say where they lie."""
+  return sum(
+    math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    for leaf in jax.tree.leaves(tree)
+  )

@@ -1,0 +1,162 @@
+"""Which mesh to train on: all that make sense, in the order of their promise.
+
+To compile a step takes minutes, so what can be told beforehand is: how much a
+device must hold before the first step, and the least that it has to send
+(`pods.least`). Meshes that cannot hold the state are left out; the others come
+by the time that sending takes, and only the first of them are compiled.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from taskmoe_jax import axes
+from taskmoe_jax.errors import TaskMoeError, check_at_least
+from taskmoe_jax.partitioning.meshes import MeshShape, make_mesh
+from taskmoe_jax.partitioning.rules import Partitioning
+from taskmoe_jax.pods.least import least_communication
+from taskmoe_jax.pods.programs import Plan, bytes_of
+from taskmoe_jax.pods.report import Report
+from taskmoe_jax.pods.topologies import Topology
+from taskmoe_jax.task_space import TaskSpace
+
+# Wider than this a matrix is cut into slices too thin for the chip.
+_MAX_MODEL = 8
+_MAX_MICROBATCHES = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+  """A mesh, and what is known of it before anything is compiled.
+
+  Attributes:
+    plan: The recipe on it.
+    held_bytes: Of the state, on one device.
+    sending_s: Seconds to send the least there is to send.
+  """
+
+  plan: Plan
+  held_bytes: int
+  sending_s: float
+
+  @property
+  def label(self) -> str:
+    sizes = self.plan.partitioning.mesh.shape
+    mesh = " ".join(f"{name} {size}" for name, size in sizes.items())
+    fsdp = ", fsdp" if self.plan.partitioning.fsdp else ""
+    return f"{mesh}{fsdp}, microbatches {self.plan.num_microbatches}"
+
+
+def candidates(
+  settings: Mapping[str, Any], topology: Topology, task_space: TaskSpace
+) -> list[Candidate]:
+  """Meshes whose state a device can hold, the most promising first."""
+  found = []
+  for mesh, fsdp in _meshes(topology):
+    candidate = _candidate(
+      {**settings, "mesh": mesh, "fsdp": fsdp}, topology, task_space
+    )
+    if candidate and candidate.held_bytes < topology.hbm_bytes:
+      found.append(candidate)
+  if not found:
+    raise TaskMoeError(
+      f"no mesh of {topology.num_devices} devices serves this recipe: none"
+      f" divides its {settings['batches'].batch_size} rows and its widths, and"
+      " holds its state. Set BATCH_SIZE, or --topology to a larger one."
+    )
+  return sorted(found, key=lambda found: (found.sending_s, found.held_bytes))
+
+
+def _meshes(topology: Topology) -> Iterator[tuple[MeshShape, bool]]:
+  devices = topology.num_devices // topology.slices
+  sizes = [size for size in range(1, devices + 1) if devices % size == 0]
+  for expert, model in itertools.product(sizes, sizes):
+    if model <= _MAX_MODEL and devices % (expert * model) == 0:
+      data = devices // (expert * model)
+      for fsdp in (False, True) if data > 1 else (False,):
+        mesh = MeshShape(
+          slices=topology.slices, data=data, expert=expert, model=model
+        )
+        yield mesh, fsdp
+
+
+def _candidate(
+  settings: Mapping[str, Any], topology: Topology, task_space: TaskSpace
+) -> Candidate | None:
+  """None if something does not divide."""
+  try:
+    mesh = make_mesh(settings["mesh"], topology.devices)
+    plan = Plan.of(settings, Partitioning(mesh, settings["fsdp"]), task_space)
+    seconds = sum(
+      num_bytes / topology.ici_bytes_per_second
+      for (_, names), num_bytes in least_communication(plan).items()
+      if axes.SLICE_MESH not in names
+    )
+  except (TaskMoeError, NotImplementedError):
+    return None
+  held = bytes_of(plan.program.abstract_state())
+  return Candidate(plan, held, seconds)
+
+
+def search(
+  settings: Mapping[str, Any],
+  topology: Topology,
+  task_space: TaskSpace,
+  *,
+  limit: int,
+  compiled: Callable[[Candidate], Report],
+) -> list[Report]:
+  """Compiles the most promising meshes; the best that fits comes first.
+
+  A mesh that does not fit is tried again with twice as many microbatches.
+
+  Args:
+    settings: Arguments of `train.loop.train`.
+    topology: Where to train.
+    task_space: The tasks.
+    limit: How many programs to compile at most.
+    compiled: Compiles a candidate and reports on it.
+  """
+  check_at_least(1, "--search", programs=limit)
+  waiting = candidates(settings, topology, task_space)
+  reports = []
+  while waiting and len(reports) < limit:
+    candidate = waiting.pop(0)
+    report = compiled(candidate)
+    reports.append(report)
+    if not report.fits:
+      smaller = _with_more_microbatches(
+        candidate, settings, topology, task_space
+      )
+      waiting = [smaller, *waiting] if smaller else waiting
+  return sorted(
+    reports,
+    key=lambda report: (not report.fits, report.estimate_s or float("inf")),
+  )
+
+
+def _with_more_microbatches(
+  candidate: Candidate,
+  settings: Mapping[str, Any],
+  topology: Topology,
+  task_space: TaskSpace,
+) -> Candidate | None:
+  number = 2 * candidate.plan.num_microbatches
+  if number > _MAX_MICROBATCHES:
+    return None
+  sizes = candidate.plan.partitioning.mesh.shape
+  changed = {
+    **settings,
+    "batches": dataclasses.replace(
+      settings["batches"], num_microbatches=number
+    ),
+    "mesh": MeshShape(
+      slices=sizes[axes.SLICE_MESH],
+      data=sizes[axes.DATA_MESH],
+      expert=sizes[axes.EXPERT_MESH],
+      model=sizes[axes.MODEL_MESH],
+    ),
+    "fsdp": candidate.plan.partitioning.fsdp,
+  }
+  return _candidate(changed, topology, task_space)
