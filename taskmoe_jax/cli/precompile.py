@@ -14,7 +14,7 @@ import argparse
 import dataclasses
 import json
 import shlex
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import rich.console
@@ -45,9 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     "--pairs",
-    type=int,
-    help="plan for so many pairs of made-up languages instead of reading the"
-    " recipe's text",
+    help="so many pairs, or their names: 30, or de-en,en-de. The recipe's text"
+    " then need not be there",
   )
   parser.add_argument(
     "--compare",
@@ -76,8 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-  if args.pairs is not None:
-    check_at_least(2, "--pairs", pairs=args.pairs)
+  args.pairs = pairs_of(args.pairs) if args.pairs else ()
   if args.search is not None and args.compare:
     raise TaskMoeError(
       "--search looks for the best mesh of one recipe, --compare sets several"
@@ -106,16 +104,16 @@ def run(args: argparse.Namespace) -> None:
 def _compile_all(args: argparse.Namespace, console) -> list:
   from taskmoe_jax.partitioning.meshes import make_mesh
   from taskmoe_jax.partitioning.rules import Partitioning
-  from taskmoe_jax.pods.programs import Plan, Step
+  from taskmoe_jax.pods.programs import Step
   from taskmoe_jax.pods.topologies import Topology
 
   topology = Topology(args.topology, args.slices)
   steps = [as_member(Step, "step", name, "--steps") for name in args.steps]
   reports = []
   for label, files, overrides in _recipes(args):
-    settings, task_space = _settings(files, overrides, args.pairs, args.slices)
+    settings, build = settings_of(files, overrides, args)
     mesh = make_mesh(settings["mesh"], topology.devices)
-    plan = Plan.of(settings, Partitioning(mesh, settings["fsdp"]), task_space)
+    plan = build(settings, Partitioning(mesh, settings["fsdp"]))
     for step in steps:
       name = f"{label}, {step}, {_where(args)}"
       reports.append(_compile(plan, step, topology, name, console, args.store))
@@ -129,7 +127,7 @@ def _search(args: argparse.Namespace, console) -> list:
 
   topology = Topology(args.topology, args.slices)
   ((_, files, overrides),) = _recipes(args)
-  settings, task_space = _settings(files, overrides, args.pairs, args.slices)
+  settings, build = settings_of(files, overrides, args)
 
   def compiled(candidate):
     return _compile(
@@ -137,7 +135,7 @@ def _search(args: argparse.Namespace, console) -> list:
     )
 
   return search.search(
-    settings, topology, task_space, limit=args.search, compiled=compiled
+    settings, topology, limit=args.search, build=build, compiled=compiled
   )
 
 
@@ -187,39 +185,53 @@ def _label(files: Iterable[str], overrides: Iterable[str]) -> str:
   return " ".join([*names, *flags])
 
 
-def _settings(
-  files: list[str], overrides: list[str], pairs: int | None, slices: int
-) -> tuple[dict[str, Any], TaskSpace]:
-  """Arguments of `train` and the tasks, without reading text if it need not."""
+def settings_of(
+  files: list[str], overrides: list[str], args: argparse.Namespace
+) -> tuple[dict[str, Any], Callable]:
+  """Arguments of `train`, and what makes a plan of them on a mesh.
+
+  Text is not read if pairs are given.
+  """
   gin_flags.load(argparse.Namespace(gin_file=files, gin_overrides=overrides))
-  from taskmoe_jax.data.sources import task_space_of
+  from taskmoe_jax.data.corpus import task_space_of
+  from taskmoe_jax.pods.programs import Plan
   from taskmoe_jax.train import loop
+  from taskmoe_jax.train.inspection import program_of
 
   supplied = ["config_text", "run_dir", "vocabulary"]
-  if pairs is not None:
+  if args.pairs:
     supplied.append("mixture")
   try:
     settings = arguments(loop.train, supplied)
   except TaskMoeError as error:
-    if pairs is not None:
+    if args.pairs:
       raise
     raise TaskMoeError(
       f"{error} (Without text, plan for a number of pairs: --pairs=30.)"
     ) from None
-  if slices > 1:
-    settings["mesh"] = dataclasses.replace(settings["mesh"], slices=slices)
-  if pairs is None:
-    space = task_space_of(settings["mixture"], settings["task_by"])
+  if args.slices > 1:
+    settings["mesh"] = dataclasses.replace(settings["mesh"], slices=args.slices)
+  if args.pairs:
+    space = TaskSpace.from_pairs(args.pairs, settings["task_by"])
   else:
-    space = made_up_task_space(pairs, settings["task_by"])
-  return settings, space
+    space = task_space_of(settings["mixture"], settings["task_by"])
+
+  def build(settings, partitioning):
+    program = program_of(settings, partitioning, space)
+    return Plan.of(program, settings["batches"])
+
+  return settings, build
 
 
-def made_up_task_space(pairs: int, task_by: str) -> TaskSpace:
-  """English with languages that have no name, in both directions."""
-  names = [f"x{number}" for number in range(-(-pairs // 2))]
+def pairs_of(text: str) -> tuple[str, ...]:
+  """Pairs by name, or so many: English with languages that have no name."""
+  if not text.isdigit():
+    return tuple(text.split(","))
+  number = int(text)
+  check_at_least(1, "--pairs", pairs=number)
+  names = [f"x{number}" for number in range(-(-number // 2))]
   both = [pair for name in names for pair in (f"en-{name}", f"{name}-en")]
-  return TaskSpace.from_pairs(tuple(both[:pairs]), task_by)
+  return tuple(both[:number])
 
 
 def _write_json(path: str, reports: list) -> None:

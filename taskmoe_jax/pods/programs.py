@@ -10,9 +10,8 @@ hand to it. The others run with the same parameters on the same mesh:
 
 import dataclasses
 import enum
-import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -27,10 +26,8 @@ from taskmoe_jax.models.config import ModelConfig, StackConfig
 from taskmoe_jax.models.losses import cross_entropy
 from taskmoe_jax.models.transformer import DecodingMemory, Transformer
 from taskmoe_jax.partitioning.rules import Partitioning, activate
-from taskmoe_jax.task_space import TaskSpace
 from taskmoe_jax.train import state as train_state
 from taskmoe_jax.train.program import Program
-from taskmoe_jax.train.run_directory import Run
 
 
 class Step(enum.StrEnum):
@@ -40,16 +37,6 @@ class Step(enum.StrEnum):
   EVALUATE = "evaluate"
   DECODE = "decode"
   EXPORT = "export"
-
-
-class _AnyVocabulary:
-  """Stands for one that has not been made: its pieces change no shape."""
-
-  origin = "a vocabulary that is not there"
-  checksum = ""
-
-  def __len__(self) -> int:
-    return 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,32 +60,8 @@ class Plan:
   num_microbatches: int
 
   @classmethod
-  def of(
-    cls,
-    settings: Mapping[str, Any],
-    partitioning: Partitioning,
-    task_space: TaskSpace,
-  ) -> "Plan":
-    """Builds it.
-
-    Args:
-      settings: Arguments of `train.loop.train`, as gin binds them.
-      partitioning: Where to run.
-      task_space: The tasks; of the recipe's mixture, or made up.
-
-    Raises:
-      TaskMoeError: Rows, experts or widths do not divide over the mesh.
-    """
-    batches = settings["batches"]
-    batches.check_divides(partitioning)
-    run = Run(settings["model"], task_space, _AnyVocabulary(), settings["seed"])
-    # What `train` hands on under the name it has there or in its batches.
-    handed = {
-      name: settings[name] if name in settings else getattr(batches, name)
-      for name, parameter in inspect.signature(Program.of).parameters.items()
-      if parameter.kind is parameter.KEYWORD_ONLY
-    }
-    program = Program.of(run, settings["optimizer"], partitioning, **handed)
+  def of(cls, program: Program, batches: Any) -> "Plan":
+    """Takes from a `train.loop.BatchShape` what shapes a step."""
     return cls(
       program,
       batches.batch_size,

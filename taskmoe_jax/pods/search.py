@@ -11,7 +11,6 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from taskmoe_jax import axes
 from taskmoe_jax.errors import TaskMoeError, check_at_least
 from taskmoe_jax.partitioning.meshes import MeshShape, make_mesh
 from taskmoe_jax.partitioning.rules import Partitioning
@@ -19,11 +18,12 @@ from taskmoe_jax.pods.least import least_communication
 from taskmoe_jax.pods.programs import Plan, bytes_of
 from taskmoe_jax.pods.report import Report
 from taskmoe_jax.pods.topologies import Topology
-from taskmoe_jax.task_space import TaskSpace
 
 # Wider than this a matrix is cut into slices too thin for the chip.
 _MAX_MODEL = 8
 _MAX_MICROBATCHES = 16
+
+Settings = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +31,13 @@ class Candidate:
   """A mesh, and what is known of it before anything is compiled.
 
   Attributes:
+    settings: Arguments of `train.loop.train`.
     plan: The recipe on it.
     held_bytes: Of the state, on one device.
     sending_s: Seconds to send the least there is to send.
   """
 
+  settings: Settings
   plan: Plan
   held_bytes: int
   sending_s: float
@@ -49,13 +51,15 @@ class Candidate:
 
 
 def candidates(
-  settings: Mapping[str, Any], topology: Topology, task_space: TaskSpace
+  settings: Settings,
+  topology: Topology,
+  build: Callable[[Settings, Partitioning], Plan],
 ) -> list[Candidate]:
   """Meshes whose state a device can hold, the most promising first."""
   found = []
-  for mesh, fsdp in _meshes(topology):
+  for mesh, fsdp in _meshes(settings["mesh"], topology):
     candidate = _candidate(
-      {**settings, "mesh": mesh, "fsdp": fsdp}, topology, task_space
+      {**settings, "mesh": mesh, "fsdp": fsdp}, topology, build
     )
     if candidate and candidate.held_bytes < topology.hbm_bytes:
       found.append(candidate)
@@ -68,43 +72,41 @@ def candidates(
   return sorted(found, key=lambda found: (found.sending_s, found.held_bytes))
 
 
-def _meshes(topology: Topology) -> Iterator[tuple[MeshShape, bool]]:
+def _meshes(
+  mesh: MeshShape, topology: Topology
+) -> Iterator[tuple[MeshShape, bool]]:
   devices = topology.num_devices // topology.slices
   sizes = [size for size in range(1, devices + 1) if devices % size == 0]
   for expert, model in itertools.product(sizes, sizes):
     if model <= _MAX_MODEL and devices % (expert * model) == 0:
       data = devices // (expert * model)
       for fsdp in (False, True) if data > 1 else (False,):
-        mesh = MeshShape(
-          slices=topology.slices, data=data, expert=expert, model=model
-        )
-        yield mesh, fsdp
+        changed = {"data": data, "expert": expert, "model": model}
+        yield dataclasses.replace(mesh, **changed), fsdp
 
 
 def _candidate(
-  settings: Mapping[str, Any], topology: Topology, task_space: TaskSpace
+  settings: Settings,
+  topology: Topology,
+  build: Callable[[Settings, Partitioning], Plan],
 ) -> Candidate | None:
   """None if something does not divide."""
   try:
     mesh = make_mesh(settings["mesh"], topology.devices)
-    plan = Plan.of(settings, Partitioning(mesh, settings["fsdp"]), task_space)
-    seconds = sum(
-      num_bytes / topology.ici_bytes_per_second
-      for (_, names), num_bytes in least_communication(plan).items()
-      if axes.SLICE_MESH not in names
-    )
+    plan = build(settings, Partitioning(mesh, settings["fsdp"]))
+    sent = sum(least_communication(plan).values())
   except (TaskMoeError, NotImplementedError):
     return None
   held = bytes_of(plan.program.abstract_state())
-  return Candidate(plan, held, seconds)
+  return Candidate(settings, plan, held, sent / topology.ici_bytes_per_second)
 
 
 def search(
-  settings: Mapping[str, Any],
+  settings: Settings,
   topology: Topology,
-  task_space: TaskSpace,
   *,
   limit: int,
+  build: Callable[[Settings, Partitioning], Plan],
   compiled: Callable[[Candidate], Report],
 ) -> list[Report]:
   """Compiles the most promising meshes; the best that fits comes first.
@@ -114,21 +116,19 @@ def search(
   Args:
     settings: Arguments of `train.loop.train`.
     topology: Where to train.
-    task_space: The tasks.
     limit: How many programs to compile at most.
+    build: Makes a plan of settings on a mesh.
     compiled: Compiles a candidate and reports on it.
   """
   check_at_least(1, "--search", programs=limit)
-  waiting = candidates(settings, topology, task_space)
+  waiting = candidates(settings, topology, build)
   reports = []
   while waiting and len(reports) < limit:
     candidate = waiting.pop(0)
     report = compiled(candidate)
     reports.append(report)
     if not report.fits:
-      smaller = _with_more_microbatches(
-        candidate, settings, topology, task_space
-      )
+      smaller = _with_more_microbatches(candidate, topology, build)
       waiting = [smaller, *waiting] if smaller else waiting
   return sorted(
     reports,
@@ -138,25 +138,14 @@ def search(
 
 def _with_more_microbatches(
   candidate: Candidate,
-  settings: Mapping[str, Any],
   topology: Topology,
-  task_space: TaskSpace,
+  build: Callable[[Settings, Partitioning], Plan],
 ) -> Candidate | None:
   number = 2 * candidate.plan.num_microbatches
-  if number > _MAX_MICROBATCHES:
+  settable = hasattr(candidate.settings["batches"], "num_microbatches")
+  if number > _MAX_MICROBATCHES or not settable:
     return None
-  sizes = candidate.plan.partitioning.mesh.shape
-  changed = {
-    **settings,
-    "batches": dataclasses.replace(
-      settings["batches"], num_microbatches=number
-    ),
-    "mesh": MeshShape(
-      slices=sizes[axes.SLICE_MESH],
-      data=sizes[axes.DATA_MESH],
-      expert=sizes[axes.EXPERT_MESH],
-      model=sizes[axes.MODEL_MESH],
-    ),
-    "fsdp": candidate.plan.partitioning.fsdp,
-  }
-  return _candidate(changed, topology, task_space)
+  batches = dataclasses.replace(
+    candidate.settings["batches"], num_microbatches=number
+  )
+  return _candidate({**candidate.settings, "batches": batches}, topology, build)
