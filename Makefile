@@ -14,8 +14,10 @@ INSTALLED := .venv/installed
 
 .PHONY: demo test lint clean
 
+# This .venv has no other platform, but a TPU compiler for the tests, which would
+# announce that it finds no TPU.
 demo: $(INSTALLED)
-	$(BIN)/taskmoe demo
+	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(BIN)/taskmoe demo
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist=worksteal --durations=20 -rs \

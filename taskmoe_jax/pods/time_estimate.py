@@ -52,6 +52,7 @@ class TimeEstimate:
 
   Attributes:
     compute: Of the operations.
+    kernels: Of it, kernels of ours at the chip's peak, which they never reach.
     ici: Of what travels within slices, hidden or not.
     dcn: Of what travels between slices, hidden or not; None if the network's
       speed is not published.
@@ -59,6 +60,7 @@ class TimeEstimate:
   """
 
   compute: float
+  kernels: float
   ici: float
   dcn: float | None
   exposed: float
@@ -83,14 +85,16 @@ def estimate(
   clock = _Clock(module, mesh, topology)
   clock.run(module.entry)
   dcn = None if math.isnan(clock.dcn) else clock.dcn
-  return TimeEstimate(clock.compute, clock.ici, dcn, clock.exposed)
+  return TimeEstimate(
+    clock.compute, clock.kernels, clock.ici, dcn, clock.exposed
+  )
 
 
 class _Clock:
   """Goes through a schedule, and adds up."""
 
   def __init__(self, module: Module, mesh: Mesh, topology: Topology):
-    self.compute = self.ici = self.dcn = self.exposed = 0.0
+    self.compute = self.kernels = self.ici = self.dcn = self.exposed = 0.0
     self._module, self._mesh, self._topology = module, mesh, topology
     self._slices, self._places = slices_of(mesh), coordinates_of(mesh)
 
@@ -113,13 +117,14 @@ class _Clock:
       elif found := self._sent(line):
         self.exposed += self._travel(found, times)
       else:
-        self.compute += times * self._seconds(line)
+        kernel = times * self._kernel_seconds(line)
+        self.kernels += kernel
+        cycles = times * (line.cycles or 0)
+        self.compute += kernel + cycles / self._topology.hertz
 
-  def _seconds(self, line: Instruction) -> float:
-    if line.cycles:
-      return line.cycles / self._topology.hertz
+  def _kernel_seconds(self, line: Instruction) -> float:
     cost = kernel_cost(line)
-    if cost is None:
+    if cost is None or line.cycles:
       return 0.0
     memory = 1e9 * _MEMORY_GBPS[self._topology.kind]
     return max(cost[0] / self._topology.peak_flops, cost[1] / memory)

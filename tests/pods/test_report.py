@@ -27,7 +27,9 @@ REPORT = Report(
   flops=3e12,
   model_flops=2.5e12,
   peak_flops=50e12,
-  time=TimeEstimate(compute=0.15, ici=0.08, dcn=0.02, exposed=0.05),
+  time=TimeEstimate(
+    compute=0.15, kernels=0.03, ici=0.08, dcn=0.02, exposed=0.05
+  ),
   collectives=[
     Collective("all-reduce", ("data",), 7, 9_000_000, 9_000_000, 0),
     Collective("all-reduce", ("slice",), 1, 4_000_000, 0, 4_000_000),
@@ -89,6 +91,7 @@ def test_in_words():
   )
   assert lines["FLOPs of a device"] == "3.000 T, 1.20 x the model's"
   assert lines["estimate of a step"] == "200.0 ms"
+  assert lines["    in kernels, at the peak"] == "30.0 ms"
   # 2.5 T in 0.2 s, of 50 T a second.
   assert lines["MFU it implies"] == "25.0%"
   text = text_of(print_report, REPORT)
@@ -139,7 +142,7 @@ def test_beside_each_other():
     REPORT,
     name="slower",
     flops=6e12,
-    time=TimeEstimate(compute=0.25, ici=0.0, dcn=0.0, exposed=0.0),
+    time=TimeEstimate(0.25, 0.0, 0.0, 0.0, 0.0),
   )
   text = text_of(print_comparison, [REPORT, slower])
   rows = {

@@ -93,9 +93,9 @@ def test_a_kernel_takes_what_its_flops_or_bytes_need():
   text = _PROGRAM.replace(
     "%u = f32[8]{{0}} add(%w, %w), {ms2}", f"%u = f32[8]{{{{0}}}} {kernel}"
   )
-  assert _estimate(_Topology("v5e:1x8"), program=text).compute == pytest.approx(
-    15e-3
-  )
+  found = _estimate(_Topology("v5e:1x8"), program=text)
+  assert found.compute == pytest.approx(15e-3)
+  assert found.kernels == pytest.approx(3e-3)
 
 
 def test_a_program_without_the_compilers_estimates():
