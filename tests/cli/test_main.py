@@ -113,8 +113,8 @@ def test_the_module_is_a_program():
   )
   assert run.returncode == 2
   assert run.stderr == (
-    "taskmoe: error: unknown command 'trian': accepted are train, vocab,"
-    " evaluate, export, translate, demo (did you mean 'train'?).\n"
+    "taskmoe: error: unknown command 'trian': accepted are"
+    f" {', '.join(commands.COMMANDS)} (did you mean 'train'?).\n"
   )
 
 
