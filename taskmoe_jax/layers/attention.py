@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from taskmoe_jax import axes
 from taskmoe_jax.layers.initializers import scaled_normal
+from taskmoe_jax.layers.noise import Dropout
 from taskmoe_jax.partitioning.rules import constrain
 
 # Far below any logit, far above the lowest number of bfloat16.
@@ -103,7 +104,7 @@ class Attention(nn.Module):
     self.out = declare(
       "out", (n * h) ** -0.5, (axes.HEADS, axes.KV, axes.EMBED), (n, h, d)
     )
-    self.dropout = nn.Dropout(self.dropout_rate)
+    self.dropout = Dropout(self.dropout_rate)
 
   def keys_values(self, x: Float[Array, "B S D"]) -> KeysValues:
     return KeysValues(
@@ -143,7 +144,7 @@ class Attention(nn.Module):
       logits = logits + bias[None]
     logits = jnp.where(mask[:, None], logits, _MASKED)
     weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
-    weights = self.dropout(weights, deterministic=not train)
+    weights = self.dropout(weights, train=train)
     read = jnp.einsum("bnts,bsnh->btnh", weights, memory.values)
     y = jnp.einsum("btnh,nhd->btd", read, self.out)
     return constrain(y, axes.ACT_BATCH, axes.ACT_LENGTH, axes.ACT_EMBED)

@@ -29,7 +29,9 @@ class TokenEmbedding(nn.Module):
     )
 
   def __call__(self, token_ids: Int[Array, "B L"]) -> Float[Array, "B L D"]:
-    x = jnp.take(self.table.astype(self.dtype), token_ids, axis=0)
+    # Cast after the lookup: the gradients of a token that stands in every row,
+    # as `<2xx>` does, are then summed in float32.
+    x = jnp.take(self.table, token_ids, axis=0).astype(self.dtype)
     return constrain(x, axes.ACT_BATCH, axes.ACT_LENGTH, axes.ACT_EMBED)
 
   def logits(self, x: Float[Array, "B L D"]) -> Float[Array, "B L V"]:

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from taskmoe_jax import axes
 from taskmoe_jax.layers.initializers import scaled_normal
+from taskmoe_jax.layers.noise import Dropout
 from taskmoe_jax.partitioning.rules import constrain
 
 
@@ -119,6 +120,6 @@ class FeedForward(nn.Module):
       *(jnp.einsum("bld,df->blf", x, wi) for wi in weights.wi)
     )
     hidden = constrain(hidden, axes.ACT_BATCH, axes.ACT_LENGTH, axes.ACT_MLP)
-    hidden = nn.Dropout(self.dropout_rate)(hidden, deterministic=not train)
+    hidden = Dropout(self.dropout_rate)(hidden, train=train)
     y = jnp.einsum("blf,fd->bld", hidden, weights.wo)
     return constrain(y, axes.ACT_BATCH, axes.ACT_LENGTH, axes.ACT_EMBED)

@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float
 
 from taskmoe_jax.layers.attention import Attention, KeysValues, Past
 from taskmoe_jax.layers.feed_forward import FeedForward, FeedForwardWeights
+from taskmoe_jax.layers.noise import Dropout
 from taskmoe_jax.layers.norms import RMSNorm
 from taskmoe_jax.models.config import ModelConfig, StackConfig
 from taskmoe_jax.moe.layer import MoeFeedForward
@@ -71,7 +72,7 @@ class Layer(nn.Module):
       self.mlp = FeedForward(
         self.mlp_dim, config.activation, config.dropout_rate, dtype
       )
-    self.dropout = nn.Dropout(config.dropout_rate)
+    self.dropout = Dropout(config.dropout_rate)
 
   def start(
     self,
@@ -103,7 +104,7 @@ class Layer(nn.Module):
     normed = self.self_attention_norm(x)
     memory = self.self_attention.keys_values(normed)
     y = self.self_attention(normed, memory, mask, bias, train=train)
-    x = x + self.dropout(y, deterministic=not train)
+    x = x + self.dropout(y, train=train)
     if self.is_decoder:
       source = self.source_attention.keys_values(encoded)
       x = self._read_source(x, source, source_mask, train=train)
@@ -136,7 +137,7 @@ class Layer(nn.Module):
   def _read_source(self, x, source, source_mask, *, train):
     normed = self.source_attention_norm(x)
     y = self.source_attention(normed, source, source_mask, train=train)
-    return x + self.dropout(y, deterministic=not train)
+    return x + self.dropout(y, train=train)
 
   def _feed_forward(self, x, inputs, *, train):
     normed = self.mlp_norm(x)
@@ -144,7 +145,7 @@ class Layer(nn.Module):
       y, statistics = self.moe(normed, inputs, train=train)
     else:
       y, statistics = self.mlp(normed, train=train), None
-    return x + self.dropout(y, deterministic=not train), statistics
+    return x + self.dropout(y, train=train), statistics
 
 
 class Block(nn.Module):

@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 from taskmoe_jax import axes
 from taskmoe_jax.layers.attention import RelativePositionBias
 from taskmoe_jax.layers.initializers import scaled_normal
+from taskmoe_jax.layers.noise import Dropout
 from taskmoe_jax.layers.norms import RMSNorm
 from taskmoe_jax.models.blocks import Block, LayerMemory
 from taskmoe_jax.models.config import ModelConfig, StackConfig
@@ -44,7 +45,7 @@ class Stack(nn.Module):
     else:
       self.blocks = kind(*sizes)
     self.final_norm = RMSNorm()
-    self.dropout = nn.Dropout(config.dropout_rate)
+    self.dropout = Dropout(config.dropout_rate)
     if self._has_task_vectors:
       self.task_table = self.param(
         "task_table",
@@ -83,9 +84,9 @@ class Stack(nn.Module):
     def body(block, x, _):
       return block(x, inputs, mask, bias, encoded, source_mask, train=train)
 
-    x = self.dropout(x, deterministic=not train)
+    x = self.dropout(x, train=train)
     x, statistics = self._scan(body)(self.blocks, x, None)
-    x = self.dropout(self.final_norm(x), deterministic=not train)
+    x = self.dropout(self.final_norm(x), train=train)
     return x, statistics
 
   def start(

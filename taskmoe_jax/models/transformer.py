@@ -22,6 +22,22 @@ from taskmoe_jax.vocabulary import PAD_ID
 Batch = Mapping[str, jax.Array]
 
 
+def source_segments(batch: Batch) -> Int[Array, "B S"]:
+  """Which sentence of its row each source token is of; 0 for padding."""
+  segments = batch.get("encoder_segment_ids")
+  if segments is None:
+    segments = (batch["encoder_input_tokens"] != PAD_ID).astype(jnp.int32)
+  return segments
+
+
+def target_segments(batch: Batch) -> Int[Array, "B T"]:
+  """Which sentence of its row each target token is of; 0 for padding."""
+  segments = batch.get("decoder_segment_ids")
+  if segments is None:
+    segments = (batch["decoder_loss_weights"] > 0).astype(jnp.int32)
+  return segments
+
+
 @flax.struct.dataclass
 class DecodingMemory:
   """All that a decoding step needs besides the last token.
@@ -93,10 +109,7 @@ class Transformer(nn.Module):
       train=train,
       rows_per_task_group=rows_per_task_group,
     )
-    segments = batch.get("decoder_segment_ids")
-    if segments is None:
-      weights = batch["decoder_loss_weights"]
-      segments = (weights > 0).astype(jnp.int32)
+    segments = target_segments(batch)
     inputs = RouterInputs(
       task_ids=task_ids,
       segment_ids=segments,

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from taskmoe_jax import axes
 from taskmoe_jax.layers.initializers import scaled_normal
+from taskmoe_jax.layers.noise import draw_by_row
 from taskmoe_jax.moe.choices import Priority, Renormalize, SecondExpertPolicy
 from taskmoe_jax.moe.config import Granularity, MoeConfig
 from taskmoe_jax.moe.gates import (
@@ -134,13 +135,17 @@ class Router(nn.Module):
       routing = self._by_table(inputs)
     shape = inputs.segment_ids.shape
     if train and config.priority is Priority.RANDOM:
-      priority = jax.random.uniform(self.make_rng("dropout"), shape)
+      priority = draw_by_row(
+        jax.random.uniform, self.make_rng("dropout"), shape
+      )
       routing = routing.replace(priority=priority)
     if train and config.expert_mask_rate:
       gates = masked(
         routing.gates[:, None] if routing.by_row else routing.gates,
-        jax.random.uniform(
-          self.make_rng("dropout"), (*shape, config.num_selected)
+        draw_by_row(
+          jax.random.uniform,
+          self.make_rng("dropout"),
+          (*shape, config.num_selected),
         ),
         config.expert_mask_rate,
       )
@@ -243,10 +248,10 @@ class Router(nn.Module):
       return draw(key, (self.num_tasks, size))[inputs.task_ids]
     rows, length = inputs.segment_ids.shape
     if granularity.by_token:
-      return draw(key, (rows, length, size))
+      return draw_by_row(draw, key, (rows, length, size))
     if not inputs.packed:
-      return draw(key, (rows, size))
+      return draw_by_row(draw, key, (rows, size))
     # A row of L tokens holds at most L sentences.
     sentences = jnp.maximum(inputs.segment_ids - 1, 0)
-    drawn = draw(key, (rows, length, size))
+    drawn = draw_by_row(draw, key, (rows, length, size))
     return jnp.take_along_axis(drawn, sentences[:, :, None], axis=1)

@@ -93,7 +93,11 @@ class Checkpoints:
       args=ocp.args.Composite(
         params=ocp.args.StandardSave(state.params),
         optimizer=ocp.args.StandardSave(
-          {"step": state.step, "state": state.optimizer_state}
+          {
+            "step": state.step,
+            "skipped": state.skipped,
+            "state": state.optimizer_state,
+          }
         ),
         position=ocp.args.JsonSave(dict(position)),
         run=ocp.args.JsonSave(dict(description)),
@@ -115,13 +119,18 @@ class Checkpoints:
       args=ocp.args.Composite(
         params=ocp.args.StandardRestore(abstract.params),
         optimizer=ocp.args.StandardRestore(
-          {"step": abstract.step, "state": abstract.optimizer_state}
+          {
+            "step": abstract.step,
+            "skipped": abstract.skipped,
+            "state": abstract.optimizer_state,
+          }
         ),
         position=ocp.args.JsonRestore(),
       ),
     )
+    optimizer = items.optimizer
     state = TrainState(
-      items.optimizer["step"], items.params, items.optimizer["state"]
+      optimizer["step"], items.params, optimizer["state"], optimizer["skipped"]
     )
     return state, items.position
 

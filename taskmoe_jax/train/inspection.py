@@ -122,7 +122,8 @@ def program_of(
     settings["optimizer"],
     partitioning,
     rows_per_task_group=batches.rows_per_task_group,
-    label_smoothing=settings["label_smoothing"],
+    num_microbatches=batches.num_microbatches,
+    objective=settings["objective"],
   )
 
 

@@ -13,11 +13,13 @@ from taskmoe_jax.data.vocabulary_training import VocabularySource
 from taskmoe_jax.errors import TaskMoeError, check_at_least
 from taskmoe_jax.host_memory import keep_freed_memory
 from taskmoe_jax.models.config import ModelConfig
+from taskmoe_jax.models.losses import Objective
 from taskmoe_jax.partitioning.meshes import MeshShape, make_mesh
 from taskmoe_jax.partitioning.rules import Partitioning, activate
 from taskmoe_jax.task_space import TaskBy
 from taskmoe_jax.train.checkpoints import CheckpointPolicy, Checkpoints
 from taskmoe_jax.train.hooks import Hook, Moment, TimeSpent
+from taskmoe_jax.train.microbatches import check_microbatches
 from taskmoe_jax.train.optimizers import Optimizer
 from taskmoe_jax.train.program import Program
 from taskmoe_jax.train.reporting import (
@@ -54,6 +56,8 @@ class BatchShape:
     source_length: Tokens of a source row, `<2xx>` and end of sentence included.
     target_length: Tokens of a target row, end of sentence included.
     pack: Whether rows hold as many sentences as fit, or one.
+    num_microbatches: In how many parts, one after the other, devices compute a
+      batch; more need less memory.
   """
 
   batch_size: int
@@ -61,6 +65,7 @@ class BatchShape:
   source_length: int
   target_length: int
   pack: bool
+  num_microbatches: int
 
   def __post_init__(self):
     # A row holds at least a token and the end of sentence; a source also <2xx>.
@@ -75,14 +80,19 @@ class BatchShape:
         f"a batch of {self.batch_size} rows does not divide over {shards}"
         f" devices. Set BATCH_SIZE to a multiple of {shards}, or MeshShape."
       )
+    check_microbatches(self.batch_size, self.num_microbatches, shards)
 
   def batches(self, mixture: Mixture, run: Run) -> TrainBatches:
     return TrainBatches(
       mixture,
       vocabulary=run.vocabulary,
       task_space=run.task_space,
+      batch_size=self.batch_size,
+      rows_per_task_group=self.rows_per_task_group,
+      source_length=self.source_length,
+      target_length=self.target_length,
+      pack=self.pack,
       seed=run.seed,
-      **dataclasses.asdict(self),
     )
 
 
@@ -118,7 +128,7 @@ def train(
   mesh: MeshShape,
   fsdp: bool,
   train_steps: int,
-  label_smoothing: float,
+  objective: Objective,
   seed: int,
   log_every: int,
   checkpoints: CheckpointPolicy,
@@ -138,6 +148,7 @@ def train(
     mesh: How to arrange all devices.
     fsdp: Whether parameters are also split over the `data` axis.
     train_steps: Steps in all, those before a restart included.
+    objective: The loss of a target token.
     seed: Of parameters, dropout and the order of the data.
     log_every: Steps between reports.
     config_text: The recipe, to be kept beside the checkpoints.
@@ -158,7 +169,8 @@ def train(
     optimizer,
     partitioning,
     rows_per_task_group=batches.rows_per_task_group,
-    label_smoothing=label_smoothing,
+    num_microbatches=batches.num_microbatches,
+    objective=objective,
   )
   data = batches.batches(mixture, run)
   open_run_directory(run_dir, run, config_text, samples(mixture, _SAMPLES))
@@ -198,7 +210,7 @@ class _Loop:
       # In this order; see `train.hooks`.
       hooks = [
         ReportEvery(log_every),
-        StepReports(self.run, self.program),
+        StepReports(self.run),
         DataReports(),
         speed,
         WriteReports(self.run_dir, first),

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import ArrayLike, Float
+from jaxtyping import Float
 
 from taskmoe_jax.models.config import ModelConfig
 from taskmoe_jax.moe.statistics import RoutingStatistics
@@ -27,15 +27,19 @@ class MetricSums:
   def add(self, metrics: StepMetrics) -> None:
     self._steps.append(metrics)
 
-  def report(self, learning_rate: ArrayLike) -> dict[str, Any]:
+  def report(self) -> dict[str, Any]:
     """Returns means over the tokens of the collected steps, and begins anew.
 
-    The names: `loss` (nats a target token), `accuracy`, `learning_rate`,
-    `gradient_norm`, `tokens` (target tokens, a sum), `loss/pair/de-en` for each
-    pair that was seen, and for each stack and MoE layer, counted from 0, what
-    `routing_report` says.
+    The names: `loss` (nats a target token), `accuracy`, `z_loss` (mean square
+    of the logits' log-partitions), `learning_rate` (of the last step),
+    `gradient_norm`, `tokens` (target tokens, a sum), `skipped_updates` (how
+    many of the steps), `loss/pair/de-en` for each pair that was seen, and for
+    each stack and MoE layer, counted from 0, what `routing_report` says.
+    All but the last two counts are of the steps that were not skipped, or
+    nothing would be left to read; if all were, of them.
     """
-    steps, self._steps = jax.device_get(self._steps), []
+    collected, self._steps = jax.device_get(self._steps), []
+    steps = [step for step in collected if not step.skipped] or collected
 
     def total(pick):
       return np.sum([pick(step) for step in steps], axis=0, dtype=np.float64)
@@ -44,9 +48,11 @@ class MetricSums:
     report = {
       "loss": total(lambda step: step.loss) / max(tokens, 1.0),
       "accuracy": total(lambda step: step.correct) / max(tokens, 1.0),
-      "learning_rate": float(learning_rate),
+      "z_loss": total(lambda step: step.z_loss) / max(tokens, 1.0),
+      "learning_rate": float(steps[-1].learning_rate),
       "gradient_norm": total(lambda step: step.gradient_norm) / len(steps),
-      "tokens": tokens,
+      "tokens": sum(float(step.tokens) for step in collected),
+      "skipped_updates": sum(int(step.skipped) for step in collected),
     }
     pair_tokens = total(lambda step: step.pair_tokens)
     pair_loss = total(lambda step: step.pair_loss)

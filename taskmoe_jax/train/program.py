@@ -8,10 +8,12 @@ import numpy as np
 from jaxtyping import PyTree
 
 from taskmoe_jax import axes
+from taskmoe_jax.models.losses import Objective
 from taskmoe_jax.models.transformer import Transformer
 from taskmoe_jax.moe.dispatch import Choice, Phase, choose_engine
 from taskmoe_jax.partitioning.rules import Partitioning, activate
 from taskmoe_jax.train import state as train_state
+from taskmoe_jax.train.microbatches import rows_together
 from taskmoe_jax.train.optimizers import Optimizer
 from taskmoe_jax.train.run_directory import Run
 from taskmoe_jax.train.state import TrainState
@@ -42,7 +44,8 @@ class Program:
     partitioning: Partitioning,
     *,
     rows_per_task_group: int,
-    label_smoothing: float,
+    num_microbatches: int,
+    objective: Objective,
   ) -> "Program":
     """Builds it; see `train.loop.train` for the arguments."""
     model = Transformer(run.model, len(run.task_space.tasks))
@@ -53,8 +56,9 @@ class Program:
       optimizer=tuned,
       task_space=run.task_space,
       rows_per_task_group=rows_per_task_group,
-      label_smoothing=label_smoothing,
+      objective=objective,
       seed=run.seed,
+      num_microbatches=num_microbatches,
     )
     shardings = train_state.state_shardings(params, tuned, partitioning)
     return cls(step, partitioning, params, shardings)
@@ -69,13 +73,15 @@ class Program:
       "encoder": self.step.model.config.encoder,
       "decoder": self.step.model.config.decoder,
     }
+    parts = self.step.num_microbatches
     with activate(self.partitioning):
+      together = rows_together(num_rows, parts, self.step.rows_per_task_group)
       return {
         name: choose_engine(
           stack.moe,
           Phase.TRAIN,
-          num_rows=num_rows,
-          rows_per_task_group=self.step.rows_per_task_group,
+          num_rows=num_rows // parts,
+          rows_per_task_group=together,
         )
         for name, stack in stacks.items()
         if stack.moe is not None

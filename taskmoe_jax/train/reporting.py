@@ -8,7 +8,6 @@ from etils import epath
 from taskmoe_jax.train.hooks import Hook, Moment
 from taskmoe_jax.train.metric_writer import MetricWriter
 from taskmoe_jax.train.metrics import MetricSums
-from taskmoe_jax.train.program import Program
 from taskmoe_jax.train.progress import Progress
 from taskmoe_jax.train.run_directory import Run
 
@@ -28,16 +27,13 @@ class ReportEvery(Hook):
 class StepReports(Hook):
   """What the steps measured, as `train.metrics` sums it up."""
 
-  def __init__(self, run: Run, program: Program):
+  def __init__(self, run: Run):
     self._sums = MetricSums(run.model, run.task_space)
-    self._schedule = program.step.optimizer.schedule
 
   def after_step(self, moment: Moment) -> None:
     self._sums.add(moment.metrics)
     if moment.report_due:
-      # Updates are counted from 0: the last one had this number.
-      rate = self._schedule(moment.done - 1)
-      moment.report |= self._sums.report(rate)
+      moment.report |= self._sums.report()
 
 
 class DataReports(Hook):

@@ -16,7 +16,7 @@ from taskmoe_jax.train import optimizers
 
 @flax.struct.dataclass
 class TrainState:
-  """State of a run after `step` updates.
+  """State of a run after `step` steps.
 
   There is no random state: the keys of a step are made from the run's seed and
   the step alone, so that they depend neither on the mesh nor on interruptions.
@@ -27,11 +27,14 @@ class TrainState:
     step: A scalar, int32.
     params: Unboxed.
     optimizer_state: See `train.optimizers`.
+    skipped: How many of the steps updated nothing, because their loss or their
+      gradients were not finite; a scalar, int32.
   """
 
   step: Any
   params: PyTree
   optimizer_state: PyTree
+  skipped: Any
 
 
 def abstract_params(model: Transformer) -> PyTree:
@@ -83,6 +86,7 @@ def state_shardings(
     jax.tree.map(
       lambda axes: partitioning.sharding(*axes), names, is_leaf=_is_names
     ),
+    partitioning.replicated,
   )
 
 
@@ -95,6 +99,7 @@ def abstract_state(
     jax.ShapeDtypeStruct((), jnp.int32),
     shapes,
     jax.eval_shape(optimizer.transformation.init, shapes),
+    jax.ShapeDtypeStruct((), jnp.int32),
   )
   return with_shardings(state, shardings)
 
@@ -121,9 +126,8 @@ def initial_state(
 
   def build(key):
     params = nn.unbox(initialise(key))
-    return TrainState(
-      jnp.zeros((), jnp.int32), params, optimizer.transformation.init(params)
-    )
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(zero, params, optimizer.transformation.init(params), zero)
 
   return jax.jit(build, out_shardings=shardings)(jax.random.key(seed))
 

@@ -11,14 +11,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
-from taskmoe_jax.errors import TaskMoeError
-from taskmoe_jax.models.losses import correct, cross_entropy
-from taskmoe_jax.models.transformer import Batch, Transformer
+from taskmoe_jax.layers.noise import rows_at_hand
+from taskmoe_jax.models.losses import Objective, correct, cross_entropy
+from taskmoe_jax.models.transformer import (
+  Batch,
+  Transformer,
+  source_segments,
+  target_segments,
+)
 from taskmoe_jax.moe.balancing import balanced_bias
 from taskmoe_jax.moe.statistics import RoutingStatistics
 from taskmoe_jax.task_space import TaskSpace
+from taskmoe_jax.train.microbatches import rows_together, sum_over_microbatches
 from taskmoe_jax.train.optimizers import Optimizer
 from taskmoe_jax.train.state import TrainState
 
@@ -35,7 +41,10 @@ class StepMetrics:
     tokens: How many target tokens there were.
     pair_loss: `loss` for each pair.
     pair_tokens: `tokens` for each pair.
+    z_loss: Sum of the squares of the logits' log-partitions, not weighted.
     gradient_norm: Global, before any clipping.
+    learning_rate: Of the update; of the next one if this was skipped.
+    skipped: 1 if loss or gradients were not finite and so nothing was updated.
     routing: Statistics by stack; a leading axis counts blocks.
   """
 
@@ -44,7 +53,10 @@ class StepMetrics:
   tokens: Float[Array | np.ndarray, ""]
   pair_loss: Float[Array | np.ndarray, "P"]
   pair_tokens: Float[Array | np.ndarray, "P"]
+  z_loss: Float[Array | np.ndarray, ""]
   gradient_norm: Float[Array | np.ndarray, ""]
+  learning_rate: Float[Array | np.ndarray, ""]
+  skipped: Float[Array | np.ndarray, ""]
   routing: Mapping[str, RoutingStatistics]
 
 
@@ -52,49 +64,96 @@ class StepMetrics:
 class TrainStep:
   """Computes loss and gradients of a batch and applies the optimizer.
 
+  With microbatches the loss is still the mean over the target tokens of the
+  whole batch, and every row meets the noise that it would meet without. Two
+  things are of a microbatch: the balance loss, which is no mean over tokens
+  (the mean of the microbatches' own is taken, weighted by their tokens), and
+  the places that the tokens of a group compete for under a capacity.
+
+  A step whose loss or gradients are not finite changes nothing but the count of
+  steps and that of skipped updates: neither parameters, nor moments, nor
+  balance biases, nor the place in the learning rate's schedule, which counts
+  updates.
+
   Attributes:
     model: The mixture.
     optimizer: Called once a step.
     task_space: Tells tasks and pairs of rows from their languages.
     rows_per_task_group: Rows stand in groups of this many of one task each.
-    label_smoothing: See `models.losses.cross_entropy`.
+    objective: The loss of a token.
     seed: Of dropout.
+    num_microbatches: In how many parts a batch is computed.
   """
 
   model: Transformer
   optimizer: Optimizer
   task_space: TaskSpace
   rows_per_task_group: int
-  label_smoothing: float
+  objective: Objective
   seed: int
-
-  def __post_init__(self):
-    if not 0 <= self.label_smoothing < 1:
-      raise TaskMoeError(
-        f"label_smoothing={self.label_smoothing} is outside [0, 1). Set"
-        " LABEL_SMOOTHING."
-      )
+  num_microbatches: int = 1
 
   def __call__(
     self, state: TrainState, batch: Batch
   ) -> tuple[TrainState, StepMetrics]:
     """Returns the next state, and metrics of the state given."""
-    key = jax.random.fold_in(jax.random.key(self.seed), state.step)
-    (_, metrics), gradients = jax.value_and_grad(self._loss, has_aux=True)(
-      state.params, batch, key
-    )
-    metrics = metrics.replace(gradient_norm=optax.tree.norm(gradients))
+    gradients, metrics = self._gradients(state, batch)
+    norm = optax.tree.norm(gradients)
+    finite = jnp.isfinite(metrics.loss) & jnp.isfinite(norm)
     updates, optimizer_state = self.optimizer.transformation.update(
       gradients, state.optimizer_state, state.params
     )
     params = optax.apply_updates(state.params, updates)
     params = self._balanced(params, state.params, metrics.routing)
-    return TrainState(state.step + 1, params, optimizer_state), metrics
+    params, optimizer_state = jax.tree.map(
+      lambda new, old: jnp.where(finite, new, old),
+      (params, optimizer_state),
+      (state.params, state.optimizer_state),
+    )
+    rate = self.optimizer.schedule(state.step - state.skipped)
+    metrics = metrics.replace(
+      gradient_norm=norm,
+      learning_rate=jnp.asarray(rate, jnp.float32),
+      skipped=(~finite).astype(jnp.float32),
+    )
+    skipped = state.skipped + (~finite).astype(jnp.int32)
+    return TrainState(state.step + 1, params, optimizer_state, skipped), metrics
+
+  def _gradients(
+    self, state: TrainState, batch: Batch
+  ) -> tuple[PyTree, StepMetrics]:
+    key = jax.random.fold_in(jax.random.key(self.seed), state.step)
+    together = rows_together(
+      len(batch["source_language"]),
+      self.num_microbatches,
+      self.rows_per_task_group,
+    )
+    whole = _Whole.of(batch)
+
+    def compute(rows, numbers):
+      with rows_at_hand(numbers):
+        (_, metrics), gradients = jax.value_and_grad(self._loss, has_aux=True)(
+          state.params, rows, key, whole, together
+        )
+      return gradients, metrics
+
+    return sum_over_microbatches(
+      compute,
+      batch,
+      num_microbatches=self.num_microbatches,
+      together=together,
+      like=state.params,
+    )
 
   def _loss(
-    self, params: PyTree, batch: Batch, key: jax.Array
+    self,
+    params: PyTree,
+    batch: Batch,
+    key: jax.Array,
+    whole: "_Whole",
+    rows_per_task_group: int,
   ) -> tuple[Float[Array, ""], StepMetrics]:
-    """Mean cross-entropy of a target token, plus weighted routing losses."""
+    """What these rows add to the loss of the whole batch."""
     languages = batch["source_language"], batch["target_language"]
     task_ids = jnp.asarray(self.task_space.task_table)[languages]
     pair_ids = jnp.asarray(self.task_space.pair_table)[languages]
@@ -103,29 +162,35 @@ class TrainStep:
       batch,
       task_ids,
       train=True,
-      rows_per_task_group=self.rows_per_task_group,
+      rows_per_task_group=rows_per_task_group,
       rngs={"dropout": key},
     )
     weights = batch["decoder_loss_weights"]
     targets = batch["decoder_target_tokens"]
-    losses = weights * cross_entropy(
-      logits, targets, label_smoothing=self.label_smoothing
+    losses, log_partition = cross_entropy(
+      logits, targets, label_smoothing=self.objective.label_smoothing
     )
+    losses *= weights
 
     def by_pair(rows):
       return jax.ops.segment_sum(rows, pair_ids, len(self.task_space.pairs))
 
+    zero = jnp.zeros(())
     metrics = StepMetrics(
       loss=losses.sum(),
       correct=(weights * correct(logits, targets)).sum(),
       tokens=weights.sum(),
       pair_loss=by_pair(losses.sum(1)),
       pair_tokens=by_pair(weights.sum(1)),
-      gradient_norm=jnp.zeros(()),
-      routing=routing,
+      z_loss=(weights * jnp.square(log_partition)).sum(),
+      gradient_norm=zero,
+      learning_rate=zero,
+      skipped=zero,
+      routing=whole.shares(routing),
     )
-    loss = metrics.loss / jnp.maximum(metrics.tokens, 1.0)
-    return loss + self._routing_loss(routing), metrics
+    loss = metrics.loss + self.objective.z_loss_weight * metrics.z_loss
+    loss /= jnp.maximum(whole.loss_weight, 1.0)
+    return loss + self._routing_loss(metrics.routing), metrics
 
   def _balanced(
     self,
@@ -155,6 +220,44 @@ class TrainStep:
       total += moe.balance_loss_weight * statistics.balance_loss.sum()
       total += moe.z_loss_weight * statistics.z_loss.sum()
     return total
+
+
+@flax.struct.dataclass
+class _Whole:
+  """How much there is in a whole batch, of which rows have their shares.
+
+  Attributes:
+    loss_weight: Of all target tokens.
+    tokens: By stack, those that are routed.
+  """
+
+  loss_weight: Float[Array, ""]
+  tokens: Mapping[str, Int[Array, ""]]
+
+  @classmethod
+  def of(cls, batch: Batch) -> "_Whole":
+    segments = {
+      "encoder": source_segments(batch),
+      "decoder": target_segments(batch),
+    }
+    return cls(
+      batch["decoder_loss_weights"].sum(),
+      {name: (ids > 0).sum() for name, ids in segments.items()},
+    )
+
+  def shares(
+    self, routing: Mapping[str, RoutingStatistics]
+  ) -> dict[str, RoutingStatistics]:
+    """Makes of losses, which are means over tokens, shares that add up."""
+    shares = {}
+    for name, statistics in routing.items():
+      tokens = statistics.task_tokens.sum(-1)
+      share = tokens / jnp.maximum(self.tokens[name], 1)
+      shares[name] = statistics.replace(
+        balance_loss=share * statistics.balance_loss,
+        z_loss=share * statistics.z_loss,
+      )
+    return shares
 
 
 def _with_leaf(

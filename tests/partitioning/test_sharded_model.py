@@ -100,7 +100,7 @@ def loss_of(model):
     )
     losses = cross_entropy(
       logits, batch["decoder_target_tokens"], label_smoothing=0.1
-    )
+    )[0]
     weights = batch["decoder_loss_weights"]
     return (losses * weights).sum() / weights.sum(), statistics
 

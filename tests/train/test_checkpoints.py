@@ -21,6 +21,7 @@ def _state(step, shift=0.0):
     jnp.int32(step),
     {"wi": jnp.arange(12.0).reshape(4, 3) + shift, "scale": jnp.ones(5)},
     ((), {"wi": jnp.full((4, 3), step, jnp.float32)}),
+    jnp.int32(step // 3),
   )
 
 

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from taskmoe_jax.models.config import StackConfig
+from taskmoe_jax.models.losses import Objective
 from taskmoe_jax.partitioning.meshes import MeshShape, make_mesh
 from taskmoe_jax.partitioning.rules import Partitioning, activate
 from taskmoe_jax.train.inspection import abstract_batch, inspect, program_of
@@ -20,6 +21,7 @@ BATCHES = BatchShape(
   source_length=24,
   target_length=20,
   pack=True,
+  num_microbatches=1,
 )
 
 
@@ -40,7 +42,7 @@ def build(model_config, space):
       ),
       "batches": BATCHES,
       "seed": 0,
-      "label_smoothing": 0.0,
+      "objective": Objective(label_smoothing=0.0, z_loss_weight=0.0),
     }
     partitioning = Partitioning(make_mesh(mesh, devices), fsdp)
     return program_of(settings, partitioning, space)

@@ -12,6 +12,7 @@ import rich.console
 from taskmoe_jax.data.vocabulary_training import VocabularySource
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.models.config import StackConfig
+from taskmoe_jax.models.losses import Objective
 from taskmoe_jax.partitioning.meshes import MeshShape
 from taskmoe_jax.train import loop
 from taskmoe_jax.train.checkpoints import CheckpointPolicy
@@ -24,6 +25,7 @@ BATCHES = {
   "source_length": 24,
   "target_length": 20,
   "pack": True,
+  "num_microbatches": 1,
 }
 
 
@@ -56,7 +58,7 @@ def train(small_corpus, small_vocabulary, model_config, tmp_path):
       "mesh": MeshShape(),
       "fsdp": False,
       "train_steps": 4,
-      "label_smoothing": 0.1,
+      "objective": Objective(label_smoothing=0.1, z_loss_weight=0.0),
       "seed": 0,
       "log_every": 2,
       "checkpoints": CheckpointPolicy(2, 3),
@@ -148,7 +150,6 @@ def test_samples_are_of_the_best_part_there_is(train, small_corpus, tmp_path):
     ),
     ({}, {"log_every": 0}, "is no multiple of log_every=0"),
     ({}, {"train_steps": 0}, "train_steps=0 is not at least 1"),
-    ({}, {"label_smoothing": 1.5}, r"label_smoothing=1\.5 is outside \[0, 1\)"),
     ({"source_length": 2}, {}, "source_length=2 is not at least 3"),
     (
       {"rows_per_task_group": 3},

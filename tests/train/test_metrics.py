@@ -28,12 +28,24 @@ def _statistics(choices, losses=(0, 0), entropies=0, drops=0):
   )
 
 
-def _metrics(loss, correct, tokens, pair_loss, pair_tokens, norm, routing):
+def _metrics(
+  loss,
+  correct,
+  tokens,
+  pair_loss,
+  pair_tokens,
+  norm,
+  routing,
+  *,
+  z_loss=0,
+  rate=0.25,
+  skipped=0,
+):
   return StepMetrics(
     *(np.asarray(x, np.float32) for x in (loss, correct, tokens)),
     np.array(pair_loss, np.float32),
     np.array(pair_tokens, np.float32),
-    np.asarray(norm, np.float32),
+    *(np.asarray(x, np.float32) for x in (z_loss, norm, rate, skipped)),
     routing,
   )
 
@@ -42,21 +54,45 @@ def test_a_report_by_hand(model_config, space):
   sums = MetricSums(model_config(), space)
   # The pairs are en-de, de-en, en-fr, fr-en.
   steps = [
-    _metrics(*(30, 2, 10, [12, 0, 18, 0], [4, 0, 6, 0], 3), {}),
-    _metrics(*(60, 7, 20, [20, 0, 0, 40], [10, 0, 0, 10], 5), {}),
+    _metrics(*(30, 2, 10, [12, 0, 18, 0], [4, 0, 6, 0], 3), {}, z_loss=12),
+    _metrics(
+      *(60, 7, 20, [20, 0, 0, 40], [10, 0, 0, 10], 5), {}, z_loss=3, rate=0.5
+    ),
   ]
   for step in steps:
     sums.add(step)
-  assert sums.report(0.25) == {
+  assert sums.report() == {
     "loss": 3.0,
     "accuracy": 0.3,
-    "learning_rate": 0.25,
+    "z_loss": 0.5,
+    "learning_rate": 0.5,
     "gradient_norm": 4.0,
     "tokens": 30.0,
+    "skipped_updates": 0,
     "loss/pair/en-de": pytest.approx(32 / 14),
     "loss/pair/en-fr": 3.0,
     "loss/pair/fr-en": 4.0,
   }
+
+
+def test_skipped_steps_are_counted_and_left_out(model_config, space):
+  sums = MetricSums(model_config(), space)
+  nan = float("nan")
+  broken = _metrics(
+    *(nan, 0, 10, [nan, 0, 0, 0], [10, 0, 0, 0], nan), {}, skipped=1
+  )
+  right = _metrics(*(60, 7, 20, [0, 60, 0, 0], [0, 20, 0, 0], 5), {})
+  for step in (broken, right, broken):
+    sums.add(step)
+  report = sums.report()
+  assert (report["loss"], report["gradient_norm"]) == (3.0, 5.0)
+  assert (report["skipped_updates"], report["tokens"]) == (2, 40.0)
+  assert "loss/pair/en-de" not in report
+  # A loss of nothing but skipped steps must not look like a good one.
+  sums.add(broken)
+  report = sums.report()
+  assert np.isnan(report["loss"])
+  assert report["skipped_updates"] == 1
 
 
 def _routing(report, layer):
@@ -85,7 +121,7 @@ def test_routing_by_hand(model_config, space):
   for statistics in (first, second):
     routing = {"decoder": statistics}
     sums.add(_metrics(1, 0, 1, [1] * 4, [1] * 4, 1, routing))
-  report = sums.report(1)
+  report = sums.report()
   # en: 8 4 2 0 of 14; de: 0 0 1 1 of 2; fr: 0 0 0 8 of 8.
   loads = {
     "en": [8 / 14, 4 / 14, 2 / 14, 0],
@@ -120,7 +156,7 @@ def test_only_tasks_that_were_seen(model_config, space):
   sums = MetricSums(model_config(), space)
   one = _statistics([[[0] * 4, [0, 1, 1, 0], [0] * 4]])
   sums.add(_metrics(1, 0, 1, [1] * 4, [1] * 4, 1, {"encoder": one}))
-  found = _routing(sums.report(1), "encoder/layer_1")
+  found = _routing(sums.report(), "encoder/layer_1")
   assert found.keys() == {
     *("load", "entropy", "dropped", "balance_loss", "z_loss"),
     *("task/de/load", "task/de/entropy", "task/de/dropped"),
@@ -134,10 +170,10 @@ def test_a_step_of_padding_counts_for_nothing(model_config, space):
   for statistics in (nothing, some):
     routing = {"encoder": statistics}
     sums.add(_metrics(1, 0, 1, [1] * 4, [1] * 4, 1, routing))
-  found = _routing(sums.report(1), "encoder/layer_1")
+  found = _routing(sums.report(), "encoder/layer_1")
   assert (found["balance_loss"], found["z_loss"]) == (3, 5)
   sums.add(_metrics(1, 0, 1, [1] * 4, [1] * 4, 1, {"encoder": nothing}))
-  found = _routing(sums.report(1), "encoder/layer_1")
+  found = _routing(sums.report(), "encoder/layer_1")
   assert found.pop("load") == [0] * 4
   assert set(found.values()) == {0}
 
@@ -146,7 +182,7 @@ def test_each_report_begins_anew(model_config, space):
   sums = MetricSums(model_config(), space)
   for loss in (10, 20):
     sums.add(_metrics(loss, 0, 5, [loss, 0, 0, 0], [5, 0, 0, 0], 1, {}))
-    report = sums.report(1)
+    report = sums.report()
     assert report["loss"] == loss / 5
     assert "loss/pair/de-en" not in report
 
@@ -164,7 +200,7 @@ def test_layers_are_counted_in_the_stack(model_config, space):
     [[of_block, [0] * 4, [0] * 4] for of_block in of_task]
   )
   sums.add(_metrics(1, 0, 1, [1] * 4, [1] * 4, 1, {"decoder": statistics}))
-  report = sums.report(1)
+  report = sums.report()
   assert report["routing/decoder/layer_2/load"].tolist() == [1, 0, 0, 0]
   assert report["routing/decoder/layer_5/load"].tolist() == [0, 0, 0, 1]
 
@@ -172,5 +208,5 @@ def test_layers_are_counted_in_the_stack(model_config, space):
 def test_no_target_token_is_no_loss(model_config, space):
   sums = MetricSums(model_config(), space)
   sums.add(_metrics(0, 0, 0, [0] * 4, [0] * 4, 0, {}))
-  report = sums.report(1)
+  report = sums.report()
   assert (report["loss"], report["accuracy"]) == (0, 0)

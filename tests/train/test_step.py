@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from taskmoe_jax.models.losses import Objective
 from taskmoe_jax.models.transformer import Transformer
 from taskmoe_jax.train import optimizers
 from taskmoe_jax.train.state import TrainState
@@ -57,12 +58,26 @@ def _take(step, state, batch):
 def run(space, batch, random_params):
   """Takes one step; returns the params before, those after, the metrics."""
 
-  def run(config, optimizer=_SGD, *, label_smoothing=0.0, seed=0, at_step=0):
+  def run(
+    config,
+    optimizer=_SGD,
+    *,
+    label_smoothing=0.0,
+    z_loss_weight=0.0,
+    seed=0,
+    at_step=0,
+  ):
+    objective = Objective(
+      label_smoothing=label_smoothing, z_loss_weight=z_loss_weight
+    )
     model = Transformer(config, len(space.tasks))
     params = random_params(model)
-    step = TrainStep(model, optimizer, space, 1, label_smoothing, seed)
+    step = TrainStep(model, optimizer, space, 1, objective, seed)
     state = TrainState(
-      jnp.int32(at_step), params, optimizer.transformation.init(params)
+      jnp.int32(at_step),
+      params,
+      optimizer.transformation.init(params),
+      jnp.int32(0),
     )
     after, metrics = _take(step, state, batch)
     assert int(after.step) == at_step + 1
