@@ -21,7 +21,7 @@ from taskmoe_jax.models.transformer import Transformer
 from taskmoe_jax.moe.config import Granularity
 from taskmoe_jax.task_space import TaskSpace
 from taskmoe_jax.train import state as train_state
-from taskmoe_jax.train.checkpoints import checkpoint_folder
+from taskmoe_jax.train.checkpoint_folders import checkpoint_folder
 
 ByTask = dict[str, dict[str, SelectedExperts]]
 

@@ -2,82 +2,129 @@
 
 Items of one checkpoint: `params` apart from `optimizer`, because evaluation and
 export read only the former; `position` of the data; `run`, what it is a
-checkpoint of. Orbax writes to a temporary name and renames it when all is
-there, so that an unfinished one is never read.
+checkpoint of; `contents`, shapes and checksums of it all. Orbax writes to a
+temporary name and renames it when all is there, so that an unfinished one is
+never read; and what has been damaged later is recognised by its checksums.
 """
 
-import dataclasses
+import contextlib
 import logging
-from collections.abc import Mapping
-from typing import Any
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
-from jaxtyping import PyTree
+from jax.experimental import multihost_utils
 
-from taskmoe_jax.errors import TaskMoeError, check_at_least
+from taskmoe_jax.errors import TaskMoeError
+from taskmoe_jax.train.checkpoint_folders import (
+  checkpoints_folder,
+  complete_steps,
+  set_aside,
+  tidy,
+)
+from taskmoe_jax.train.checkpoint_items import (
+  first_line,
+  read_arrays,
+  read_text,
+  saved_items,
+  size,
+)
+from taskmoe_jax.train.checkpoint_policy import CheckpointPolicy
 from taskmoe_jax.train.state import TrainState
 
 _logger = logging.getLogger(__name__)
 
+# Of one checkpoint, until it counts as an error.
+_TIMEOUT_SECONDS = 3600
 
-@dataclasses.dataclass(frozen=True)
-class CheckpointPolicy:
-  """When to save and what to keep.
+
+class Restored(NamedTuple):
+  """What was read, and how.
 
   Attributes:
-    every_steps: A checkpoint is written after each so many steps, and after the
-      last one.
-    keep: How many of the newest stay on disk.
+    state: On the devices.
+    position: Of the data.
+    description: One line for the log: from where, how many bytes and seconds.
   """
 
-  every_steps: int
-  keep: int
-
-  def __post_init__(self):
-    check_at_least(1, "CheckpointPolicy", **dataclasses.asdict(self))
+  state: TrainState
+  position: dict[str, Any]
+  description: str
 
 
 class Checkpoints:
   """The checkpoints of a run directory; a context manager.
 
-  Writing goes on in the background; leaving the context waits for it, and
-  raises what went wrong in it.
+  Writing goes on in the background; `check` raises what went wrong in it, as
+  soon as that is known, and leaving the context waits for it.
   """
 
-  def __init__(self, run_dir: epath.PathLike, policy: CheckpointPolicy):
-    folder = (epath.Path(run_dir) / "checkpoints").resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    _remove_unfinished(folder)
+  def __init__(
+    self,
+    run_dir: epath.PathLike,
+    policy: CheckpointPolicy,
+    clock: Callable[[], float] = time.monotonic,
+  ):
+    self._folder = checkpoints_folder(run_dir)
+    tidy(self._folder)
     self._policy = policy
+    self._clock = clock
+    self._saved_at = clock()
+    self._writing: int | None = None
     self._manager = ocp.CheckpointManager(
-      folder,
-      item_names=("params", "optimizer", "position", "run"),
+      self._folder,
+      item_names=("params", "optimizer", "position", "run", "contents"),
       options=ocp.CheckpointManagerOptions(
-        max_to_keep=policy.keep,
+        # Makes Orbax write scores; which of them count, the policy says.
+        best_fn=lambda metrics: metrics["score"],
+        preservation_policy=policy.preservation(),
         enable_background_delete=False,
+        async_options=ocp.AsyncOptions(timeout_secs=_TIMEOUT_SECONDS),
       ),
     )
 
   def __enter__(self) -> "Checkpoints":
     return self
 
-  def __exit__(self, *_) -> None:
-    self._manager.close()
+  def __exit__(self, kind, error, traceback) -> None:
+    try:
+      self.wait()
+      self._manager.close()
+    except Exception:
+      # What went wrong first is what is to be read.
+      if error is None:
+        raise
 
   @property
   def latest_step(self) -> int | None:
     return self._manager.latest_step()
 
-  def is_due(self, step: int, last_step: int) -> bool:
-    return step % self._policy.every_steps == 0 or step == last_step
+  def is_due(self, step: int, last_step: int, *, may_ask: bool = True) -> bool:
+    """Whether to save after this step.
+
+    Args:
+      step: Steps done.
+      last_step: After which the run ends.
+      may_ask: Whether it may be time for it by the clock. All hosts do as the
+        first one's clock says, which takes a message: not after every step.
+    """
+    policy = self._policy
+    if step % policy.every_steps == 0 or step == last_step:
+      return True
+    if policy.every_minutes is None or not may_ask:
+      return False
+    minutes = (self._clock() - self._saved_at) / 60
+    return _as_the_first_says(minutes >= policy.every_minutes)
 
   def save(
     self,
     state: TrainState,
     position: Mapping[str, Any],
     description: Mapping[str, Any],
+    metrics: Mapping[str, Any] | None = None,
   ) -> None:
     """Begins to write; returns as soon as the state may change again.
 
@@ -86,105 +133,148 @@ class Checkpoints:
       position: Of the data, after that step.
       description: What run this is a checkpoint of, and its recipe; for people
         and tools that have the checkpoint alone.
-    """
-    step = int(state.step)
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        params=ocp.args.StandardSave(state.params),
-        optimizer=ocp.args.StandardSave(
-          {
-            "step": state.step,
-            "skipped": state.skipped,
-            "state": state.optimizer_state,
-          }
-        ),
-        position=ocp.args.JsonSave(dict(position)),
-        run=ocp.args.JsonSave(dict(description)),
-      ),
-      force=True,
-    )
+      metrics: What is known of the step, by name; the policy's may be there.
 
-  def restore(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    Raises:
+      TaskMoeError: This checkpoint, or the one before, cannot be written.
+    """
+    self.wait()
+    self._saved_at = self._clock()
+    step = self._writing = int(state.step)
+    items = saved_items(
+      {
+        "params": state.params,
+        "optimizer": {
+          "step": state.step,
+          "skipped": state.skipped,
+          "state": state.optimizer_state,
+        },
+      },
+      {"position": dict(position), "run": dict(description)},
+    )
+    with self._naming_what_fails():
+      self._manager.save(
+        step,
+        args=items,
+        metrics={"score": self._policy.score(metrics or {})},
+        force=True,
+      )
+
+  def check(self) -> None:
+    """Raises what went wrong in the background, if anything did."""
+    if self._writing is not None and not self._manager.is_saving_in_progress():
+      self.wait()
+
+  def wait(self) -> None:
+    """Waits until what is being written has been written, or raises."""
+    if self._writing is not None:
+      with self._naming_what_fails():
+        self._manager.wait_until_finished()
+      self._writing = None
+
+  def restore(self, abstract: TrainState) -> Restored:
     """Reads the newest complete checkpoint and the position of its data.
+
+    What is damaged is moved aside, with a warning, and the one before it read.
 
     Args:
       abstract: Shapes, dtypes and shardings of the state to fill; the mesh may
         be another than that of the run that wrote it.
+
+    Raises:
+      TaskMoeError: The state has other arrays than this run's; or all
+        checkpoints are damaged, and remain where they are.
     """
-    step = self.latest_step
-    _logger.info("restoring step %d from %s", step, self._manager.directory)
-    items = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        params=ocp.args.StandardRestore(abstract.params),
-        optimizer=ocp.args.StandardRestore(
-          {
-            "step": abstract.step,
-            "skipped": abstract.skipped,
-            "state": abstract.optimizer_state,
-          }
-        ),
-        position=ocp.args.JsonRestore(),
-      ),
-    )
-    optimizer = items.optimizer
-    state = TrainState(
-      optimizer["step"], items.params, optimizer["state"], optimizer["skipped"]
-    )
-    return state, items.position
-
-
-def _remove_unfinished(folder: epath.Path) -> None:
-  """Removes what a killed run has left half-written.
-
-  Orbax can do it too (`cleanup_tmp_directories`), but in a thread that closing
-  the manager does not wait for: two managers opened one soon after the other
-  then remove the same folder, and the later one fails to save.
-  """
-  if jax.process_index() == 0:
-    for unfinished in ocp.utils.tmp_checkpoints(folder):
-      unfinished.get().rmtree()
-
-
-def checkpoint_folder(
-  run_dir: epath.PathLike, step: int | None = None
-) -> tuple[epath.Path, int]:
-  """The folder of one complete checkpoint, the newest unless told otherwise.
-
-  Returns:
-    The folder, and its step.
-
-  Raises:
-    TaskMoeError: There is no checkpoint (of that step).
-  """
-  folder = (epath.Path(run_dir) / "checkpoints").resolve()
-  steps = sorted(ocp.utils.checkpoint_steps(folder))
-  if not steps or step not in (None, *steps):
-    found = ", ".join(map(str, steps)) or "none"
-    wanted = "checkpoint" if step is None else f"checkpoint {step}"
+    self.wait()
+    steps = sorted(self._manager.all_steps(), reverse=True)
+    damaged = []
+    for step in steps:
+      restored, reason = self._try_restore(step, abstract)
+      if _all_say(restored is not None):
+        if damaged:
+          set_aside(self._folder, damaged)
+          self._manager.reload()
+        return restored
+      damaged.append(step)
+      _logger.warning(
+        "checkpoint %d in %s is damaged (%s)", step, self._folder, reason
+      )
     raise TaskMoeError(
-      f"{str(run_dir)!r} has no {wanted}: complete ones are {found}. Train it"
-      " first, or set --step to one of these."
+      f"all checkpoints in {str(self._folder)!r} are damaged"
+      f" ({', '.join(map(str, steps))}); the newest: {reason}. Copy one back"
+      " from elsewhere, or set RUN_DIR to another folder to begin anew."
     )
-  step = steps[-1] if step is None else step
-  return folder / str(step), step
+
+  def _try_restore(
+    self, step: int, abstract: TrainState
+  ) -> tuple[Restored | None, str]:
+    """Reads one, or says why that cannot be."""
+    begin = time.perf_counter()
+    folder = self._folder / str(step)
+    wanted = {
+      "params": abstract.params,
+      "optimizer": {
+        "step": abstract.step,
+        "skipped": abstract.skipped,
+        "state": abstract.optimizer_state,
+      },
+    }
+    try:
+      arrays = read_arrays(folder, wanted)
+      position = read_text(folder, "position")
+      read_text(folder, "run")
+    except TaskMoeError:
+      raise
+    # Orbax, TensorStore and JSON have no error in common.
+    except Exception as error:
+      return None, first_line(error)
+    optimizer = arrays["optimizer"]
+    state = TrainState(
+      optimizer["step"],
+      arrays["params"],
+      optimizer["state"],
+      optimizer["skipped"],
+    )
+    seconds = time.perf_counter() - begin
+    description = (
+      f"step {step} restored from {folder}: {size(state) / 1e6:.1f} MB in"
+      f" {seconds:.1f} s"
+    )
+    return Restored(state, position, description), ""
+
+  @contextlib.contextmanager
+  def _naming_what_fails(self) -> Iterator[None]:
+    """Turns what Orbax raises while it writes into a message for the user."""
+    step = self._writing
+    try:
+      yield
+    except Exception as error:
+      good = self.last_good()
+      self._writing = None
+      raise TaskMoeError(
+        f"checkpoint {step} could not be written to {str(self._folder)!r}"
+        f" ({first_line(error)}); {good}. Make room there, or correct its"
+        " permissions, and start the run again."
+      ) from error
+
+  def last_good(self) -> str:
+    """Names the newest checkpoint that is on disk, for a message."""
+    steps = [
+      step for step in complete_steps(self._folder) if step != self._writing
+    ]
+    if not steps:
+      return "there is no checkpoint yet"
+    return f"the last good checkpoint is {self._folder / str(max(steps))}"
 
 
-def restore_params(
-  run_dir: epath.PathLike, shapes: PyTree, step: int | None = None
-) -> tuple[PyTree, int]:
-  """Reads the parameters of one checkpoint; see `checkpoint_folder`.
+def _as_the_first_says(value: bool) -> bool:
+  """The first process's value, on all of them."""
+  if jax.process_count() == 1:
+    return value
+  return bool(multihost_utils.broadcast_one_to_all(value))
 
-  Args:
-    run_dir: The run directory.
-    shapes: Shapes and dtypes, with shardings if they are to be spread.
-    step: Which checkpoint.
 
-  Returns:
-    Parameters, and their step.
-  """
-  folder, step = checkpoint_folder(run_dir, step)
-  with ocp.StandardCheckpointer() as checkpointer:
-    params = checkpointer.restore(folder / "params", shapes)
-  return jax.block_until_ready(params), step
+def _all_say(value: bool) -> bool:
+  if jax.process_count() == 1:
+    return value
+  return bool(multihost_utils.process_allgather(value).all())

@@ -17,7 +17,8 @@ from taskmoe_jax.models.losses import Objective
 from taskmoe_jax.partitioning.meshes import MeshShape, make_mesh
 from taskmoe_jax.partitioning.rules import Partitioning, activate
 from taskmoe_jax.task_space import TaskBy
-from taskmoe_jax.train.checkpoints import CheckpointPolicy, Checkpoints
+from taskmoe_jax.train.checkpoint_policy import CheckpointPolicy
+from taskmoe_jax.train.checkpoints import Checkpoints
 from taskmoe_jax.train.hooks import Hook, Moment, TimeSpent
 from taskmoe_jax.train.microbatches import check_microbatches
 from taskmoe_jax.train.optimizers import Optimizer
@@ -235,10 +236,10 @@ class _Loop:
     """Restores the newest checkpoint, or draws the parameters."""
     if checkpoints.latest_step is None:
       return self.program.initial_state()
-    state, position = checkpoints.restore(self.program.abstract_state())
-    self.data.restore(position)
-    self._say(f"going on from step {int(state.step)}")
-    return state
+    restored = checkpoints.restore(self.program.abstract_state())
+    self.data.restore(restored.position)
+    self._say(f"going on: {restored.description}")
+    return restored.state
 
   def _steps(
     self,

@@ -1,16 +1,60 @@
-"""From a run directory to a translator."""
+"""From a run directory to parameters, and to a translator."""
+
+import logging
 
 import jax
 from etils import epath
 from flax import linen as nn
+from jaxtyping import PyTree
 
 from taskmoe_jax.decoding.translator import Translator
+from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.models.transformer import Transformer
 from taskmoe_jax.partitioning.meshes import MeshShape, make_mesh
 from taskmoe_jax.partitioning.rules import Partitioning
 from taskmoe_jax.train import state as train_state
-from taskmoe_jax.train.checkpoints import restore_params
+from taskmoe_jax.train.checkpoint_folders import (
+  checkpoint_folder,
+  complete_steps,
+)
+from taskmoe_jax.train.checkpoint_items import first_line, read_arrays
 from taskmoe_jax.train.run_directory import load_run
+
+_logger = logging.getLogger(__name__)
+
+
+def restore_params(
+  run_dir: epath.PathLike, shapes: PyTree, step: int | None = None
+) -> tuple[PyTree, int]:
+  """Reads the parameters of one checkpoint, the newest unless told otherwise.
+
+  Args:
+    run_dir: The run directory.
+    shapes: Shapes and dtypes, with shardings if they are to be spread.
+    step: Which checkpoint; if none is named, a damaged one is passed over, with
+      a warning.
+
+  Returns:
+    Parameters, and their step.
+
+  Raises:
+    TaskMoeError: There is no checkpoint (of that step), or it is damaged.
+  """
+  newest, chosen = checkpoint_folder(run_dir, step)
+  steps = complete_steps(newest.parent)
+  for candidate in [chosen] if step is not None else steps[::-1]:
+    path = newest.parent / str(candidate)
+    try:
+      return read_arrays(path, {"params": shapes})["params"], candidate
+    except TaskMoeError:
+      raise
+    except Exception as error:
+      reason = first_line(error)
+      _logger.warning("checkpoint %s is damaged (%s)", path, reason)
+  raise TaskMoeError(
+    f"checkpoint {candidate} of {str(run_dir)!r} is damaged ({reason});"
+    f" complete ones are {', '.join(map(str, steps))}. Set --step to another."
+  )
 
 
 def load_translator(

@@ -21,7 +21,14 @@ class Saving(Hook):
     self._description = description
 
   def after_step(self, moment: Moment) -> None:
-    if moment.save_due or self._checkpoints.is_due(
-      moment.done, moment.last_step
-    ):
-      self._checkpoints.save(moment.state, moment.position, self._description)
+    self._checkpoints.check()
+    if moment.went_back:
+      return
+    # Between reports nobody is asked for the time: all hosts have to agree.
+    due = moment.save_due or self._checkpoints.is_due(
+      moment.done, moment.last_step, may_ask=moment.report_due
+    )
+    if due:
+      self._checkpoints.save(
+        moment.state, moment.position, self._description, moment.report
+      )

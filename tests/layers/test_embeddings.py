@@ -40,3 +40,16 @@ def test_the_table_has_unit_variance():
 
 def test_compute_dtype():
   assert apply(jnp.array([[0]]), dtype="bfloat16").dtype == jnp.bfloat16
+
+
+def test_gradients_of_a_frequent_token_are_summed_in_float32():
+  """In bfloat16 a sum of ones ends at 256: the next one is rounded off."""
+  module = TokenEmbedding(5, 3, jnp.dtype("bfloat16"))
+  tokens = jnp.full((1, 1000), 2)
+  params = {"table": jnp.ones((5, 3))}
+
+  def total(params):
+    return module.apply({"params": params}, tokens).astype(jnp.float32).sum()
+
+  gradient = jax.grad(total)(params)["table"]
+  np.testing.assert_array_equal(gradient[2], [1000.0] * 3)

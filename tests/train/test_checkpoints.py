@@ -1,5 +1,7 @@
 import json
 import logging
+import re
+import time
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +10,9 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from taskmoe_jax.errors import TaskMoeError
-from taskmoe_jax.train.checkpoints import (
-  CheckpointPolicy,
-  Checkpoints,
-  restore_params,
-)
+from taskmoe_jax.train.checkpoint_policy import CheckpointPolicy
+from taskmoe_jax.train.checkpoints import Checkpoints
+from taskmoe_jax.train.restoring import restore_params
 from taskmoe_jax.train.state import TrainState
 
 
@@ -23,6 +23,10 @@ def _state(step, shift=0.0):
     ((), {"wi": jnp.full((4, 3), step, jnp.float32)}),
     jnp.int32(step // 3),
   )
+
+
+def _policy(**changes):
+  return CheckpointPolicy(**{"every_steps": 1, "keep": 3, **changes})
 
 
 def _on(number):
@@ -45,7 +49,7 @@ def _assert_equal(state, expected):
 @pytest.fixture
 def save(tmp_path):
   def save(*steps, keep=3):
-    with Checkpoints(tmp_path, CheckpointPolicy(1, keep)) as checkpoints:
+    with Checkpoints(tmp_path, _policy(keep=keep)) as checkpoints:
       for step in steps:
         checkpoints.save(_state(step, step / 8), {"batches": step}, {"seed": 3})
 
@@ -54,7 +58,7 @@ def save(tmp_path):
 
 @pytest.fixture
 def opened(tmp_path):
-  with Checkpoints(tmp_path, CheckpointPolicy(1, 3)) as checkpoints:
+  with Checkpoints(tmp_path, _policy()) as checkpoints:
     yield checkpoints
 
 
@@ -64,11 +68,15 @@ def test_nothing_is_the_latest_of_none(opened):
 
 def test_the_latest_is_restored(save, tmp_path):
   save(2, 4, 10)
-  with Checkpoints(tmp_path, CheckpointPolicy(1, 3)) as checkpoints:
+  with Checkpoints(tmp_path, _policy()) as checkpoints:
     assert checkpoints.latest_step == 10
-    state, position = checkpoints.restore(_on(1))
-  _assert_equal(state, _state(10, 10 / 8))
-  assert position == {"batches": 10}
+    restored = checkpoints.restore(_on(1))
+  _assert_equal(restored.state, _state(10, 10 / 8))
+  assert restored.position == {"batches": 10}
+  assert re.fullmatch(
+    r"step 10 restored from .*/checkpoints/10: 0\.0 MB in \d+\.\d s",
+    restored.description,
+  )
 
 
 def test_only_the_newest_stay(save, tmp_path):
@@ -85,8 +93,8 @@ def test_what_a_checkpoint_says_of_its_run(save, tmp_path):
 
 def test_a_restart_may_have_another_mesh(save, tmp_path):
   save(6)
-  with Checkpoints(tmp_path, CheckpointPolicy(1, 3)) as checkpoints:
-    state, _ = checkpoints.restore(_on(4))
+  with Checkpoints(tmp_path, _policy()) as checkpoints:
+    state = checkpoints.restore(_on(4)).state
   _assert_equal(state, _state(6, 6 / 8))
   shards = state.params["wi"].addressable_shards
   assert [shard.data.shape for shard in shards] == [(1, 3)] * 4
@@ -115,7 +123,7 @@ def test_an_unfinished_checkpoint_is_never_read(save, tmp_path):
   assert restore_params(tmp_path, _on(1).params)[1] == 2
   with pytest.raises(TaskMoeError, match="has no checkpoint 4: complete ones"):
     restore_params(tmp_path, _on(1).params, 4)
-  with Checkpoints(tmp_path, CheckpointPolicy(1, 3)) as checkpoints:
+  with Checkpoints(tmp_path, _policy()) as checkpoints:
     assert checkpoints.latest_step == 2
     # Opening has taken it away, and nothing else.
     folders = {path.name for path in (tmp_path / "checkpoints").iterdir()}
@@ -140,18 +148,104 @@ def test_a_missing_step_lists_those_there_are(save, tmp_path):
 
 
 def test_when_a_checkpoint_is_due(tmp_path):
-  with Checkpoints(tmp_path, CheckpointPolicy(4, 1)) as checkpoints:
+  with Checkpoints(tmp_path, _policy(every_steps=4, keep=1)) as checkpoints:
     due = [step for step in range(1, 11) if checkpoints.is_due(step, 10)]
   assert due == [4, 8, 10]
 
 
+def test_a_checkpoint_is_also_due_by_the_clock(tmp_path):
+  now = 1000.0
+  policy = _policy(every_steps=1000, every_minutes=2)
+  with Checkpoints(tmp_path, policy, clock=lambda: now) as checkpoints:
+    now += 119
+    assert not checkpoints.is_due(7, 5000)
+    now += 1
+    assert checkpoints.is_due(8, 5000)
+    # Not where hosts would have to be asked for it.
+    assert not checkpoints.is_due(9, 5000, may_ask=False)
+    checkpoints.save(_state(8), {}, {})
+    assert not checkpoints.is_due(10, 5000)
+    now += 120
+    assert checkpoints.is_due(11, 5000)
+
+
 @pytest.mark.parametrize(
-  ("every_steps", "keep", "message"),
+  ("best", "expected"), [("lowest", {"2", "4", "5"}), ("highest", {"1", "5"})]
+)
+def test_the_best_stay_besides_the_newest(tmp_path, best, expected):
+  """Step 3 was not evaluated, and step 4's score is no number."""
+  policy = _policy(
+    keep=1,
+    keep_best=2 if best == "lowest" else 1,
+    best_metric="bleu",
+    best=best,
+  )
+  scores = {1: 9.0, 2: 3.0, 3: None, 4: 4.0, 5: float("nan")}
+  with Checkpoints(tmp_path, policy) as checkpoints:
+    for step, score in scores.items():
+      report = {"loss": 1.0} if score is None else {"bleu": score}
+      checkpoints.save(_state(step), {}, {}, report)
+  folder = tmp_path / "checkpoints"
+  assert {path.name for path in folder.iterdir()} == expected
+  # Also after a restart, which must not stumble over a damaged score.
+  (folder / "5" / "metrics" / "metrics").write_text('{"sco')
+  with Checkpoints(tmp_path, policy) as checkpoints:
+    checkpoints.save(_state(6), {}, {}, {"bleu": 5.0})
+  assert {path.name for path in folder.iterdir()} == expected - {"5"} | {"6"}
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, save):
+  save(2)
+  with Checkpoints(tmp_path, _policy()) as checkpoints:
+    checkpoints.save(_state(4), {}, {})
+    checkpoints.wait()
+
+    # As if somebody had put a file where Orbax makes its folder.
+    def fail(*_, **__):
+      raise OSError(28, "No space left on device")
+
+    checkpoints._manager._checkpointer.save = fail
+    with pytest.raises(
+      TaskMoeError,
+      match=r"checkpoint 6 could not be written to '.*/checkpoints' \(OSError:"
+      r" .*No space left on device\); the last good checkpoint is .*/4\. Make",
+    ):
+      checkpoints.save(_state(6), {}, {})
+
+
+def test_what_fails_in_the_background_is_raised(tmp_path, monkeypatch):
+  """By the first look at it after it is known."""
+  with Checkpoints(tmp_path, _policy()) as checkpoints:
+
+    def fail(*_):
+      raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints._manager, "_finalize_checkpoint", fail)
+    checkpoints.save(_state(2), {}, {})
+    while checkpoints._manager.is_saving_in_progress():
+      time.sleep(0.01)
+    with pytest.raises(TaskMoeError, match=r"checkpoint 2 could not .*\(OSErr"):
+      checkpoints.check()
+    monkeypatch.undo()
+    checkpoints.check()
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
   [
-    (0, 1, r"every_steps=0 is not at least 1\. Set CheckpointPolicy\.every_s"),
-    (1, -2, r"keep=-2 is not at least 1\. Set CheckpointPolicy\.keep\."),
+    (
+      {"every_steps": 0},
+      r"every_steps=0 is not at least 1\. Set CheckpointPolicy\.every_s",
+    ),
+    ({"keep": -2}, r"keep=-2 is not at least 1\. Set CheckpointPolicy\.keep\."),
+    ({"keep_best": -1}, r"keep_best=-1 is not at least 0\. Set CheckpointPol"),
+    (
+      {"every_minutes": 0},
+      r"every_minutes=0 is not above 0\. Set CheckpointPolicy\.every_minutes, ",
+    ),
+    ({"best": "low"}, r"unknown best 'low': accepted are lowest, highest"),
   ],
 )
-def test_policies_that_cannot_be(every_steps, keep, message):
+def test_policies_that_cannot_be(changes, message):
   with pytest.raises(TaskMoeError, match=message):
-    CheckpointPolicy(every_steps, keep)
+    _policy(**changes)

@@ -15,7 +15,7 @@ from taskmoe_jax.models.config import StackConfig
 from taskmoe_jax.models.losses import Objective
 from taskmoe_jax.partitioning.meshes import MeshShape
 from taskmoe_jax.train import loop
-from taskmoe_jax.train.checkpoints import CheckpointPolicy
+from taskmoe_jax.train.checkpoint_policy import CheckpointPolicy
 from taskmoe_jax.train.optimizers import adafactor
 from taskmoe_jax.train.run_directory import load_samples
 
@@ -61,7 +61,7 @@ def train(small_corpus, small_vocabulary, model_config, tmp_path):
       "objective": Objective(label_smoothing=0.1, z_loss_weight=0.0),
       "seed": 0,
       "log_every": 2,
-      "checkpoints": CheckpointPolicy(2, 3),
+      "checkpoints": CheckpointPolicy(every_steps=2, keep=3),
       "run_dir": str(tmp_path / "run"),
       "config_text": "SEED = 0\n",
       "console": console,
@@ -113,11 +113,11 @@ def test_a_run_from_beginning_to_end(train, tmp_path):
 def test_going_on_and_having_finished(train, tmp_path):
   train(train_steps=2)
   result, printed = train(train_steps=3, config_text="SEED = 0\n# more\n")
-  assert "going on from step 2" in printed
+  assert "going on: step 2 restored from" in printed
   assert result.step == 3
   # More steps than asked for are no mistake; nothing is left to do.
   result, printed = train(train_steps=1)
-  assert "going on from step 3" in printed
+  assert "going on: step 3 restored from" in printed
   assert (result.step, result.tokens_per_second) == (3, 0.0)
   lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
   assert [json.loads(line)["step"] for line in lines] == [2, 3]

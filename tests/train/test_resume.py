@@ -161,5 +161,5 @@ def test_a_killed_run_is_the_unbroken_one(unbroken, arguments, tmp_path):
 def test_a_finished_run_does_nothing(unbroken, arguments, taskmoe, capsys):
   before = _reports(unbroken)
   taskmoe(*arguments(unbroken))
-  assert f"going on from step {STEPS}" in capsys.readouterr().out
+  assert f"going on: step {STEPS} restored from" in capsys.readouterr().out
   assert _reports(unbroken) == before

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from taskmoe_jax.models.config import StackConfig
 from taskmoe_jax.models.losses import Objective
 from taskmoe_jax.models.transformer import Transformer
 from taskmoe_jax.train import optimizers
@@ -252,3 +253,75 @@ def test_a_balance_bias_has_no_gradient(model_config, random_params, batch):
     router = found[stack]["blocks"]["layer_1"]["moe"]["router"]
     assert jnp.abs(router["table"]).max() > 1e-3
     assert not router["balance_bias"].any()
+
+
+@pytest.fixture
+def dense(model_config):
+  """The quickest to compile."""
+  stack = StackConfig(num_layers=1, mlp_dims=(7,))
+  return model_config(encoder=stack, decoder=stack)
+
+
+def test_the_z_loss_pulls_log_partitions_to_zero(run, dense, batch):
+  config = dense
+  params, after, metrics = run(config, z_loss_weight=0.5)
+  logits = np.asarray(_apply(config, params, batch)[0], np.float64)
+  weights = np.asarray(batch["decoder_loss_weights"])
+  log_partition = np.log(np.exp(logits).sum(-1))
+  expected = (weights * log_partition**2).sum()
+  assert float(metrics.z_loss) == pytest.approx(expected, rel=1e-4)
+  # It is not part of the loss that is reported, but of what is minimised.
+  _, without, plain = run(config)
+  assert float(metrics.loss) == pytest.approx(float(plain.loss), rel=1e-6)
+
+  @jax.jit
+  @jax.grad
+  def gradient(params):
+    scores = jax.nn.logsumexp(_apply(config, params, batch)[0], axis=-1)
+    return (weights * scores**2).sum() / 8
+
+  jax.tree.map(
+    lambda a, b, slope: np.testing.assert_allclose(
+      a, b - 0.5 * 0.5 * slope, rtol=1e-3, atol=1e-5
+    ),
+    after,
+    without,
+    gradient(params),
+  )
+
+
+def test_what_is_not_finite_updates_nothing(space, batch, dense, random_params):
+  """But is counted: as a step, and as skipped; the schedule counts updates."""
+  optimizer = optimizers.adamw(
+    lambda step: 0.5 + step, b1=0.9, b2=0.98, eps=1e-9
+  )
+  objective = Objective(label_smoothing=0.0, z_loss_weight=0.0)
+  model = Transformer(dense, len(space.tasks))
+  step = TrainStep(model, optimizer, space, 1, objective, 0)
+  params, zero = random_params(model), jnp.int32(0)
+  state = TrainState(zero, params, optimizer.transformation.init(params), zero)
+
+  def take(state, weight):
+    rows = dict(batch)
+    rows["decoder_loss_weights"] = weight * batch["decoder_loss_weights"]
+    after, metrics = _take(step, state, rows)
+    assert int(after.step) == int(state.step) + 1
+    return after, metrics
+
+  first, metrics = take(state, 1.0)
+  assert (float(metrics.learning_rate), float(metrics.skipped)) == (0.5, 0)
+  for bad in (jnp.nan, jnp.inf):
+    after, metrics = take(first, bad)
+    assert (float(metrics.learning_rate), float(metrics.skipped)) == (1.5, 1)
+    assert int(after.skipped) == 1
+    jax.tree.map(
+      np.testing.assert_array_equal,
+      (after.params, after.optimizer_state),
+      (first.params, first.optimizer_state),
+    )
+  # As if the bad batch had not been, but for keys, of which there are none.
+  skipped, metrics = take(after, 1.0)
+  expected, _ = take(first, 1.0)
+  assert (float(metrics.learning_rate), float(metrics.skipped)) == (1.5, 0)
+  assert (int(skipped.step), int(skipped.skipped)) == (3, 1)
+  jax.tree.map(np.testing.assert_array_equal, skipped.params, expected.params)

@@ -1,0 +1,152 @@
+"""The items of one checkpoint: how they are written, read and checked.
+
+`contents` says what the others are: of an item of arrays the shape and checksum
+of each by its path, of a text its checksum.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+from jaxtyping import PyTree
+
+from taskmoe_jax.errors import TaskMoeError
+from taskmoe_jax.train.checksums import checksums, text_checksum
+
+Contents = dict[str, Any]
+Shapes = dict[str, tuple[int, ...]]
+
+_SETTINGS = {
+  "optimizer": "OPTIMIZER as it was",
+  "params": "MODEL as it was trained",
+}
+
+
+class DamagedError(Exception):
+  """What was read is not what was written."""
+
+
+def saved_items(
+  arrays: Mapping[str, PyTree], texts: Mapping[str, Any]
+) -> ocp.args.Composite:
+  """What to hand to Orbax, the description of it all included.
+
+  Args:
+    arrays: Trees of arrays, by the item's name.
+    texts: Values for JSON, by the item's name.
+  """
+  contents = {name: text_checksum(value) for name, value in texts.items()}
+  for name, tree in arrays.items():
+    shapes, sums = shapes_by_path(tree), checksums(tree)
+    contents[name] = {path: [list(shapes[path]), sums[path]] for path in shapes}
+  return ocp.args.Composite(
+    **{name: ocp.args.StandardSave(tree) for name, tree in arrays.items()},
+    **{name: ocp.args.JsonSave(value) for name, value in texts.items()},
+    contents=ocp.args.JsonSave(
+      {"items": contents, "checksum": text_checksum(contents)}
+    ),
+  )
+
+
+def read_contents(folder: epath.Path) -> Contents:
+  """What a checkpoint has in it; an error if that cannot be told."""
+  found = _json(folder, "contents")
+  if found["checksum"] != text_checksum(found["items"]):
+    raise DamagedError("contents are not what was written")
+  return found["items"]
+
+
+def saved_shapes(contents: Contents, name: str) -> Shapes:
+  """Shapes of an item's arrays."""
+  return {path: tuple(shape) for path, (shape, _) in contents[name].items()}
+
+
+def read_arrays(
+  folder: epath.Path, wanted: Mapping[str, PyTree]
+) -> dict[str, PyTree]:
+  """Reads items of arrays, and compares them with their checksums.
+
+  Args:
+    folder: Of the checkpoint.
+    wanted: Shapes, dtypes and shardings, by the item's name.
+
+  Raises:
+    TaskMoeError: The checkpoint is whole, but of other arrays.
+    DamagedError: Something is not what was written. Other errors of Orbax and
+      TensorStore mean the same.
+  """
+  contents = read_contents(folder)
+  for name, shapes in wanted.items():
+    _check_same_arrays(folder, contents, name, shapes_by_path(shapes))
+  read = {}
+  for name, shapes in wanted.items():
+    with ocp.StandardCheckpointer() as checkpointer:
+      read[name] = checkpointer.restore(folder / name, shapes)
+    sums = checksums(read[name])
+    wrong = [p for p in sums if sums[p] != contents[name][p][1]]
+    if wrong:
+      raise DamagedError(
+        f"{name}/{wrong[0]} is not what was written"
+        + (f", nor are {len(wrong) - 1} more" if len(wrong) > 1 else "")
+      )
+  return read
+
+
+def read_text(folder: epath.Path, name: str) -> Any:
+  """Reads an item of JSON, and compares it with its checksum."""
+  value = _json(folder, name)
+  if text_checksum(value) != read_contents(folder)[name]:
+    raise DamagedError(f"{name} is not what was written")
+  return value
+
+
+def _check_same_arrays(
+  folder: epath.Path, contents: Contents, name: str, wanted: Shapes
+) -> None:
+  if name not in contents:
+    raise TaskMoeError(
+      f"checkpoint {str(folder)!r} has no {name}: it holds averaged parameters,"
+      " from which no run goes on. Set RUN_DIR to another folder, and"
+      " INITIAL_RUN to this one, to start from its parameters."
+    )
+  found = saved_shapes(contents, name)
+  for path in [*wanted, *(path for path in found if path not in wanted)]:
+    if found.get(path) != wanted.get(path):
+      there, here = (
+        "missing" if shape is None else f"of shape {list(shape)}"
+        for shape in (found.get(path), wanted.get(path))
+      )
+      raise TaskMoeError(
+        f"checkpoint {str(folder)!r} is of another {name}: {path} is {there}"
+        f" there, and {here} in this recipe. Set {_SETTINGS[name]}, or RUN_DIR"
+        " to another folder (and INITIAL_RUN to this one, to start from its"
+        " parameters)."
+      )
+
+
+def size(tree: PyTree) -> int:
+  """Bytes of all arrays of a tree."""
+  return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+
+
+def shapes_by_path(tree: PyTree) -> Shapes:
+  """Shapes of arrays, or of what has their shapes."""
+  paths, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {path_name(path): tuple(leaf.shape) for path, leaf in paths}
+
+
+def path_name(path: tuple) -> str:
+  """`decoder/final_norm/scale`, whatever kind of tree it is in."""
+  return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def first_line(error: Exception) -> str:
+  lines = str(error).strip().splitlines()
+  return f"{type(error).__name__}: {lines[0][:300]}" if lines else repr(error)
+
+
+def _json(folder: epath.Path, name: str) -> Any:
+  return json.loads((folder / name / "metadata").read_text())

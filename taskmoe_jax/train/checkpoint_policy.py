@@ -1,0 +1,89 @@
+"""When checkpoints are written, and which of them stay."""
+
+import dataclasses
+import enum
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import orbax.checkpoint as ocp
+
+from taskmoe_jax.errors import TaskMoeError, as_member, check_at_least
+
+_logger = logging.getLogger(__name__)
+
+
+class Best(enum.StrEnum):
+  """Which scores are good ones."""
+
+  LOWEST = "lowest"
+  HIGHEST = "highest"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointPolicy:
+  """When to save and what to keep.
+
+  Attributes:
+    every_steps: A checkpoint is written after each so many steps, and after the
+      last one.
+    keep: How many of the newest stay on disk.
+    every_minutes: One is written, too, when the last is this old, at the next
+      report; None for by steps alone.
+    keep_best: How many of the best stay besides. A checkpoint is scored if its
+      step was evaluated: see `train.loop.train`.
+    best_metric: The name of the score in `metrics.jsonl`.
+    best: Which scores are good ones.
+  """
+
+  every_steps: int
+  keep: int
+  every_minutes: float | int | None = None
+  keep_best: int = 0
+  best_metric: str = "eval/loss"
+  best: Best | str = Best.LOWEST
+
+  def __post_init__(self):
+    member = as_member(Best, "best", self.best, "CheckpointPolicy.best")
+    object.__setattr__(self, "best", member)
+    check_at_least(
+      1, "CheckpointPolicy", every_steps=self.every_steps, keep=self.keep
+    )
+    check_at_least(0, "CheckpointPolicy", keep_best=self.keep_best)
+    if self.every_minutes is not None and not self.every_minutes > 0:
+      raise TaskMoeError(
+        f"every_minutes={self.every_minutes} is not above 0. Set"
+        " CheckpointPolicy.every_minutes, or leave it None."
+      )
+
+  def score(self, metrics: Mapping[str, Any]) -> float | None:
+    """What a checkpoint is judged by; None if its step was not evaluated."""
+    value = metrics.get(self.best_metric)
+    if value is None or not math.isfinite(value):
+      if self.keep_best:
+        _logger.warning(
+          "a checkpoint without %s is not among the best", self.best_metric
+        )
+      return None
+    return float(value)
+
+  def preservation(self) -> Any:
+    """Orbax's policy: the newest, and the best."""
+    policies = ocp.checkpoint_managers
+    sign = -1 if self.best is Best.LOWEST else 1
+
+    def goodness(metrics):
+      score = metrics["score"]
+      return -math.inf if score is None else sign * score
+
+    return policies.AnyPreservationPolicy(
+      [
+        policies.LatestN(self.keep),
+        policies.BestN(
+          get_metric_fn=goodness,
+          n=self.keep_best,
+          keep_checkpoints_without_metrics=False,
+        ),
+      ]
+    )
