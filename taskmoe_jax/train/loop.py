@@ -57,8 +57,7 @@ class BatchShape:
     source_length: Tokens of a source row, `<2xx>` and end of sentence included.
     target_length: Tokens of a target row, end of sentence included.
     pack: Whether rows hold as many sentences as fit, or one.
-    num_microbatches: In how many parts, one after the other, devices compute a
-      batch; more need less memory.
+    num_microbatches: In how many parts a batch is computed, to save memory.
   """
 
   batch_size: int
@@ -84,16 +83,14 @@ class BatchShape:
     check_microbatches(self.batch_size, self.num_microbatches, shards)
 
   def batches(self, mixture: Mixture, run: Run) -> TrainBatches:
+    shape = dataclasses.asdict(self)
+    del shape["num_microbatches"]
     return TrainBatches(
       mixture,
       vocabulary=run.vocabulary,
       task_space=run.task_space,
-      batch_size=self.batch_size,
-      rows_per_task_group=self.rows_per_task_group,
-      source_length=self.source_length,
-      target_length=self.target_length,
-      pack=self.pack,
       seed=run.seed,
+      **shape,
     )
 
 
@@ -149,7 +146,6 @@ def train(
     mesh: How to arrange all devices.
     fsdp: Whether parameters are also split over the `data` axis.
     train_steps: Steps in all, those before a restart included.
-    objective: The loss of a target token.
     seed: Of parameters, dropout and the order of the data.
     log_every: Steps between reports.
     config_text: The recipe, to be kept beside the checkpoints.
@@ -176,9 +172,8 @@ def train(
   data = batches.batches(mixture, run)
   open_run_directory(run_dir, run, config_text, samples(mixture, _SAMPLES))
   console = console or rich.console.Console()
-  loop = _Loop(
-    run, run_dir, config_text, program, data, batches.batch_size, console
-  )
+  size = batches.batch_size
+  loop = _Loop(run, run_dir, config_text, program, data, size, console)
   return loop(train_steps, log_every, checkpoints)
 
 

@@ -2,6 +2,8 @@
 
 import io
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 import sentencepiece
 
@@ -78,3 +80,29 @@ def vocabulary_of():
 @pytest.fixture
 def run(model_config, space, vocabulary_of):
   return Run(model_config(), space, vocabulary_of("abcdefgh"), seed=3)
+
+
+@pytest.fixture
+def dense(model_config):
+  """The quickest to compile."""
+  stack = StackConfig(num_layers=1, mlp_dims=(7,))
+  return model_config(encoder=stack, decoder=stack)
+
+
+@pytest.fixture
+def batch(space):
+  """Rows of en-de, fr-en, fr-en with 3, 1 and 4 target tokens."""
+  targets = np.array(
+    [[5, 9, 1, 0, 0], [1, 0, 0, 0, 0], [7, 7, 8, 1, 0]], np.int32
+  )
+  sources = np.array([[3, 6, 1, 0], [4, 1, 0, 0], [4, 12, 11, 1]], np.int32)
+  en, de, fr = map(space.language_id, ("en", "de", "fr"))
+  arrays = {
+    "encoder_input_tokens": sources,
+    "decoder_input_tokens": np.pad(targets, ((0, 0), (1, 0)))[:, :-1],
+    "decoder_target_tokens": targets,
+    "decoder_loss_weights": (targets > 0).astype(np.float32),
+    "source_language": np.array([en, fr, fr], np.int32),
+    "target_language": np.array([de, en, en], np.int32),
+  }
+  return {name: jnp.asarray(array) for name, array in arrays.items()}

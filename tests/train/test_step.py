@@ -8,7 +8,6 @@ import numpy as np
 import optax
 import pytest
 
-from taskmoe_jax.models.config import StackConfig
 from taskmoe_jax.models.losses import Objective
 from taskmoe_jax.models.transformer import Transformer
 from taskmoe_jax.train import optimizers
@@ -19,25 +18,6 @@ from taskmoe_jax.train.step import TrainStep
 @pytest.fixture(autouse=True)
 def _quick(quick_compilation):
   pass
-
-
-@pytest.fixture
-def batch(space):
-  """Rows of en-de, fr-en, fr-en with 3, 1 and 4 target tokens."""
-  targets = np.array(
-    [[5, 9, 1, 0, 0], [1, 0, 0, 0, 0], [7, 7, 8, 1, 0]], np.int32
-  )
-  sources = np.array([[3, 6, 1, 0], [4, 1, 0, 0], [4, 12, 11, 1]], np.int32)
-  en, de, fr = map(space.language_id, ("en", "de", "fr"))
-  arrays = {
-    "encoder_input_tokens": sources,
-    "decoder_input_tokens": np.pad(targets, ((0, 0), (1, 0)))[:, :-1],
-    "decoder_target_tokens": targets,
-    "decoder_loss_weights": (targets > 0).astype(np.float32),
-    "source_language": np.array([en, fr, fr], np.int32),
-    "target_language": np.array([de, en, en], np.int32),
-  }
-  return {name: jnp.asarray(array) for name, array in arrays.items()}
 
 
 def _sgd(learning_rate, clip=None):
@@ -255,13 +235,6 @@ def test_a_balance_bias_has_no_gradient(model_config, random_params, batch):
     assert not router["balance_bias"].any()
 
 
-@pytest.fixture
-def dense(model_config):
-  """The quickest to compile."""
-  stack = StackConfig(num_layers=1, mlp_dims=(7,))
-  return model_config(encoder=stack, decoder=stack)
-
-
 def test_the_z_loss_pulls_log_partitions_to_zero(run, dense, batch):
   config = dense
   params, after, metrics = run(config, z_loss_weight=0.5)
@@ -288,40 +261,3 @@ def test_the_z_loss_pulls_log_partitions_to_zero(run, dense, batch):
     without,
     gradient(params),
   )
-
-
-def test_what_is_not_finite_updates_nothing(space, batch, dense, random_params):
-  """But is counted: as a step, and as skipped; the schedule counts updates."""
-  optimizer = optimizers.adamw(
-    lambda step: 0.5 + step, b1=0.9, b2=0.98, eps=1e-9
-  )
-  objective = Objective(label_smoothing=0.0, z_loss_weight=0.0)
-  model = Transformer(dense, len(space.tasks))
-  step = TrainStep(model, optimizer, space, 1, objective, 0)
-  params, zero = random_params(model), jnp.int32(0)
-  state = TrainState(zero, params, optimizer.transformation.init(params), zero)
-
-  def take(state, weight):
-    rows = dict(batch)
-    rows["decoder_loss_weights"] = weight * batch["decoder_loss_weights"]
-    after, metrics = _take(step, state, rows)
-    assert int(after.step) == int(state.step) + 1
-    return after, metrics
-
-  first, metrics = take(state, 1.0)
-  assert (float(metrics.learning_rate), float(metrics.skipped)) == (0.5, 0)
-  for bad in (jnp.nan, jnp.inf):
-    after, metrics = take(first, bad)
-    assert (float(metrics.learning_rate), float(metrics.skipped)) == (1.5, 1)
-    assert int(after.skipped) == 1
-    jax.tree.map(
-      np.testing.assert_array_equal,
-      (after.params, after.optimizer_state),
-      (first.params, first.optimizer_state),
-    )
-  # As if the bad batch had not been, but for keys, of which there are none.
-  skipped, metrics = take(after, 1.0)
-  expected, _ = take(first, 1.0)
-  assert (float(metrics.learning_rate), float(metrics.skipped)) == (1.5, 0)
-  assert (int(skipped.step), int(skipped.skipped)) == (3, 1)
-  jax.tree.map(np.testing.assert_array_equal, skipped.params, expected.params)
