@@ -35,6 +35,10 @@ COMMANDS = {
     "make the vocabulary of a recipe's mixture",
     ("taskmoe_jax.data.vocabulary_training.make_vocabulary",),
   ),
+  "cache": Command(
+    "tokenise a recipe's mixture once, for many runs",
+    ("taskmoe_jax.data.cache_writing.write_cache",),
+  ),
   "precompile": Command(
     "compile a recipe for a TPU pod that is not there, and say what it costs"
   ),

@@ -95,6 +95,13 @@ class Corpus(Mixture):
   def text(self, pair: str, part: str) -> Text:
     """Returns the text whose i-th item is `(source, target)`."""
 
+  def columns(self, pair: str, part: str) -> tuple[Text, bool]:
+    """Returns the text as its columns stand, and whether the source is second.
+
+    Both directions of a pair may have the same text.
+    """
+    return self.text(pair, part), False
+
   @abc.abstractmethod
   def train_examples(self, pair: str, vocabulary: Vocabulary) -> TrainExamples:
     """Returns the token ids of a pair's train part.

@@ -6,7 +6,6 @@ flat arrays, not in lists of numbers.
 """
 
 import collections
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,7 +15,7 @@ from jaxtyping import Int
 from taskmoe_jax.data import sources
 from taskmoe_jax.data.corpus import Corpus, Text, TrainExamples
 from taskmoe_jax.data.packing import Ragged
-from taskmoe_jax.data.sources import ParallelSource
+from taskmoe_jax.data.tokens import read, tokenise
 from taskmoe_jax.vocabulary import Vocabulary
 
 Example = tuple[Int[np.ndarray, "_"], Int[np.ndarray, "_"]]
@@ -42,9 +41,6 @@ class LiveCorpus(Corpus):
   def rates(self) -> dict[str, float]:
     return sources.rates(self._mixture)
 
-  def source(self, pair: str) -> ParallelSource:
-    return self._sources[pair]
-
   def parts(self, pair: str) -> tuple[str, ...]:
     return tuple(self._sources[pair].splits)
 
@@ -53,6 +49,9 @@ class LiveCorpus(Corpus):
 
   def text(self, pair: str, part: str) -> Text:
     return self._sources[pair].text(part)
+
+  def columns(self, pair: str, part: str) -> tuple[Text, bool]:
+    return self._sources[pair].columns(part)
 
   def train_examples(self, pair: str, vocabulary: Vocabulary) -> TrainExamples:
     return _LiveExamples(
@@ -103,21 +102,6 @@ class _LiveExamples(TrainExamples):
         indices, zip(_split(sources), _split(targets), strict=True), strict=True
       )
     )
-
-
-def read(text: Text, indices: Sequence[int]) -> list[tuple[str, str]]:
-  """Reads many examples, at once where the text can."""
-  if hasattr(text, "read"):
-    return text.read(indices)
-  return [text[index] for index in indices]
-
-
-def tokenise(vocabulary: Vocabulary, lines: Sequence[str]) -> Ragged:
-  """Token ids of each line, without target symbol or end of sentence."""
-  ids = vocabulary.encode(lines)
-  sizes = np.fromiter(map(len, ids), np.int64, len(ids))
-  flat = np.fromiter(itertools.chain.from_iterable(ids), np.int32, sizes.sum())
-  return Ragged(flat, sizes)
 
 
 def _split(sequences: Ragged) -> list[Int[np.ndarray, "_"]]:

@@ -66,6 +66,10 @@ class ParallelSource(seqio.DataSource):
     text = self._open(part)
     return _Swapped(text) if self._swapped else text
 
+  def columns(self, part: str) -> tuple[Text, bool]:
+    """Returns the text as it stands, and whether it has the source second."""
+    return self._open(part), self._swapped
+
   def size(self, part: str) -> int | None:
     """Number of examples, or None if the text is endless."""
     text = self._open(part)

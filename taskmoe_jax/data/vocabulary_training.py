@@ -8,10 +8,9 @@ from collections.abc import Iterator
 
 import numpy as np
 import sentencepiece
-import seqio
 from etils import epath
 
-from taskmoe_jax.data import sources
+from taskmoe_jax.data.corpus import Corpus, Mixture, open_corpus
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.files import write_whole
 from taskmoe_jax.task_space import split_pair
@@ -32,7 +31,7 @@ _logger = logging.getLogger(__name__)
 
 
 def train_vocabulary(
-  mixture: seqio.Mixture, *, size: int, num_sentences: int, seed: int
+  mixture: Mixture, *, size: int, num_sentences: int, seed: int
 ) -> bytes:
   """Returns a SentencePiece model of text sampled at the mixture's rates.
 
@@ -54,18 +53,18 @@ def train_vocabulary(
       f"{num_sentences} sentences are too few for a vocabulary: it needs at"
       " least an example's two. Set VOCAB_SENTENCES."
     )
-  pairs = sources.parallel_sources(mixture)
-  targets = dict.fromkeys(split_pair(pair)[1] for pair in pairs)
+  corpus = open_corpus(mixture)
+  targets = dict.fromkeys(split_pair(pair)[1] for pair in corpus.pairs)
   _logger.info(
     "training a vocabulary of %d pieces on %d sentences of %d pairs",
     size,
     num_sentences,
-    len(pairs),
+    len(corpus.pairs),
   )
   model = io.BytesIO()
   try:
     sentencepiece.SentencePieceTrainer.train(
-      sentence_iterator=_sample(mixture, num_sentences, seed),
+      sentence_iterator=_sample(corpus, num_sentences, seed),
       model_writer=model,
       model_type="unigram",
       vocab_size=size,
@@ -86,13 +85,10 @@ def train_vocabulary(
   return model.getvalue()
 
 
-def _sample(
-  mixture: seqio.Mixture, num_sentences: int, seed: int
-) -> Iterator[str]:
+def _sample(corpus: Corpus, num_sentences: int, seed: int) -> Iterator[str]:
   """Yields sources and targets, each pair's by its rate."""
-  pairs = sources.parallel_sources(mixture)
-  for number, (pair, rate) in enumerate(sources.rates(mixture).items()):
-    text, size = pairs[pair].text("train"), pairs[pair].size("train")
+  for number, (pair, rate) in enumerate(corpus.rates.items()):
+    text, size = corpus.text(pair, "train"), corpus.size(pair, "train")
     count = max(1, round(rate * num_sentences / 2))
     # Not one sample for both directions, which share their text.
     generator = np.random.default_rng([seed, number])
@@ -142,18 +138,19 @@ class VocabularySource:
   seed: int
 
   def load_or_train(
-    self, mixture: seqio.Mixture, default_path: epath.Path
+    self, mixture: Mixture, default_path: epath.Path
   ) -> Vocabulary:
-    """Returns the vocabulary; trains it if no path is set and none is there."""
+    """Returns the vocabulary; trains it if no path is set and none is there.
+
+    A cache brings the vocabulary it was tokenised with, which is copied.
+    """
     if self.path is not None:
       return Vocabulary.load(self.path)
     if not default_path.exists():
       self.write(mixture, default_path)
     return Vocabulary.load(default_path)
 
-  def write(
-    self, mixture: seqio.Mixture, default_path: epath.Path
-  ) -> epath.Path:
+  def write(self, mixture: Mixture, default_path: epath.Path) -> epath.Path:
     """Trains the vocabulary and writes it, to `path` or the default.
 
     Raises:
@@ -161,9 +158,7 @@ class VocabularySource:
         models may have been trained with it.
     """
     path = epath.Path(self.path or default_path)
-    model = train_vocabulary(
-      mixture, size=self.size, num_sentences=self.num_sentences, seed=self.seed
-    )
+    model = self._model(mixture)
     if path.exists() and path.read_bytes() != model:
       raise TaskMoeError(
         f"{str(path)!r} is another vocabulary than this mixture gives, and is"
@@ -179,9 +174,17 @@ class VocabularySource:
       ) from None
     return path
 
+  def _model(self, mixture: Mixture) -> bytes:
+    corpus = open_corpus(mixture)
+    if corpus.vocabulary is not None:
+      return corpus.vocabulary.model
+    return train_vocabulary(
+      corpus, size=self.size, num_sentences=self.num_sentences, seed=self.seed
+    )
+
 
 def make_vocabulary(
-  *, vocabulary: VocabularySource, mixture: seqio.Mixture, run_dir: str
+  *, vocabulary: VocabularySource, mixture: Mixture, run_dir: str
 ) -> epath.Path:
   """Writes a recipe's vocabulary, to its path or into the run directory."""
   return vocabulary.write(mixture, epath.Path(run_dir) / "vocabulary.model")
