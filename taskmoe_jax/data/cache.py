@@ -111,7 +111,7 @@ class CachedCorpus(Corpus):
     """As it was read; of the train part, which is kept as tokens, decoded."""
     decode = _decode_bytes
     if part == "train":
-      decode = self.vocabulary.decode
+      decode = self._decode_tokens
     return _CachedText(self._columns(pair, part), decode)
 
   def train_examples(self, pair: str, vocabulary: Vocabulary) -> TrainExamples:
@@ -124,6 +124,9 @@ class CachedCorpus(Corpus):
       )
     columns = self._columns(pair, "train")
     return _CachedExamples(columns)
+
+  def _decode_tokens(self, lines: list[np.ndarray]) -> list[str]:
+    return self.vocabulary.decode([line.tolist() for line in lines])
 
   def _rates(self, temperature: float | None) -> dict[str, float]:
     pairs = self._manifest["pairs"]
@@ -206,7 +209,7 @@ class _CachedText:
     """Reads many sentences at once, in the order of the indices."""
     sides = self._columns.read(np.array(indices, np.int64))
     texts = [
-      self._decode(np.split(s.ids, np.cumsum(s.sizes)[:-1])) for s in sides
+      self._decode(np.split(ids, np.cumsum(sizes)[:-1])) for ids, sizes in sides
     ]
     return list(zip(*texts, strict=True))
 

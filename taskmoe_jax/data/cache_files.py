@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 import rich.console
 import rich.progress
+from etils import epath
 
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.files import write_whole
@@ -193,7 +194,8 @@ def crc32(path: pathlib.Path) -> int:
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-  write_whole(path, json.dumps(value, indent=1, sort_keys=True).encode())
+  """Writes JSON, its keys in their order: that of pairs is the mixture's."""
+  write_whole(epath.Path(path), json.dumps(value, indent=1).encode())
 
 
 def _read_verified(folder: pathlib.Path) -> dict[str, list[int]]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import rich.console
+from etils import epath
 
 from taskmoe_jax.data import cache_files
 from taskmoe_jax.data.cache_content import Content, content_of, settings_of
@@ -60,8 +61,7 @@ def write_cache(
     Whether the cache is finished; else other processes still write.
 
   Raises:
-    TaskMoeError: The folder holds a cache of other settings, of another
-      vocabulary or text.
+    TaskMoeError: The folder holds a cache of other settings or text.
   """
   console = console or rich.console.Console()
   corpus = open_corpus(mixture)
@@ -75,20 +75,13 @@ def write_cache(
     root.mkdir(parents=True, exist_ok=True)
     with _held(root / "vocabulary.lock", wait=True):
       path = root / cache_files.VOCABULARY
-      tokens = vocabulary.load_or_train(corpus, path)
+      tokens = vocabulary.load_or_train(corpus, epath.Path(path))
       if not path.exists():
-        write_whole(path, tokens.model)
+        write_whole(epath.Path(path), tokens.model)
     content = content_of(corpus, endless_examples)
     settings = settings_of(corpus.name, content, tokens, examples_per_shard)
     _agree(root, settings)
-    work = {
-      shard: (part, content.texts[text][part].columns)
-      for text, parts in content.texts.items()
-      for part in parts
-      for shard in cache_files.shards_of(
-        text, part, parts[part].size, examples_per_shard
-      )
-    }
+    work = _work(content, examples_per_shard)
     with ShardProgress(list(work), console) as progress:
       _write_shards(root, work, tokens, progress)
     return _finish(root, settings, content, console)
@@ -98,6 +91,20 @@ def write_cache(
       " CACHE to a folder with room, or mend it and run `taskmoe cache` again,"
       " which goes on where it stopped."
     ) from None
+
+
+def _work(
+  content: Content, examples_per_shard: int
+) -> dict[Shard, tuple[str, Text]]:
+  """The part and the text of every shard."""
+  return {
+    shard: (part, found.columns)
+    for text, parts in content.texts.items()
+    for part, found in parts.items()
+    for shard in cache_files.shards_of(
+      text, part, found.size, examples_per_shard
+    )
+  }
 
 
 def _agree(root: pathlib.Path, settings: Mapping[str, Any]) -> None:
@@ -189,7 +196,7 @@ def _finish(
 ) -> bool:
   """Writes the manifest if all shards are there; says how things stand."""
   per_shard = settings["examples_per_shard"]
-  texts, missing, num_bytes = {}, 0, 0
+  texts, missing = {}, 0
   for text, parts in content.texts.items():
     texts[text] = {}
     for part, found in parts.items():
