@@ -21,6 +21,8 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
   os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
+# No compiled programs of other runs.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = ""
 # TensorFlow greets on import.
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 # Text that tests read is not to stay in the user's cache.

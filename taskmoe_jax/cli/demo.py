@@ -16,6 +16,8 @@ import rich.table
 from etils import epath
 
 from taskmoe_jax.cli import gin_flags
+from taskmoe_jax.cli.compilation_cache import use_compilation_cache
+from taskmoe_jax.cli.train import INTERRUPTED
 from taskmoe_jax.config import gin_files
 from taskmoe_jax.config.build import arguments, configured
 from taskmoe_jax.task_space import split_pair
@@ -29,8 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   gin_flags.add_gin_flags(parser)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int:
   begin = time.perf_counter()
+  use_compilation_cache()
   gin_flags.load(args, files=["recipes/demo.gin"])
   console = rich.console.Console(soft_wrap=True, highlight=False)
   console.rule("1. vocabulary and training")
@@ -44,6 +47,8 @@ def run(args: argparse.Namespace) -> None:
   # Said before the training, not after it.
   reducible_stacks(built["model"])
   trained = loop.train(**built, **supplied)
+  if trained.stopped:
+    return INTERRUPTED
   console.rule("2. BLEU on unseen sentences")
   results = configured(evaluation.evaluate)(
     run_dir=trained.run_dir, console=console
@@ -72,6 +77,7 @@ def run(args: argparse.Namespace) -> None:
     f" max difference {worst:.1e};"
     f" {(time.perf_counter() - begin) / 60:.1f} min"
   )
+  return 0
 
 
 def _translate(

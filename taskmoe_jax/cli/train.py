@@ -1,18 +1,34 @@
-"""`taskmoe train`: trains the model of a recipe, or goes on training it."""
+"""`taskmoe train`: trains the model of a recipe, or goes on training it.
+
+A run that was killed goes on from its last checkpoint when the same command is
+given again, on the same or another number of hosts. At SIGTERM, which is how a
+machine is taken away, it saves first.
+
+Exit status, besides those of every command: 75 after SIGTERM, when all is
+saved and the run is to be started again; 76 if another process of the job has
+failed or fallen silent.
+"""
 
 import argparse
 
-from taskmoe_jax.cli import gin_flags
+from taskmoe_jax.cli import gin_flags, host_flags
+from taskmoe_jax.cli.compilation_cache import use_compilation_cache
 from taskmoe_jax.config import gin_files
 from taskmoe_jax.config.build import configured
+
+INTERRUPTED = 75
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   gin_flags.add_gin_flags(parser)
+  host_flags.add_host_flags(parser)
 
 
-def run(args: argparse.Namespace) -> None:
-  gin_flags.load(args)
-  from taskmoe_jax.train import loop
+def run(args: argparse.Namespace) -> int:
+  use_compilation_cache()
+  with host_flags.connected(args):
+    gin_flags.load(args)
+    from taskmoe_jax.train import loop
 
-  configured(loop.train)(config_text=gin_files.config_text())
+    result = configured(loop.train)(config_text=gin_files.config_text())
+  return INTERRUPTED if result.stopped else 0

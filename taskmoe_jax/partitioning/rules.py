@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Int
 
 from taskmoe_jax import axes
 from taskmoe_jax.errors import TaskMoeError
@@ -91,10 +92,34 @@ class Partitioning:
     """Into how many parts the rows of a batch are split."""
     return math.prod(self.mesh.shape[axis] for axis in _ROWS)
 
-  def spread_rows(self, rows: np.ndarray) -> jax.Array:
-    """Lays rows that every host holds on the devices, each host on its own."""
+  def rows_here(self, num_rows: int) -> Int[np.ndarray, "rows"]:
+    """Which rows of a batch lie on this process' devices, in order."""
+    places = self.sharding(axes.ACT_BATCH).addressable_devices_indices_map(
+      (num_rows,)
+    )
+    rows = np.arange(num_rows)
+    return np.unique(np.concatenate([rows[i] for (i,) in places.values()]))
+
+  def spread_rows(
+    self, rows: np.ndarray, num_rows: int | None = None
+  ) -> jax.Array:
+    """Lays rows on the devices, each process on its own.
+
+    Args:
+      rows: Those that lie on this process' devices (`rows_here`), or all.
+      num_rows: Of all processes together; unless given, these are all.
+    """
+    num_rows = len(rows) if num_rows is None else num_rows
+    here = np.arange(num_rows)
+    if len(rows) != num_rows:
+      here = self.rows_here(num_rows)
+
+    def part(index):
+      begin, end, _ = index[0].indices(num_rows)
+      return rows[np.searchsorted(here, begin) : np.searchsorted(here, end)]
+
     return jax.make_array_from_callback(
-      rows.shape, self.sharding(axes.ACT_BATCH), lambda index: rows[index]
+      (num_rows, *rows.shape[1:]), self.sharding(axes.ACT_BATCH), part
     )
 
   def parameter_sharding(

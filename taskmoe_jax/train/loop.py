@@ -2,25 +2,27 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable
 
 import rich.console
 
 from taskmoe_jax.data.batches import TrainBatches
 from taskmoe_jax.data.corpus import Mixture, samples, task_space_of
-from taskmoe_jax.data.prefetch import prefetch
 from taskmoe_jax.data.vocabulary_training import VocabularySource
 from taskmoe_jax.errors import TaskMoeError, check_at_least
 from taskmoe_jax.host_memory import keep_freed_memory
 from taskmoe_jax.models.config import ModelConfig
 from taskmoe_jax.models.losses import Objective
 from taskmoe_jax.partitioning.meshes import MeshShape, make_mesh
-from taskmoe_jax.partitioning.rules import Partitioning, activate
+from taskmoe_jax.partitioning.rules import Partitioning
 from taskmoe_jax.task_space import TaskBy
+from taskmoe_jax.train import hosts
+from taskmoe_jax.train.batch_shape import BatchShape
 from taskmoe_jax.train.checkpoint_policy import CheckpointPolicy
 from taskmoe_jax.train.checkpoints import Checkpoints
-from taskmoe_jax.train.hooks import Hook, Moment, TimeSpent
-from taskmoe_jax.train.microbatches import check_microbatches
+from taskmoe_jax.train.hooks import Hook, TimeSpent
+from taskmoe_jax.train.interruption import Interruption
 from taskmoe_jax.train.optimizers import Optimizer
 from taskmoe_jax.train.program import Program
 from taskmoe_jax.train.reporting import (
@@ -34,64 +36,17 @@ from taskmoe_jax.train.reporting import (
 from taskmoe_jax.train.run_directory import (
   Run,
   check_run_directory,
-  make_folder,
+  explained_write_errors,
   open_run_directory,
   vocabulary_path,
 )
+from taskmoe_jax.train.run_lock import HoldLock, RunLock, held
 from taskmoe_jax.train.saving import Saving
 from taskmoe_jax.train.state import TrainState
+from taskmoe_jax.train.steps import run_steps
 
-_PREFETCHED_BATCHES = 4
 # Sentences of each pair, with which exports are checked.
 _SAMPLES = 8
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BatchShape:
-  """Rows and lengths of a training batch.
-
-  Attributes:
-    batch_size: Rows, over all devices and hosts.
-    rows_per_task_group: Rows stand in groups of this many of one task each, so
-      that `expert_fetch` fetches experts once a group.
-    source_length: Tokens of a source row, `<2xx>` and end of sentence included.
-    target_length: Tokens of a target row, end of sentence included.
-    pack: Whether rows hold as many sentences as fit, or one.
-    num_microbatches: In how many parts a batch is computed, to save memory.
-  """
-
-  batch_size: int
-  rows_per_task_group: int
-  source_length: int
-  target_length: int
-  pack: bool
-  num_microbatches: int
-
-  def __post_init__(self):
-    # A row holds at least a token and the end of sentence; a source also <2xx>.
-    check_at_least(3, "BatchShape", source_length=self.source_length)
-    check_at_least(2, "BatchShape", target_length=self.target_length)
-
-  def check_divides(self, partitioning: Partitioning) -> None:
-    """Refuses a batch whose rows, or groups of rows, devices cannot share."""
-    shards = partitioning.num_row_shards
-    if self.batch_size % shards:
-      raise TaskMoeError(
-        f"a batch of {self.batch_size} rows does not divide over {shards}"
-        f" devices. Set BATCH_SIZE to a multiple of {shards}, or MeshShape."
-      )
-    check_microbatches(self.batch_size, self.num_microbatches, shards)
-
-  def batches(self, mixture: Mixture, run: Run) -> TrainBatches:
-    shape = dataclasses.asdict(self)
-    del shape["num_microbatches"]
-    return TrainBatches(
-      mixture,
-      vocabulary=run.vocabulary,
-      task_space=run.task_space,
-      seed=run.seed,
-      **shape,
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +60,7 @@ class TrainResult:
     seconds: Of this start of the run, compilation included.
     tokens_per_second: Target tokens, over the steps after compilation.
     parameters: Of the whole mixture.
+    stopped: Why it ended before its last step, if it did.
   """
 
   run: Run
@@ -113,6 +69,7 @@ class TrainResult:
   seconds: float
   tokens_per_second: float
   parameters: int
+  stopped: str | None = None
 
 
 def train(
@@ -154,27 +111,37 @@ def train(
     TaskMoeError: Anything that a user can mend, before step 0.
   """
   _check_steps(train_steps, seed, log_every, checkpoints)
+  console = hosts.console(console)
   partitioning = Partitioning(make_mesh(mesh), fsdp)
   batches.check_divides(partitioning)
+  hosts.check_agreement("recipe", {"the recipe": config_text})
   task_space = task_space_of(mixture, task_by)
-  make_folder(run_dir)
-  tokens = vocabulary.load_or_train(mixture, vocabulary_path(run_dir))
-  run = Run(model, task_space, tokens, seed)
-  check_run_directory(run_dir, run)
-  program = Program.of(
-    run,
-    optimizer,
-    partitioning,
-    rows_per_task_group=batches.rows_per_task_group,
-    num_microbatches=batches.num_microbatches,
-    objective=objective,
-  )
-  data = batches.batches(mixture, run)
-  open_run_directory(run_dir, run, config_text, samples(mixture, _SAMPLES))
-  console = console or rich.console.Console()
-  size = batches.batch_size
-  loop = _Loop(run, run_dir, config_text, program, data, size, console)
-  return loop(train_steps, log_every, checkpoints)
+  with explained_write_errors(run_dir), held(run_dir, console) as lock:
+    path = vocabulary_path(run_dir)
+    hosts.first_does(
+      "vocabulary", lambda: vocabulary.load_or_train(mixture, path)
+    )
+    run = Run(model, task_space, vocabulary.load_or_train(mixture, path), seed)
+    check_run_directory(run_dir, run)
+    program = Program.of(
+      run,
+      optimizer,
+      partitioning,
+      rows_per_task_group=batches.rows_per_task_group,
+      num_microbatches=batches.num_microbatches,
+      objective=objective,
+    )
+    data = batches.batches(mixture, run, partitioning)
+    hosts.check_agreement("run", {"the run": json.dumps(run.description())})
+    hosts.first_does(
+      "run directory",
+      lambda: open_run_directory(
+        run_dir, run, config_text, samples(mixture, _SAMPLES)
+      ),
+    )
+    size = batches.batch_size
+    loop = _Loop(run, run_dir, config_text, program, data, size, lock, console)
+    return loop(train_steps, log_every, checkpoints)
 
 
 @dataclasses.dataclass
@@ -187,6 +154,7 @@ class _Loop:
   program: Program
   data: TrainBatches
   batch_size: int
+  lock: RunLock | None
   console: rich.console.Console
 
   def __call__(
@@ -205,27 +173,50 @@ class _Loop:
       speed = Speed()
       # In this order; see `train.hooks`.
       hooks = [
+        Interruption(),
         ReportEvery(log_every),
         StepReports(self.run),
         DataReports(),
         speed,
-        WriteReports(self.run_dir, first),
-        ShowReports(last_step, first, self.console),
+        *self._writers(first, last_step),
         Saving(
           checkpoints, {**self.run.description(), "config": self.config_text}
         ),
       ]
       for hook in hooks:
         stack.callback(hook.close)
-      self._steps(state, last_step, hooks, spent)
+      done, stopped = run_steps(
+        self.program,
+        self.data,
+        self.batch_size,
+        state,
+        last_step,
+        hooks,
+        spent,
+      )
+    if stopped:
+      self._say(
+        f"{stopped}: saved step {done} of {last_step}; the same command goes on"
+      )
     return TrainResult(
       self.run,
       self.run_dir,
-      max(first, last_step),
+      done,
       spent.total,
       speed.tokens_per_second,
       self.program.num_parameters,
+      stopped,
     )
+
+  def _writers(self, first: int, last_step: int) -> list[Hook]:
+    """The hooks that only process 0 has."""
+    if self.lock is None:
+      return []
+    return [
+      WriteReports(self.run_dir, first),
+      ShowReports(last_step, first, self.console),
+      HoldLock(self.lock),
+    ]
 
   def _start(self, checkpoints: Checkpoints) -> TrainState:
     """Restores the newest checkpoint, or draws the parameters."""
@@ -235,40 +226,6 @@ class _Loop:
     self.data.restore(restored.position)
     self._say(f"going on: {restored.description}")
     return restored.state
-
-  def _steps(
-    self,
-    state: TrainState,
-    last_step: int,
-    hooks: Sequence[Hook],
-    spent: TimeSpent,
-  ) -> None:
-    """Trains until `last_step`, or until a hook says stop."""
-    done = int(state.step)
-    step = self.program.compiled_step()
-    calling = "compilation"
-    with contextlib.ExitStack() as stack:
-      stack.enter_context(activate(self.program.partitioning))
-      stream = prefetch(self.data, depth=_PREFETCHED_BATCHES)
-      stack.callback(lambda: stream.close())
-      while done < last_step:
-        with spent.on("input"):
-          batch, position = next(stream)
-          batch = self.program.on_devices(batch)
-        with spent.on(calling):
-          state, metrics = step(state, batch)
-        calling = "steps"
-        moment = Moment(done + 1, last_step, state, position, metrics, spent)
-        for hook in hooks:
-          with spent.on(hook.name):
-            hook.after_step(moment)
-        done, state = moment.done, moment.state
-        if moment.stop:
-          break
-        if moment.went_back:
-          stream.close()
-          self.data.restore(moment.position)
-          stream = prefetch(self.data, depth=_PREFETCHED_BATCHES)
 
   def _say_what_is_trained(self) -> None:
     self._say(

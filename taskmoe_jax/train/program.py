@@ -101,8 +101,16 @@ class Program:
     rows = self.partitioning.sharding(axes.ACT_BATCH)
     return compile_step(self.step, self.shardings, rows)
 
-  def on_devices(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Spreads the rows of a batch over the devices."""
+  def on_devices(
+    self, batch: Mapping[str, np.ndarray], num_rows: int | None = None
+  ) -> dict[str, jax.Array]:
+    """Spreads the rows of a batch over the devices.
+
+    Args:
+      batch: All its rows, or those of this process' devices.
+      num_rows: Of all processes together; unless given, these are all.
+    """
     return {
-      name: self.partitioning.spread_rows(rows) for name, rows in batch.items()
+      name: self.partitioning.spread_rows(rows, num_rows)
+      for name, rows in batch.items()
     }

@@ -8,8 +8,11 @@ RUN_DIR/
   metrics.jsonl       what was logged; tensorboard/ the same, to look at
 """
 
+import contextlib
 import dataclasses
+import errno
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
@@ -102,6 +105,30 @@ def make_folder(run_dir: epath.PathLike) -> None:
       f"cannot write into the run directory {str(run_dir)!r}"
       f" ({error.strerror}). Set RUN_DIR to another folder."
     ) from None
+
+
+# A disk that is full, a quota, the largest file; a disk that became read-only.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+# What TensorStore, with which Orbax writes, makes of them.
+_NO_ROOM_WORDS = ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "RESOURCE_EXHAUSTED")
+
+
+@contextlib.contextmanager
+def explained_write_errors(run_dir: epath.PathLike) -> Iterator[None]:
+  """Says in our words that there is no room, whoever has noticed."""
+  try:
+    yield
+  except (OSError, ValueError, RuntimeError) as error:
+    number = getattr(error, "errno", None)
+    full = any(word in str(error) for word in _NO_ROOM_WORDS)
+    if isinstance(error, TaskMoeError) or not (full or number in _NO_ROOM):
+      raise
+    raise TaskMoeError(
+      f"cannot write into the run directory {str(run_dir)!r} any more"
+      f" ({str(error).splitlines()[0]}). Make room, or fewer checkpoints"
+      " (CheckpointPolicy.keep), and start again: the run goes on from its last"
+      " complete checkpoint."
+    ) from error
 
 
 def check_run_directory(run_dir: epath.PathLike, run: Run) -> None:

@@ -282,6 +282,7 @@ def compile_step(
   return jax.jit(
     step,
     in_shardings=(shardings, batch_sharding),
-    out_shardings=(shardings, None),
+    # Metrics are whole everywhere, so that every process can report them.
+    out_shardings=(shardings, shardings.step),
     donate_argnums=0,
   )

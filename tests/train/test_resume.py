@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import taskmoe_jax
-from taskmoe_jax.train import loop
+from taskmoe_jax.train import steps
 
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 8
@@ -63,9 +63,9 @@ SLOW_PROGRAM = """
 import sys, time
 import jax
 from taskmoe_jax.cli.main import main
-from taskmoe_jax.train import loop
+from taskmoe_jax.train import steps
 
-devices, prefetch = jax.devices(), loop.prefetch
+devices, prefetch = jax.devices(), steps.prefetch
 jax.devices = lambda *_: devices[:1]
 jax.config.update("jax_disable_most_optimizations", True)
 
@@ -74,7 +74,7 @@ def slow(batches, *, depth):
     time.sleep(0.1)
     yield item
 
-loop.prefetch = slow
+steps.prefetch = slow
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -119,7 +119,7 @@ class PowerFailure(Exception):
 def test_an_interrupted_run_is_the_unbroken_one(
   unbroken, arguments, taskmoe, tmp_path, monkeypatch, last
 ):
-  prefetch = loop.prefetch
+  prefetch = steps.prefetch
 
   def failing(batches, *, depth):
     with contextlib.closing(prefetch(batches, depth=depth)) as stream:
@@ -128,7 +128,7 @@ def test_an_interrupted_run_is_the_unbroken_one(
     raise PowerFailure
 
   with monkeypatch.context() as patch:
-    patch.setattr(loop, "prefetch", failing)
+    patch.setattr(steps, "prefetch", failing)
     with pytest.raises(PowerFailure):
       taskmoe(*arguments(tmp_path))
   assert [r["step"] for r in _reports(tmp_path)] == list(range(1, last + 1))

@@ -1,0 +1,144 @@
+"""Notices when another process of the job has ended or fallen silent."""
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+# The exit status of a process that stops because another one did.
+LOST = 76
+
+_BEATS = "taskmoe/beats/"
+_REASON = "taskmoe/stopped"
+
+
+class HostWatch(threading.Thread):
+  """A thread that ends this process soon after another one has ended.
+
+  Process 0 listens to all others, and they to it, through the key-value store
+  of `jax.distributed`, which lives in process 0: if that one dies, the store
+  does not answer any more. Whoever stops says why, if it still can.
+
+  It ends the process at once (`os._exit`), since the main thread may be in a
+  collective that nobody will ever complete; a checkpoint that is being written
+  stays unfinished, as after a kill.
+  """
+
+  def __init__(
+    self,
+    client: Any,
+    name: str,
+    *,
+    silence_seconds: float,
+    process_id: int | None = None,
+    num_processes: int | None = None,
+    end: Callable[[str], None] | None = None,
+    clock: Callable[[], float] = time.monotonic,
+  ):
+    """Prepares the thread.
+
+    Args:
+      client: Of the key-value store.
+      name: This process, in messages.
+      silence_seconds: After which a process that does not beat is given up.
+      process_id: JAX's, unless given.
+      num_processes: JAX's, unless given.
+      end: Called with the reason instead of ending the process.
+      clock: Seconds, from any beginning.
+    """
+    super().__init__(name="host watch", daemon=True)
+    self._client = client
+    self._process = name
+    self._silence = silence_seconds
+    self._interval = silence_seconds / 12
+    self._id = jax.process_index() if process_id is None else process_id
+    self._num = jax.process_count() if num_processes is None else num_processes
+    self._end = end or self._end_process
+    self._clock = clock
+    self._stopped = threading.Event()
+    self._found = threading.Event()
+    self._beat = 0
+    # The last beat of each, when it was new, and what its process is called.
+    self._heard: dict[str, tuple[str, float]] = {}
+    self._begin = clock()
+
+  def stop(self) -> None:
+    self._stopped.set()
+
+  def tell(self, reason: str) -> None:
+    """Lets the others know why this process stops."""
+    self.stop()
+    try:
+      self._client.key_value_set(_REASON, reason, allow_overwrite=False)
+    except Exception:
+      return  # Another was first, or nobody is there.
+    if self._id == 0:
+      # The store ends with this process: time for the others to read it.
+      time.sleep(2 * self._interval)
+
+  def wait_for_reason(self) -> None:
+    """Waits until this thread has had the time to find what went wrong."""
+    self._found.wait(2 * self._interval)
+
+  def run(self) -> None:
+    while not self._stopped.is_set():
+      reason = self.look()
+      if self._stopped.is_set():
+        return
+      if reason:
+        self._found.set()
+        self._end(reason)
+        return
+      self._stopped.wait(self._interval)
+
+  def look(self) -> str | None:
+    """Beats, and returns why the job must stop, if it must."""
+    try:
+      self._beat += 1
+      self._client.key_value_set(
+        f"{_BEATS}{self._id}",
+        f"{self._beat} {self._process}",
+        allow_overwrite=True,
+      )
+      found = dict(self._client.key_value_dir_get("taskmoe/stopped"))
+      if found:
+        return next(iter(found.values()))
+      if self._id == 0:
+        return self._silent(dict(self._client.key_value_dir_get(_BEATS)))
+      return None
+    except Exception as error:
+      first_line = str(error).splitlines()[0]
+      return f"process 0, which coordinates, is gone ({first_line})"
+
+  def _silent(self, beats: dict[str, str]) -> str | None:
+    now = self._clock()
+    for process in range(1, self._num):
+      key = f"{_BEATS}{process}"
+      beat = beats.get(key, "")
+      before, since = self._heard.get(key, ("", self._begin))
+      if beat != before:
+        self._heard[key] = beat, now
+      elif now - since > self._silence:
+        name = before.partition(" ")[2] or f"process {process}"
+        reason = f"{name} has been silent for {now - since:.0f} s"
+        # Another may have told why already.
+        with contextlib.suppress(Exception):
+          self._client.key_value_set(_REASON, reason)
+        time.sleep(2 * self._interval)
+        return reason
+    return None
+
+  def _end_process(self, reason: str) -> None:
+    print(
+      f"taskmoe: error: {self._process} stops, since {reason}. Start the job"
+      " again, on the same or another number of hosts: it goes on from its last"
+      " checkpoint.",
+      file=sys.stderr,
+      flush=True,
+    )
+    os._exit(LOST)
