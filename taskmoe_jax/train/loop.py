@@ -44,6 +44,7 @@ from taskmoe_jax.train.run_lock import HoldLock, RunLock, held
 from taskmoe_jax.train.saving import Saving
 from taskmoe_jax.train.state import TrainState
 from taskmoe_jax.train.steps import run_steps
+from taskmoe_jax.vocabulary import Vocabulary
 
 # Sentences of each pair, with which exports are checked.
 _SAMPLES = 8
@@ -117,11 +118,8 @@ def train(
   hosts.check_agreement("recipe", {"the recipe": config_text})
   task_space = task_space_of(mixture, task_by)
   with explained_write_errors(run_dir), held(run_dir, console) as lock:
-    path = vocabulary_path(run_dir)
-    hosts.first_does(
-      "vocabulary", lambda: vocabulary.load_or_train(mixture, path)
-    )
-    run = Run(model, task_space, vocabulary.load_or_train(mixture, path), seed)
+    tokens = _vocabulary(vocabulary, mixture, run_dir)
+    run = Run(model, task_space, tokens, seed)
     check_run_directory(run_dir, run)
     program = Program.of(
       run,
@@ -132,13 +130,7 @@ def train(
       objective=objective,
     )
     data = batches.batches(mixture, run, partitioning)
-    hosts.check_agreement("run", {"the run": json.dumps(run.description())})
-    hosts.first_does(
-      "run directory",
-      lambda: open_run_directory(
-        run_dir, run, config_text, samples(mixture, _SAMPLES)
-      ),
-    )
+    _open(run_dir, run, config_text, mixture)
     size = batches.batch_size
     loop = _Loop(run, run_dir, config_text, program, data, size, lock, console)
     return loop(train_steps, log_every, checkpoints)
@@ -240,6 +232,26 @@ class _Loop:
 
   def _say(self, text: str) -> None:
     self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _vocabulary(
+  source: VocabularySource, mixture: Mixture, run_dir: str
+) -> Vocabulary:
+  """What process 0 has loaded or trained, on every process."""
+  path = vocabulary_path(run_dir)
+  hosts.first_does("vocabulary", lambda: source.load_or_train(mixture, path))
+  return source.load_or_train(mixture, path)
+
+
+def _open(run_dir: str, run: Run, config_text: str, mixture: Mixture) -> None:
+  """Opens the run directory, once all processes have the same run."""
+  hosts.check_agreement("run", {"the run": json.dumps(run.description())})
+  hosts.first_does(
+    "run directory",
+    lambda: open_run_directory(
+      run_dir, run, config_text, samples(mixture, _SAMPLES)
+    ),
+  )
 
 
 def _check_steps(
