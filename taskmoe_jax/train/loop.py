@@ -121,19 +121,11 @@ def train(
     tokens = _vocabulary(vocabulary, mixture, run_dir)
     run = Run(model, task_space, tokens, seed)
     check_run_directory(run_dir, run)
-    program = Program.of(
-      run,
-      optimizer,
-      partitioning,
-      rows_per_task_group=batches.rows_per_task_group,
-      num_microbatches=batches.num_microbatches,
-      objective=objective,
-    )
+    program = _program(run, optimizer, partitioning, batches, objective)
     data = batches.batches(mixture, run, partitioning)
     _open(run_dir, run, config_text, mixture)
-    size = batches.batch_size
-    loop = _Loop(run, run_dir, config_text, program, data, size, lock, console)
-    return loop(train_steps, log_every, checkpoints)
+    loop = _Loop(run, run_dir, program, data, batches.batch_size, lock, console)
+    return loop(train_steps, log_every, checkpoints, config_text)
 
 
 @dataclasses.dataclass
@@ -142,7 +134,6 @@ class _Loop:
 
   run: Run
   run_dir: str
-  config_text: str
   program: Program
   data: TrainBatches
   batch_size: int
@@ -150,7 +141,11 @@ class _Loop:
   console: rich.console.Console
 
   def __call__(
-    self, last_step: int, log_every: int, policy: CheckpointPolicy
+    self,
+    last_step: int,
+    log_every: int,
+    policy: CheckpointPolicy,
+    config_text: str,
   ) -> TrainResult:
     """Trains until `last_step`, from wherever the run has got to."""
     if self.program.partitioning.platform == "cpu":
@@ -171,9 +166,7 @@ class _Loop:
         DataReports(),
         speed,
         *self._writers(first, last_step),
-        Saving(
-          checkpoints, {**self.run.description(), "config": self.config_text}
-        ),
+        Saving(checkpoints, {**self.run.description(), "config": config_text}),
       ]
       for hook in hooks:
         stack.callback(hook.close)
@@ -241,6 +234,23 @@ def _vocabulary(
   path = vocabulary_path(run_dir)
   hosts.first_does("vocabulary", lambda: source.load_or_train(mixture, path))
   return source.load_or_train(mixture, path)
+
+
+def _program(
+  run: Run,
+  optimizer: Callable[..., Optimizer],
+  partitioning: Partitioning,
+  batches: BatchShape,
+  objective: Objective,
+) -> Program:
+  return Program.of(
+    run,
+    optimizer,
+    partitioning,
+    rows_per_task_group=batches.rows_per_task_group,
+    num_microbatches=batches.num_microbatches,
+    objective=objective,
+  )
 
 
 def _open(run_dir: str, run: Run, config_text: str, mixture: Mixture) -> None:
