@@ -4,13 +4,18 @@ import functools
 
 import seqio
 
-from taskmoe_jax.data.registration import register_mixture
-from taskmoe_jax.data.sources import ParallelSource
+from taskmoe_jax.data.cleaning import Cleaning
+from taskmoe_jax.data.registration import both_directions, register_mixture
 from taskmoe_jax.data.tsv import TsvFolder
 
 
 def tsv(
-  folder: str, *, vocabulary: str | None, temperature: float, name: str = "tsv"
+  folder: str,
+  *,
+  vocabulary: str | None,
+  temperature: float,
+  cleaning: Cleaning | None = None,
+  name: str = "tsv",
 ) -> seqio.Mixture:
   """Registers both directions of every pair in a folder, and their mixture.
 
@@ -18,19 +23,17 @@ def tsv(
     folder: Where the files are; the languages are read off their names.
     vocabulary: Of the seqio tasks, see `register_mixture`.
     temperature: Of the sampling, see `register_mixture`.
+    cleaning: What to leave out of the train parts; None for nothing.
     name: Of the mixture, and the first part of its seqio tasks' names.
   """
   files = TsvFolder(folder)
   sources = []
-  for first, second in files.pairs:
+  for pair in files.pairs:
     texts = {
-      part: functools.partial(files.text, (first, second), part)
-      for part in files.parts((first, second))
+      part: functools.partial(files.text, pair, part)
+      for part in files.parts(pair)
     }
-    sources += [
-      ParallelSource(first, second, texts),
-      ParallelSource(second, first, texts, swapped=True),
-    ]
+    sources += both_directions(pair, texts, cleaning=cleaning)
   return register_mixture(
     name,
     sources,

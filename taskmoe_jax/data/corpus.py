@@ -122,8 +122,23 @@ def open_corpus(mixture: Mixture) -> Corpus:
 
 
 def task_space_of(mixture: Mixture, task_by: TaskBy | str) -> TaskSpace:
-  """Returns the task space of all pairs of a mixture."""
-  return TaskSpace.from_pairs(open_corpus(mixture).pairs, task_by)
+  """Returns the task space of all pairs of a mixture.
+
+  Raises:
+    TaskMoeError: It is routed by pair, and a pair is not trained (zero-shot):
+      the paper leaves open what such a pair's task would be.
+  """
+  corpus = open_corpus(mixture)
+  space = TaskSpace.from_pairs(corpus.pairs, task_by)
+  if space.task_by is TaskBy.PAIR:
+    unseen = [p for p in space.pairs if "train" not in corpus.parts(p)]
+    if unseen:
+      raise TaskMoeError(
+        f"{', '.join(unseen)} of mixture {corpus.name!r} have no train part,"
+        " and so no task where one is routed by pair. Set TASK_BY to 'target'"
+        " or 'source', or MIXTURE to one without them."
+      )
+  return space
 
 
 def examples(

@@ -1,12 +1,14 @@
 """Parallel texts as seqio tasks and a mixture of them."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import seqio
 import tensorflow as tf
 
+from taskmoe_jax.data.cleaning import Cleaning, clean
+from taskmoe_jax.data.corpus import Text
 from taskmoe_jax.data.sources import ParallelSource
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.vocabulary import Vocabulary
@@ -45,18 +47,61 @@ def register_mixture(
   for source in sources:
     task = f"{task_prefix}_{source.source_language}_{source.target_language}"
     names.append(task)
-    if task in seqio.TaskRegistry.names():
-      seqio.TaskRegistry.remove(task)
-    seqio.TaskRegistry.add(
-      task,
-      source=source,
-      shuffle_buffer_size=None,
-      **_tokens_or_text(vocabulary, source.target_language),
-    )
+    add_task(task, source, vocabulary)
   if name in seqio.MixtureRegistry.names():
     seqio.MixtureRegistry.remove(name)
   rate = functools.partial(_rate, temperature=temperature)
   return seqio.MixtureRegistry.add(name, names, default_rate=rate)
+
+
+def add_task(
+  name: str, source: ParallelSource, vocabulary: str | None
+) -> seqio.Task:
+  """Registers the seqio task of a source, in place of an earlier one."""
+  if name in seqio.TaskRegistry.names():
+    seqio.TaskRegistry.remove(name)
+  return seqio.TaskRegistry.add(
+    name,
+    source=source,
+    shuffle_buffer_size=None,
+    **_tokens_or_text(vocabulary, source.target_language),
+  )
+
+
+def both_directions(
+  languages: tuple[str, str],
+  texts: Mapping[str, Callable[[], Text]],
+  *,
+  cleaning: Cleaning | None = None,
+) -> list[ParallelSource]:
+  """Returns the two sources of a text, which they share.
+
+  Args:
+    languages: Of the first and second side.
+    texts: Opens the text of each part there is.
+    cleaning: What to leave out of the train part; None for nothing.
+  """
+  opened = cleaned_texts(languages, texts, cleaning)
+  first, second = languages
+  return [
+    ParallelSource(first, second, opened),
+    ParallelSource(second, first, opened, swapped=True),
+  ]
+
+
+def cleaned_texts(
+  languages: tuple[str, str],
+  texts: Mapping[str, Callable[[], Text]],
+  cleaning: Cleaning | None,
+) -> dict[str, Callable[[], Text]]:
+  """Returns what opens each part: once, and the train part cleaned."""
+  opened = {part: functools.cache(open_) for part, open_ in texts.items()}
+  if cleaning and "train" in texts:
+    whole = opened["train"]
+    opened["train"] = functools.cache(
+      lambda: clean(whole(), cleaning, languages)
+    )
+  return opened
 
 
 def _tokens_or_text(
@@ -84,6 +129,8 @@ def _tokens_or_text(
 
 
 def _rate(task: seqio.Task, temperature: float) -> float:
+  if "train" not in task.splits:
+    return 1.0  # only evaluated, and so in no mixture of train parts
   size = task.source.size("train")
   return 1.0 if size is None else size ** (1 / temperature)
 

@@ -7,7 +7,7 @@ access here, which lets training compute its order instead of remembering it
 
 import itertools
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import seqio
@@ -25,10 +25,29 @@ class _Swapped:
 
   def __init__(self, text: Text):
     self._text = text
+    self.report = getattr(text, "report", {})
 
   def __getitem__(self, index: int) -> tuple[str, str]:
     first, second = self._text[index]
     return second, first
+
+  def read(self, indices: Sequence[int]) -> list[tuple[str, str]]:
+    read = getattr(self._text, "read", None)
+    lines = read(indices) if read else [self._text[i] for i in indices]
+    return [(second, first) for first, second in lines]
+
+
+class _SizedSwapped(_Swapped):
+  """One of a text that ends."""
+
+  def __len__(self) -> int:
+    return len(self._text)
+
+
+def swap(text: Text) -> Text:
+  """Returns a text with its columns exchanged."""
+  kind = _SizedSwapped if hasattr(text, "__len__") else _Swapped
+  return kind(text)
 
 
 class ParallelSource(seqio.DataSource):
@@ -64,7 +83,7 @@ class ParallelSource(seqio.DataSource):
   def text(self, part: str) -> Text:
     """Returns the text whose i-th item is `(source, target)`."""
     text = self._open(part)
-    return _Swapped(text) if self._swapped else text
+    return swap(text) if self._swapped else text
 
   def columns(self, part: str) -> tuple[Text, bool]:
     """Returns the text as it stands, and whether it has the source second."""
@@ -74,6 +93,16 @@ class ParallelSource(seqio.DataSource):
     """Number of examples, or None if the text is endless."""
     text = self._open(part)
     return len(text) if hasattr(text, "__len__") else None
+
+  @property
+  def cleaning_counts(self) -> dict[str, int] | None:
+    """Lines of the train part by what cleaning did, or None if it did nothing.
+
+    The keys are `lines`, `kept` and `cleaning.REASONS`.
+    """
+    if "train" not in self._texts:
+      return None
+    return getattr(self._open("train"), "report", {}).get("cleaning")
 
   def _open(self, part: str) -> Text:
     if part not in self._texts:
@@ -170,8 +199,8 @@ def _tasks(mixture: seqio.Mixture) -> dict[str, seqio.Task]:
     if not isinstance(task.source, ParallelSource):
       raise TaskMoeError(
         f"seqio task {task.name!r} of mixture {mixture.name!r} reads from a"
-        f" {type(task.source).__name__}: only a ParallelSource, such as the"
-        " tasks of taskmoe_jax.tasks.tsv and .cldr have, can be read by index."
+        f" {type(task.source).__name__}, which does not say of which pair it"
+        " is. Include mixtures/registered.gin and set registered.pairs."
       )
     if task.source.pair in tasks:
       raise TaskMoeError(

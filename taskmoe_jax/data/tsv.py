@@ -34,9 +34,10 @@ from taskmoe_jax.errors import TaskMoeError
 # Parts are called as seqio calls its splits; files say `dev`.
 FILE_PARTS = {"train": "train", "validation": "dev", "test": "test"}
 
-_LANGUAGE = r"[A-Za-z]+(?:_[A-Za-z0-9]+)*"
+# What may stand for a language in a file name.
+LANGUAGE = r"[A-Za-z]+(?:_[A-Za-z0-9]+)*"
 _FILE_NAME = re.compile(
-  rf"({_LANGUAGE})-({_LANGUAGE})\.(train|dev|test)\.tsv(?:\.gz)?"
+  rf"({LANGUAGE})-({LANGUAGE})\.(train|dev|test)\.tsv(?:\.gz)?"
 )
 _MALFORMED_LIMIT = 0.01
 _LINES_REPORTED = 3

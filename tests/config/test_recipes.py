@@ -22,6 +22,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "recipes"
 NAMES = sorted(path.stem for path in (ROOT / "gin" / "recipes").glob("*.gin"))
 REQUIRED = {"RUN_DIR": "run", "TSV_FOLDER": "corpus"}
+pytestmark = pytest.mark.usefixtures("wmt_data")
 
 
 @pytest.fixture(autouse=True)
@@ -220,17 +221,3 @@ def test_each_flag_in_the_header_of_the_routing():
     both = not flag.startswith("--gin.encoder/")
     other = dataclasses.replace(decoder, **{name: value}) if both else decoder
     assert models(flag, *more) == (changed, other)
-
-
-def test_every_gin_file_belongs_to_a_recipe():
-  folder = ROOT / "gin"
-  pending = [f"recipes/{name}.gin" for name in NAMES]
-  pending.append("mixtures/cache.gin")  # read after any of them
-  used = set()
-  while pending:
-    used.add(name := pending.pop())
-    text = (folder / name).read_text()
-    pending += re.findall(r"^include '(.*)'", text, re.MULTILINE)
-  assert used == {
-    path.relative_to(folder).as_posix() for path in folder.rglob("*.*")
-  }

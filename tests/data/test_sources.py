@@ -187,9 +187,9 @@ def test_seqio_task_that_reads_something_else(mixture_of):
   with pytest.raises(TaskMoeError) as error:
     parallel_sources(mixture)
   assert str(error.value) == (
-    "seqio task 'stories' of mixture 'bedtime' reads from a TextLineDataSource:"
-    " only a ParallelSource, such as the tasks of taskmoe_jax.tasks.tsv and"
-    " .cldr have, can be read by index."
+    "seqio task 'stories' of mixture 'bedtime' reads from a TextLineDataSource,"
+    " which does not say of which pair it is. Include mixtures/registered.gin"
+    " and set registered.pairs."
   )
 
 

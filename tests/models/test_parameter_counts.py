@@ -24,9 +24,10 @@ def model_of():
   """Builds the model config of a recipe, and nothing else of it."""
 
   def build(recipe, *flags):
+    folder = () if recipe.startswith("wmt") else ("--gin.TSV_FOLDER=x",)
     gin_files.load(
       [f"recipes/{recipe}.gin"],
-      ["--gin.RUN_DIR=x", "--gin.TSV_FOLDER=x", *flags],
+      ["--gin.RUN_DIR=x", *folder, *flags],
       top_functions=commands.top_functions(),
     )
     # gin's references build what they name when they are copied.
