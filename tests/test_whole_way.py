@@ -56,10 +56,12 @@ def test_whole_way(small_recipe, taskmoe, tmp_path, capsys, encoder, decoder):
           assert sum(report[load]) == pytest.approx(1)
         assert 0 <= report[f"{prefix}/overlap_mean"] <= 1 + 1e-6
 
-  taskmoe("evaluate", f"--run_dir={run_dir}", "--pairs=en-de,fr-en")
-  results = json.loads(
-    (run_dir / "evaluation" / "test-2" / "results.json").read_text()
+  scores = run_dir / "scores"
+  taskmoe(
+    *("evaluate", f"--run_dir={run_dir}", "--pairs=en-de,fr-en"),
+    *("--beam_size=1", f"--out={scores}"),
   )
+  results = json.loads((scores / "results.json").read_text())
   assert [pair["pair"] for pair in results["pairs"]] == ["en-de", "fr-en"]
   assert [pair["examples"] for pair in results["pairs"]] == [2, 2]
 

@@ -1,104 +1,211 @@
-"""Decodes a test set pair by pair and scores it."""
+"""`evaluate`: what `taskmoe evaluate` calls with what gin binds."""
 
-import time
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Sequence
 
+import jax
 import rich.console
-import rich.progress
 from etils import epath
 
 from taskmoe_jax.data.corpus import Mixture
-from taskmoe_jax.data.corpus import examples as examples_of
-from taskmoe_jax.decoding.translator import Translator
-from taskmoe_jax.errors import TaskMoeError, one_of
-from taskmoe_jax.evaluate import report
-from taskmoe_jax.evaluate.scores import score_pair
+from taskmoe_jax.decoding.search import (
+  USUAL_LENGTHS,
+  Beam,
+  Greedy,
+  Lengths,
+  Search,
+)
+from taskmoe_jax.errors import TaskMoeError
+from taskmoe_jax.evaluate import groups as pair_groups
+from taskmoe_jax.evaluate import page, results, scores, tables, texts
+from taskmoe_jax.evaluate.models import Evaluated, load_evaluated
+from taskmoe_jax.evaluate.scores import Scoring
+from taskmoe_jax.evaluate.translating import Decoding, translate
 from taskmoe_jax.partitioning.meshes import MeshShape
-from taskmoe_jax.train.restoring import load_translator
-
-PARTS = ("validation", "test")
+from taskmoe_jax.task_space import split_pair
 
 
 def evaluate(
   *,
-  mixture: Mixture,
-  run_dir: epath.PathLike,
+  mixture: Mixture | None,
+  run_dir: epath.PathLike | None,
   part: str,
   examples: int | None,
   batch_size: int,
-  mesh: MeshShape,
+  mesh: MeshShape | None,
+  search: Search,
+  scoring: Scoring,
+  high_resource: int | Sequence[str] | None,
+  lengths: Lengths = USUAL_LENGTHS,
   pairs: Sequence[str] | None = None,
   step: int | None = None,
+  bundle: epath.PathLike | None = None,
+  tsv: str | None = None,
+  test_set: str | None = None,
+  out: epath.PathLike | None = None,
   console: rich.console.Console | None = None,
-) -> report.Results:
-  """Translates a part of a mixture, scores every pair and writes the results.
+) -> results.Results:
+  """Translates a text, scores every pair, and writes the results.
 
-  They go to `RUN_DIR/evaluation/<part>-<step>/`; see `evaluate.report` for the
-  files. All sentences are decoded as they are in the corpus; nothing is
-  normalised that would change BLEU.
+  Sentences are translated as they are in the corpus: nothing is normalised.
 
   Args:
-    mixture: The seqio mixture whose text is translated.
+    mixture: Whose part is translated, unless `tsv` or `test_set` is given, and
+      whose training text is counted; None if neither is wanted.
     run_dir: The run directory.
     part: `validation` or `test`.
     examples: The first so many of each pair; None for all.
     batch_size: Rows decoded together.
     mesh: How to arrange all devices.
-    pairs: Which pairs; all of the mixture unless given.
+    search: How to search.
+    scoring: How to score.
+    high_resource: Which languages count as high-resource, or the number of
+      pairs of training text above which one does; None for no such averages.
+    lengths: How long sources and translations may be.
+    pairs: Which pairs; all there are unless given.
     step: Which checkpoint; the newest unless given.
-    console: Where the table is shown.
+    bundle: A bundle to evaluate instead of the run.
+    tsv: Text to translate: see `texts.of_tsv`.
+    test_set: Text to translate: see `texts.of_sacrebleu`.
+    out: Where the results go; `evaluation/...` of the model unless given.
+    console: Where progress and the table are shown.
   """
-  if part not in PARTS:
-    raise TaskMoeError(one_of("part", part, PARTS) + ". Set --part.")
-  console = console or rich.console.Console()
-  translator, step = load_translator(run_dir, step=step, mesh=mesh)
-  texts = {
-    pair: examples_of(mixture, part=part, pair=pair, limit=examples)
-    for pair in pairs or translator.task_space.pairs
-  }
-  begin = time.perf_counter()
-  translations, tokens = _translate(translator, texts, batch_size, console)
-  seconds = time.perf_counter() - begin
-  results = report.results_dict(
-    [
-      score_pair(pair, found.hypotheses, found.references)
-      for pair, found in translations.items()
-    ],
-    run=str(run_dir),
-    step=step,
-    split=part,
-    decoder={"search": "greedy"},
-    seconds=seconds,
-    tokens=tokens,
+  texts.check_part(part)
+  model = {"run_dir": run_dir, "bundle": bundle, "step": step, "mesh": mesh}
+  evaluated = load_evaluated(**model)
+  where = {"part": part, "tsv": tsv, "test_set": test_set}
+  text = _text(evaluated, mixture, **where, pairs=pairs, limit=examples)
+  name = _folder_name(text, examples, evaluated.step, search)
+  return evaluate_text(
+    evaluated,
+    text,
+    Decoding(search=search, lengths=lengths, batch_size=batch_size),
+    scoring,
+    groups=functools.partial(_groups, mixture, high_resource),
+    folder=epath.Path(out or evaluated.folder / "evaluation" / name),
+    console=console,
   )
-  folder = epath.Path(run_dir) / "evaluation" / f"{part}-{step}"
-  report.write_results(folder, results, translations)
-  report.print_table(console, results)
+
+
+def evaluate_text(
+  evaluated: Evaluated,
+  text: texts.Text,
+  decoding: Decoding,
+  scoring: Scoring,
+  *,
+  groups: Callable[[Evaluated, texts.Text, list[str]], dict[str, list[str]]],
+  folder: epath.Path,
+  console: rich.console.Console | None,
+) -> results.Results:
+  """Does what `evaluate` says, once it is known what with.
+
+  Returns:
+    What `results.json` holds, and the folder; nothing but for the first of
+    several processes.
+  """
+  console = console or rich.console.Console()
+  if jax.process_index():
+    console = rich.console.Console(quiet=True)
+  scoring, notes = scoring.available()
+  records = translate(
+    evaluated, text, decoding, scoring, folder=folder, console=console
+  )
+  if jax.process_index():
+    return {}
+  notes += [
+    note
+    for language in sorted({split_pair(pair)[1] for pair in text.pairs})
+    for note in scores.tokenizer_notes(language)
+  ]
+  found = results.gather(
+    records,
+    groups(evaluated, text, notes),
+    model=(str(evaluated.folder), evaluated.step),
+    text=text,
+    search=decoding.description(),
+    scoring=scoring,
+    notes=notes,
+  )
+  _report(found, folder, console)
+  return {**found, "folder": str(folder)}
+
+
+def _report(
+  found: results.Results, folder: epath.Path, console: rich.console.Console
+) -> None:
+  """Writes the files of all pairs together, and prints the table."""
+  pages = {
+    "results.md": tables.markdown(found),
+    "index.html": page.results_page(found, folder),
+  }
+  results.write_results(folder, found, pages)
+  tables.print_results(console, found)
   console.print(f"results in {folder}", highlight=False, soft_wrap=True)
-  return results
 
 
-def _translate(
-  translator: Translator,
-  texts: Mapping[str, Sequence[tuple[str, str]]],
-  batch_size: int,
-  console: rich.console.Console,
-) -> tuple[dict[str, report.Translations], int]:
-  """Translates all pairs; returns their texts and the number of tokens."""
-  translations, tokens = {}, 0
-  with rich.progress.Progress(console=console, transient=True) as progress:
-    bar = progress.add_task("translating", total=sum(map(len, texts.values())))
-    for pair, rows in texts.items():
-      progress.update(bar, description=f"translating {pair}")
-      sources, references = zip(*rows, strict=True)
-      decoded = translator.decode(
-        sources,
-        pair,
-        batch_size=batch_size,
-        progress=lambda number: progress.advance(bar, number),
+def _text(
+  evaluated: Evaluated,
+  mixture: Mixture | None,
+  *,
+  part: str,
+  pairs: Sequence[str] | None,
+  limit: int | None,
+  tsv: str | None,
+  test_set: str | None,
+) -> texts.Text:
+  space = evaluated.translator.task_space
+  if tsv and test_set:
+    raise TaskMoeError(
+      f"two texts to evaluate on: --tsv={tsv} and --test_set={test_set}. Set"
+      " one of them."
+    )
+  if tsv:
+    return texts.of_tsv(tsv, part=part, pairs=pairs, space=space, limit=limit)
+  if test_set:
+    return texts.of_sacrebleu(test_set, pairs=pairs, space=space, limit=limit)
+  if mixture is None:
+    raise TaskMoeError(
+      "nothing to evaluate on. Set --tsv, --test_set, or --gin_file to a"
+      " recipe with a mixture."
+    )
+  return texts.of_mixture(
+    mixture, part=part, pairs=pairs, space=space, limit=limit
+  )
+
+
+def _folder_name(
+  text: texts.Text, examples: int | None, step: int, search: Search
+) -> str:
+  """Names what tells one evaluation of a model from another."""
+  first = f"-first{examples}" if examples else ""
+  match search:
+    case Greedy():
+      how = "greedy"
+    case Beam():
+      how = f"beam{search.size}-lp{search.length_penalty:g}"
+    case _:
+      how = f"sampling{search.temperature:g}-seed{search.seed}"
+  return f"{text.name}{first}-{step}-{how}"
+
+
+def _groups(
+  mixture: Mixture | None,
+  high_resource: int | Sequence[str] | None,
+  evaluated: Evaluated,
+  text: texts.Text,
+  notes: list[str],
+) -> dict[str, list[str]]:
+  """The groups of pairs; adds to the notes what could not be told."""
+  trained = evaluated.translator.task_space.pairs
+  if mixture is not None:
+    trained = pair_groups.trained_pairs(mixture)
+  if isinstance(high_resource, int):
+    more_than, high_resource = high_resource, None
+    if mixture is not None:
+      high_resource, said = pair_groups.high_resource_languages(
+        mixture, more_than
       )
-      translations[pair] = report.Translations(
-        sources, decoded.texts, references
-      )
-      tokens += sum(map(len, decoded.token_ids))
-  return translations, tokens
+      notes += said
+  return pair_groups.groups_of(
+    list(text.pairs), trained=trained, high_resource=high_resource
+  )

@@ -1,11 +1,13 @@
 """Flags, input and mistakes of each command; nothing is trained here."""
 
+import argparse
 import os
 import pathlib
 import shutil
 import subprocess
 import sys
 
+from taskmoe_jax.cli import evaluate
 from taskmoe_jax.cli.commands import COMMANDS
 from taskmoe_jax.config import gin_files
 
@@ -64,8 +66,8 @@ def test_a_run_directory_must_be_named(fails):
   )
   fails(
     ["evaluate"],
-    "nothing to evaluate: set --run_dir, or --gin_file to a recipe whose"
-    " RUN_DIR holds a run.",
+    "nothing to evaluate: set --run_dir, --bundle, or --gin_file to a recipe"
+    " whose RUN_DIR holds a run.",
   )
 
 
@@ -90,3 +92,33 @@ def test_an_unknown_part(tmp_path, fails):
     "unknown part 'tset': accepted are validation, test (did you mean 'test'?)."
     " Set --part.",
   )
+
+
+def test_evaluate_takes_one_model(tmp_path, fails):
+  fails(
+    ["evaluate", "--run_dir=a", "--bundle=b"],
+    "two models to evaluate: --run_dir=a and --bundle=b. Set one of them.",
+  )
+  fails(
+    ["evaluate", "--compare", str(tmp_path), str(tmp_path)],
+    f"{str(tmp_path)!r} has no results.json: name a folder of results, or a run"
+    " that `taskmoe evaluate` has evaluated.",
+  )
+
+
+def test_flags_of_evaluate_are_bindings():
+  parser = argparse.ArgumentParser()
+  evaluate.add_arguments(parser)
+  args = parser.parse_args(
+    ["--beam_size=3", "--metrics=bleu,ter", "--examples=5"]
+  )
+  assert evaluate.bindings(args) == [
+    "--gin.scores.Scoring.metrics=('bleu', 'ter')",
+    "--gin.evaluation.evaluate.examples=5",
+    "--gin.evaluation.evaluate.search=@search.Beam()",
+    "--gin.search.Beam.size=3",
+  ]
+  args = parser.parse_args(["--beam_size=1"])
+  assert evaluate.bindings(args) == [
+    "--gin.evaluation.evaluate.search=@search.Greedy()"
+  ]

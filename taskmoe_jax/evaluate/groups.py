@@ -1,0 +1,105 @@
+"""The groups of pairs whose scores are averaged, as in the paper's Table 1.
+
+Its "Average" is over all 32 directions, the two zero-shot ones among them; so
+are its high-resource ones. What is the same without them stands beside it.
+"""
+
+from collections.abc import Sequence
+
+from taskmoe_jax.data.corpus import Mixture, open_corpus
+from taskmoe_jax.errors import TaskMoeError
+from taskmoe_jax.task_space import split_pair
+
+# In the order of the tables.
+GROUPS = {
+  "all": "average",
+  "supervised": "average without zero-shot",
+  "xx-en": "average xx→en",
+  "en-xx": "average en→xx",
+  "high": "average high-resource",
+  "high-supervised": "average high-resource without zero-shot",
+  "low": "average low-resource",
+  "low-supervised": "average low-resource without zero-shot",
+  "zero-shot": "average zero-shot",
+}
+
+
+def groups_of(
+  pairs: Sequence[str],
+  *,
+  trained: Sequence[str],
+  high_resource: Sequence[str] | None,
+) -> dict[str, list[str]]:
+  """Sorts pairs into groups; one that has no pair is left out.
+
+  A pair without English, such as `de-fr`, is of no direction. A pair is
+  high-resource if all of its languages but English are.
+
+  Args:
+    pairs: What was evaluated.
+    trained: The pairs there was training text for; all others are zero-shot.
+    high_resource: The languages with much training text; None if that is not
+      known, and then nothing is high- or low-resource.
+  """
+  unseen = [pair for pair in pairs if pair not in trained]
+  high = []
+  if high_resource is not None:
+    high = [p for p in pairs if _languages(p) <= set(high_resource)]
+  low = [p for p in pairs if high_resource is not None and p not in high]
+  found = {
+    "all": list(pairs),
+    "xx-en": [p for p in pairs if split_pair(p)[1] == "en"],
+    "en-xx": [p for p in pairs if split_pair(p)[0] == "en"],
+    "high": high,
+    "low": low,
+    "zero-shot": unseen,
+  }
+  if unseen:
+    for name, source in (
+      ("supervised", "all"),
+      ("high-supervised", "high"),
+      ("low-supervised", "low"),
+    ):
+      seen = [pair for pair in found[source] if pair not in unseen]
+      if len(seen) < len(found[source]):
+        found[name] = seen
+  return {name: found[name] for name in GROUPS if found.get(name)}
+
+
+def trained_pairs(mixture: Mixture) -> list[str]:
+  """The pairs of a mixture that have a train part."""
+  corpus = open_corpus(mixture)
+  return [pair for pair in corpus.pairs if "train" in corpus.parts(pair)]
+
+
+def high_resource_languages(
+  mixture: Mixture, more_than: int
+) -> tuple[list[str] | None, list[str]]:
+  """The languages with more than so many pairs of training text.
+
+  What counts is a language's largest train part: the paper's `de-fr`, of which
+  it trains on nothing, is high-resource, because German and French are.
+
+  Returns:
+    The languages, or None if the text is endless or not here; and notes.
+  """
+  sizes: dict[str, int] = {}
+  corpus = open_corpus(mixture)
+  try:
+    for pair in trained_pairs(corpus):
+      size = corpus.size(pair, "train")
+      if size is None:
+        return None, []
+      for language in _languages(pair):
+        sizes[language] = max(size, sizes.get(language, 0))
+  except TaskMoeError as error:
+    return None, [
+      f"no averages by resources: {error} Or name the languages with much"
+      " training text: --high_resource=de,fr."
+    ]
+  return [name for name, size in sizes.items() if size > more_than], []
+
+
+def _languages(pair: str) -> set[str]:
+  languages = set(split_pair(pair))
+  return languages - {"en"} or languages
