@@ -42,6 +42,10 @@ COMMANDS = {
   "precompile": Command(
     "compile a recipe for a TPU pod that is not there, and say what it costs"
   ),
+  "data": Command(
+    "show what a recipe's mixture gives: sizes, rates, lengths, rows",
+    ("taskmoe_jax.train.loop.train",),
+  ),
   "evaluate": Command(
     "translate a test set and score every pair",
     ("taskmoe_jax.evaluate.evaluation.evaluate",),
