@@ -10,6 +10,7 @@ from jax.extend import core
 from taskmoe_jax import axes
 from taskmoe_jax.models.config import ModelConfig
 from taskmoe_jax.partitioning.rules import Partitioning
+from taskmoe_jax.train.microbatches import rows_together
 from taskmoe_jax.train.program import Program
 
 
@@ -23,8 +24,18 @@ def activation_bytes(program: Program, batch: Mapping[str, Any]) -> int:
     program: Its partitioning must be active.
     batch: Shapes of what it is fed.
   """
-  params = nn.unbox(program.params)
-  rows = batch["source_language"]
+  params, parts = nn.unbox(program.params), program.step.num_microbatches
+  together = rows_together(
+    batch["source_language"].shape[0], parts, program.step.rows_per_task_group
+  )
+  # Microbatches come one after the other, and each takes the memory anew.
+  batch = {
+    name: jax.ShapeDtypeStruct(
+      (rows.shape[0] // parts, *rows.shape[1:]), rows.dtype
+    )
+    for name, rows in batch.items()
+  }
+  task_ids = batch["source_language"]
 
   def backward(params, batch, task_ids):
     def loss(params):
@@ -33,7 +44,7 @@ def activation_bytes(program: Program, batch: Mapping[str, Any]) -> int:
         batch,
         task_ids,
         train=True,
-        rows_per_task_group=program.step.rows_per_task_group,
+        rows_per_task_group=together,
         rngs={"dropout": jax.random.key(0)},
       )
       # Any loss of a token reads all of its logits.
@@ -41,7 +52,7 @@ def activation_bytes(program: Program, batch: Mapping[str, Any]) -> int:
 
     return jax.vjp(loss, params)[1]
 
-  jaxpr = jax.make_jaxpr(backward)(params, batch, rows).jaxpr
+  jaxpr = jax.make_jaxpr(backward)(params, batch, task_ids).jaxpr
   # Parameters are saved too, and cost nothing.
   given = set(jaxpr.invars)
   saved = {

@@ -36,6 +36,11 @@ class BatchShape:
     check_at_least(3, "BatchShape", source_length=self.source_length)
     check_at_least(2, "BatchShape", target_length=self.target_length)
 
+  @property
+  def lengths(self) -> tuple[int, int]:
+    """Of a source row and of a target row."""
+    return self.source_length, self.target_length
+
   def check_divides(self, partitioning: Partitioning) -> None:
     """Refuses a batch whose rows, or groups of rows, devices cannot share."""
     shards = partitioning.num_row_shards

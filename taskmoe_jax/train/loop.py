@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 from collections.abc import Callable
+from typing import NamedTuple
 
 import rich.console
 
@@ -29,9 +30,9 @@ from taskmoe_jax.train.reporting import (
   DataReports,
   ReportEvery,
   ShowReports,
-  Speed,
   StepReports,
   WriteReports,
+  say_what_is_trained,
 )
 from taskmoe_jax.train.run_directory import (
   Run,
@@ -44,33 +45,12 @@ from taskmoe_jax.train.run_lock import HoldLock, RunLock, held
 from taskmoe_jax.train.saving import Saving
 from taskmoe_jax.train.state import TrainState
 from taskmoe_jax.train.steps import run_steps
+from taskmoe_jax.train.train_result import TrainResult
+from taskmoe_jax.train.watching import Watching
 from taskmoe_jax.vocabulary import Vocabulary
 
 # Sentences of each pair, with which exports are checked.
 _SAMPLES = 8
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainResult:
-  """What a finished run can say of itself.
-
-  Attributes:
-    run: What was trained.
-    run_dir: Where it is.
-    step: Steps done in all.
-    seconds: Of this start of the run, compilation included.
-    tokens_per_second: Target tokens, over the steps after compilation.
-    parameters: Of the whole mixture.
-    stopped: Why it ended before its last step, if it did.
-  """
-
-  run: Run
-  run_dir: str
-  step: int
-  seconds: float
-  tokens_per_second: float
-  parameters: int
-  stopped: str | None = None
 
 
 def train(
@@ -88,6 +68,7 @@ def train(
   seed: int,
   log_every: int,
   checkpoints: CheckpointPolicy,
+  watching: Watching,
   run_dir: str,
   config_text: str,
   console: rich.console.Console | None = None,
@@ -106,6 +87,7 @@ def train(
     train_steps: Steps in all, those before a restart included.
     seed: Of parameters, dropout and the order of the data.
     log_every: Steps between reports.
+    watching: How often to evaluate, and what else to write down.
     config_text: The recipe, to be kept beside the checkpoints.
 
   Raises:
@@ -124,8 +106,17 @@ def train(
     program = _program(run, optimizer, partitioning, batches, objective)
     data = batches.batches(mixture, run, partitioning)
     _open(run_dir, run, config_text, mixture)
-    loop = _Loop(run, run_dir, program, data, batches.batch_size, lock, console)
-    return loop(train_steps, log_every, checkpoints, config_text)
+    loop = _Loop(run, run_dir, program, data, batches, lock, console)
+    watched = _Watched(watching, mixture, config_text)
+    return loop(train_steps, log_every, checkpoints, watched)
+
+
+class _Watched(NamedTuple):
+  """What to look at, and what that needs to know."""
+
+  watching: Watching
+  mixture: Mixture
+  config_text: str
 
 
 @dataclasses.dataclass
@@ -136,7 +127,7 @@ class _Loop:
   run_dir: str
   program: Program
   data: TrainBatches
-  batch_size: int
+  batches: BatchShape
   lock: RunLock | None
   console: rich.console.Console
 
@@ -145,35 +136,39 @@ class _Loop:
     last_step: int,
     log_every: int,
     policy: CheckpointPolicy,
-    config_text: str,
+    watched: _Watched,
   ) -> TrainResult:
     """Trains until `last_step`, from wherever the run has got to."""
     if self.program.partitioning.platform == "cpu":
       keep_freed_memory()
     spent = TimeSpent()
-    self._say_what_is_trained()
+    size = self.batches.batch_size
+    say_what_is_trained(self._say, self.run, self.run_dir, self.program, size)
     with contextlib.ExitStack() as stack:
       checkpoints = stack.enter_context(Checkpoints(self.run_dir, policy))
       with spent.on("restoring"):
         state = self._start(checkpoints)
       first = int(state.step)
-      speed = Speed()
+      watching = self._watching(watched, first)
       # In this order; see `train.hooks`.
       hooks = [
         Interruption(),
         ReportEvery(log_every),
         StepReports(self.run),
         DataReports(),
-        speed,
-        *self._writers(first, last_step),
-        Saving(checkpoints, {**self.run.description(), "config": config_text}),
+        *watching,
+        *self._writers(first, last_step, watched.watching),
+        Saving(
+          checkpoints,
+          {**self.run.description(), "config": watched.config_text},
+        ),
       ]
       for hook in hooks:
         stack.callback(hook.close)
       done, stopped = run_steps(
         self.program,
         self.data,
-        self.batch_size,
+        size,
         state,
         last_step,
         hooks,
@@ -188,17 +183,35 @@ class _Loop:
       self.run_dir,
       done,
       spent.total,
-      speed.tokens_per_second,
+      watching[0].tokens_per_second,
       self.program.num_parameters,
       stopped,
     )
 
-  def _writers(self, first: int, last_step: int) -> list[Hook]:
+  def _watching(self, watched: _Watched, first: int) -> list[Hook]:
+    """The hooks that look at the run; `Throughput` is the first."""
+    return watched.watching.hooks(
+      self.run,
+      self.run_dir,
+      watched.mixture,
+      self.program,
+      batch_size=self.batches.batch_size,
+      lengths=self.batches.lengths,
+      position=self.data.state(),
+      done=first,
+      say=self._say,
+    )
+
+  def _writers(
+    self, first: int, last_step: int, watching: Watching
+  ) -> list[Hook]:
     """The hooks that only process 0 has."""
     if self.lock is None:
       return []
     return [
-      WriteReports(self.run_dir, first),
+      WriteReports(
+        self.run_dir, first, watching.sinks(self.run, self.run_dir, first)
+      ),
       ShowReports(last_step, first, self.console),
       HoldLock(self.lock),
     ]
@@ -211,17 +224,6 @@ class _Loop:
     self.data.restore(restored.position)
     self._say(f"going on: {restored.description}")
     return restored.state
-
-  def _say_what_is_trained(self) -> None:
-    self._say(
-      f"{self.program.num_parameters / 1e6:.1f}M parameters,"
-      f" {len(self.run.task_space.pairs)} pairs,"
-      f" {len(self.run.task_space.tasks)} tasks, mesh"
-      f" {dict(self.program.partitioning.mesh.shape)}, run directory"
-      f" {self.run_dir}"
-    )
-    for stack, choice in self.program.dispatch_choices(self.batch_size).items():
-      self._say(f"{stack} experts by {choice}")
 
   def _say(self, text: str) -> None:
     self.console.print(text, highlight=False, markup=False, soft_wrap=True)

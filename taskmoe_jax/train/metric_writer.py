@@ -1,4 +1,4 @@
-"""Metrics of a run, to `metrics.jsonl` and to TensorBoard.
+"""Metrics of a run, to `metrics.jsonl` and to whatever else shows them.
 
 A line of `metrics.jsonl` is one report of one step:
 
@@ -14,18 +14,30 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tensorboardX
 from etils import epath
-from jaxtyping import ArrayLike, Float
-from tensorboardX.proto.summary_pb2 import Summary
+from jaxtyping import ArrayLike
 
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.files import write_whole
-from taskmoe_jax.train.heat_map import CELL, heat_map
+from taskmoe_jax.train.histograms import Histogram
+
+Value = np.ndarray | Histogram
+
+
+class Sink:
+  """Another place to write metrics to, such as TensorBoard."""
+
+  def write(
+    self, step: int, values: Mapping[str, Value], *, now: float
+  ) -> None:
+    """Writes what is reported of a step, at so many seconds since 1970."""
+
+  def close(self) -> None:
+    """Called once, when nothing follows."""
 
 
 class MetricWriter:
@@ -33,13 +45,12 @@ class MetricWriter:
 
   A killed run goes on from its last checkpoint, and so reports the steps after
   it a second time. The first report of them is taken back when the writer is
-  opened: their lines leave `metrics.jsonl`, TensorBoard is told to hide them.
+  opened: their lines leave `metrics.jsonl`, and other sinks see to themselves.
 
   Scalars and arrays alike go to `metrics.jsonl`, an array of float32 with as
-  many digits as that has. TensorBoard shows an array, such as the load of every
-  expert, as a histogram: one plot for 4 experts or for 128, in which a dead
-  expert stands at zero. A matrix, such as the overlap of every two tasks, is a
-  picture in TensorBoard alone: lines of it would be long, and unread.
+  many digits as that has. A matrix, such as the overlap of every two tasks, and
+  a `Histogram` go to the other sinks alone: lines of them would be long, and
+  unread.
   """
 
   def __init__(
@@ -47,14 +58,16 @@ class MetricWriter:
     folder: str | os.PathLike,
     *,
     resume_step: int = 0,
+    sinks: Sequence[Sink] = (),
     clock: Callable[[], float] = time.time,
   ):
-    """Opens the files of a run, or makes them.
+    """Opens the file of a run, or makes it.
 
     Args:
       folder: The run's folder; any path that `epath` understands.
       resume_step: The step of the checkpoint that the run starts from. What
         was reported for later steps is removed.
+      sinks: Where else to write to; they are closed with the writer.
       clock: Seconds since 1970.
 
     Raises:
@@ -67,12 +80,11 @@ class MetricWriter:
       _remove_after(path, resume_step)
     self._clock = clock
     self._lines = path.open("a", encoding="utf-8")
-    # TensorBoard hides the purged step itself too, hence the next one.
-    self._tensorboard = tensorboardX.SummaryWriter(
-      str(folder / "tensorboard"), purge_step=resume_step + 1
-    )
+    self._sinks = sinks
 
-  def write(self, step: int, metrics: Mapping[str, ArrayLike]) -> None:
+  def write(
+    self, step: int, metrics: Mapping[str, ArrayLike | Histogram]
+  ) -> None:
     """Writes one line, which is on disk when this returns.
 
     Args:
@@ -81,44 +93,25 @@ class MetricWriter:
     """
     assert not metrics.keys() & {"step", "time"}, sorted(metrics)
     now = self._clock()
-    values = {name: np.asarray(value) for name, value in metrics.items()}
+    values = {
+      name: value if isinstance(value, Histogram) else np.asarray(value)
+      for name, value in metrics.items()
+    }
     line = {"step": int(step), "time": now} | {
       name: _json_value(value)
       for name, value in values.items()
-      if value.ndim < 2
+      if not isinstance(value, Histogram) and value.ndim < 2
     }
     text = json.dumps(line, ensure_ascii=False, allow_nan=False)
     self._lines.write(f"{text}\n")
     self._lines.flush()
-    for name, value in values.items():
-      if value.ndim == 0:
-        self._tensorboard.add_scalar(name, float(value), step, walltime=now)
-      elif value.ndim == 2:
-        self._add_picture(name, value, step, now)
-      elif np.isfinite(value).all() and value.size:
-        # A histogram cannot hold other values; the line above has them.
-        self._tensorboard.add_histogram(
-          name, value.astype(np.float32), step, walltime=now
-        )
-
-  def _add_picture(
-    self, name: str, matrix: Float[np.ndarray, "_ _"], step: int, now: float
-  ) -> None:
-    """A heat map of shares."""
-    rows, columns = matrix.shape
-    image = Summary.Image(
-      height=CELL * rows,
-      width=CELL * columns,
-      colorspace=4,  # red, green, blue and opacity
-      encoded_image_string=heat_map(matrix, largest=1.0),
-    )
-    self._tensorboard.file_writer.add_summary(
-      Summary(value=[Summary.Value(tag=name, image=image)]), step, now
-    )
+    for sink in self._sinks:
+      sink.write(step, values, now=now)
 
   def close(self) -> None:
     self._lines.close()
-    self._tensorboard.close()
+    for sink in self._sinks:
+      sink.close()
 
   def __enter__(self) -> "MetricWriter":
     return self

@@ -7,6 +7,15 @@ import rich.console
 import rich.progress
 from jaxtyping import ArrayLike
 
+# Metrics that a person follows, and how many digits of them.
+_SHOWN = {
+  "loss": 3,
+  "accuracy": 3,
+  "eval/loss": 3,
+  "eval/bleu": 1,
+  "mfu": 3,
+}
+
 
 class Progress:
   """Shows step, loss, speed and the time left; a context manager.
@@ -66,12 +75,12 @@ class Progress:
 
     Args:
       step: Steps done.
-      metrics: `loss`, `accuracy` and `tokens_per_second` are shown if they are
-        there, others are not.
+      metrics: `loss`, `accuracy`, `eval/loss`, `eval/bleu`, `mfu` and
+        `tokens_per_second` are shown if they are there, others are not.
     """
     parts = [
-      f"{name} {float(metrics[name]):.3f}"
-      for name in ("loss", "accuracy")
+      f"{name.replace('/', ' ')} {float(metrics[name]):.{digits}f}"
+      for name, digits in _SHOWN.items()
       if name in metrics
     ]
     if "tokens_per_second" in metrics:

@@ -1,13 +1,14 @@
 """The hooks that make a report, and those that hand it out."""
 
-import time
+from collections.abc import Callable, Sequence
 
 import rich.console
 from etils import epath
 
 from taskmoe_jax.train.hooks import Hook, Moment
-from taskmoe_jax.train.metric_writer import MetricWriter
+from taskmoe_jax.train.metric_writer import MetricWriter, Sink
 from taskmoe_jax.train.metrics import MetricSums
+from taskmoe_jax.train.program import Program
 from taskmoe_jax.train.progress import Progress
 from taskmoe_jax.train.run_directory import Run
 
@@ -46,41 +47,13 @@ class DataReports(Hook):
         moment.report[f"data/{name}"] = sum(pair[name] for pair in pairs)
 
 
-class Speed(Hook):
-  """Target tokens a second since the last report.
-
-  Attributes:
-    tokens_per_second: Over all reports but the first, which holds compilation
-      and says nothing of speed.
-  """
-
-  def __init__(self):
-    self._since = time.perf_counter()
-    self._reports = 0
-    self._tokens = self._seconds = 0.0
-
-  def after_step(self, moment: Moment) -> None:
-    if not moment.report_due:
-      return
-    now = time.perf_counter()
-    seconds, self._since = now - self._since, now
-    tokens = moment.report.pop("tokens")
-    moment.report["tokens_per_second"] = tokens / seconds
-    if self._reports:
-      self._tokens += tokens
-      self._seconds += seconds
-    self._reports += 1
-
-  @property
-  def tokens_per_second(self) -> float:
-    return self._tokens / self._seconds if self._seconds else 0.0
-
-
 class WriteReports(Hook):
   """Writes every report to the run directory; see `train.metric_writer`."""
 
-  def __init__(self, run_dir: epath.PathLike, first_step: int):
-    self._writer = MetricWriter(run_dir, resume_step=first_step)
+  def __init__(
+    self, run_dir: epath.PathLike, first_step: int, sinks: Sequence[Sink]
+  ):
+    self._writer = MetricWriter(run_dir, resume_step=first_step, sinks=sinks)
 
   def after_step(self, moment: Moment) -> None:
     if moment.report:
@@ -105,3 +78,20 @@ class ShowReports(Hook):
 
   def close(self) -> None:
     self._progress.__exit__()
+
+
+def say_what_is_trained(
+  say: Callable[[str], None],
+  run: Run,
+  run_dir: epath.PathLike,
+  program: Program,
+  batch_size: int,
+) -> None:
+  """Prints sizes, mesh and run directory, and how experts are reached."""
+  say(
+    f"{program.num_parameters / 1e6:.1f}M parameters,"
+    f" {len(run.task_space.pairs)} pairs, {len(run.task_space.tasks)} tasks,"
+    f" mesh {dict(program.partitioning.mesh.shape)}, run directory {run_dir}"
+  )
+  for stack, choice in program.dispatch_choices(batch_size).items():
+    say(f"{stack} experts by {choice}")

@@ -78,6 +78,36 @@ def vocabulary_of():
 
 
 @pytest.fixture
+def watching():
+  """Makes a `Watching`; nothing is on unless `changes` says so."""
+
+  def make(evaluation=(), **changes):
+    from taskmoe_jax.evaluate.training_scores import sample_scores
+    from taskmoe_jax.train.evaluator import EvaluationPolicy
+    from taskmoe_jax.train.profiling import TracedSteps
+    from taskmoe_jax.train.watching import Watching
+
+    policy = {
+      "every_steps": None,
+      "loss_examples": 3,
+      "bleu_examples": 0,
+      "batch_size": 4,
+      "score": sample_scores,
+      **dict(evaluation),
+    }
+    settings = {
+      "evaluation": EvaluationPolicy(**policy),
+      "trace": TracedSteps(first_step=None, num_steps=1),
+      "histograms_every": None,
+      "wandb_project": None,
+      **changes,
+    }
+    return Watching(**settings)
+
+  return make
+
+
+@pytest.fixture
 def run(model_config, space, vocabulary_of):
   return Run(model_config(), space, vocabulary_of("abcdefgh"), seed=3)
 

@@ -10,8 +10,8 @@ from taskmoe_jax.models.config import StackConfig
 from taskmoe_jax.models.losses import Objective
 from taskmoe_jax.partitioning.meshes import MeshShape, make_mesh
 from taskmoe_jax.partitioning.rules import Partitioning, activate
+from taskmoe_jax.train.batch_shape import BatchShape
 from taskmoe_jax.train.inspection import abstract_batch, inspect, program_of
-from taskmoe_jax.train.loop import BatchShape
 from taskmoe_jax.train.optimizers import adamw
 from taskmoe_jax.train.simulated_devices import simulated_devices
 

@@ -4,7 +4,9 @@ import io
 import json
 import os
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 import rich.console
@@ -13,11 +15,14 @@ from taskmoe_jax.data.vocabulary_training import VocabularySource
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.models.config import StackConfig
 from taskmoe_jax.models.losses import Objective
+from taskmoe_jax.models.transformer import Transformer
 from taskmoe_jax.partitioning.meshes import MeshShape
 from taskmoe_jax.train import loop
 from taskmoe_jax.train.checkpoint_policy import CheckpointPolicy
 from taskmoe_jax.train.optimizers import adafactor
+from taskmoe_jax.train.restoring import load_translator
 from taskmoe_jax.train.run_directory import load_samples
+from taskmoe_jax.vocabulary import EOS_ID
 
 BATCHES = {
   "batch_size": 8,
@@ -35,7 +40,7 @@ def one_device(use_devices, quick_compilation):
 
 
 @pytest.fixture
-def train(small_corpus, small_vocabulary, model_config, tmp_path):
+def train(small_corpus, small_vocabulary, model_config, watching, tmp_path):
   """Trains a dense model, the quickest to compile, unless told otherwise."""
   from taskmoe_jax.tasks.tsv import tsv
 
@@ -62,6 +67,7 @@ def train(small_corpus, small_vocabulary, model_config, tmp_path):
       "seed": 0,
       "log_every": 2,
       "checkpoints": CheckpointPolicy(every_steps=2, keep=3),
+      "watching": watching(),
       "run_dir": str(tmp_path / "run"),
       "config_text": "SEED = 0\n",
       "console": console,
@@ -101,6 +107,14 @@ def test_a_run_from_beginning_to_end(train, tmp_path):
     assert report["tokens_per_second"] > 0
     assert report["data/skipped_too_long"] == 0
     assert "tokens" not in report
+    assert report["examples_per_second"] > 0
+    # What a CPU's peak is, nobody knows.
+    assert "mfu" not in report
+    lost = [x for name, x in report.items() if name.startswith("time/")]
+    assert report["goodput"] == pytest.approx(1 - sum(lost))
+    assert report["time/compilation"] > 0
+    assert report["time/evaluation"] == 0
+    assert 0.1 < report["memory/host_peak_gb"] < 64
   # Eight rows a step, in each at least one sentence.
   assert 32 <= reports[1]["data/examples"] > reports[0]["data/examples"]
   assert (run_dir / "config.gin").read_text() == "SEED = 0\n"
@@ -121,6 +135,67 @@ def test_going_on_and_having_finished(train, tmp_path):
   assert (result.step, result.tokens_per_second) == (3, 0.0)
   lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
   assert [json.loads(line)["step"] for line in lines] == [2, 3]
+
+
+def test_evaluation_on_the_way(train, watching, small_corpus, tmp_path):
+  """Every two steps and at the last; a report of its own in between."""
+  _, printed = train(
+    train_steps=3,
+    log_every=1,
+    checkpoints=CheckpointPolicy(every_steps=3, keep=1),
+    watching=watching({"every_steps": 2, "bleu_examples": 2}),
+  )
+  lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+  first, *evaluated = map(json.loads, lines)
+  assert not any(name.startswith("eval/") for name in first)
+  pairs = ("en-de", "de-en", "en-fr", "fr-en")
+  for report in evaluated:
+    for name in ("loss", "accuracy", "bleu"):
+      of_pairs = {pair: report[f"eval/{name}/pair/{pair}"] for pair in pairs}
+      # Every pair counts the same, whatever its number of tokens.
+      assert report[f"eval/{name}"] == pytest.approx(sum(of_pairs.values()) / 4)
+      into, out_of = (
+        (of_pairs[pair] + of_pairs[other]) / 2
+        for pair, other in (("de-en", "fr-en"), ("en-de", "en-fr"))
+      )
+      assert report[f"eval/{name}/xx-en"] == pytest.approx(into)
+      assert report[f"eval/{name}/en-xx"] == pytest.approx(out_of)
+  assert evaluated[0]["eval/loss"] != evaluated[1]["eval/loss"]
+  assert evaluated[1]["time/evaluation"] > 0
+  assert "eval loss" in printed
+  # The loss again, sentence by sentence, with the last parameters.
+  assert evaluated[1]["eval/loss/pair/fr-en"] == pytest.approx(
+    _loss_one_by_one(tmp_path / "run", small_corpus / "en-fr.dev.tsv"),
+    rel=1e-5,
+  )
+
+
+def _loss_one_by_one(run_dir, path):
+  """Of the first three sentences of a file, from French into English."""
+  translator, _ = load_translator(run_dir)
+  vocabulary, space = translator.vocabulary, translator.task_space
+  model = Transformer(translator.model, len(space.tasks))
+  loss = tokens = 0
+  for line in path.read_text().splitlines()[:3]:
+    english, french = line.split("\t")
+    source, target = vocabulary.encode([french, english])
+    source = np.array([[vocabulary.target_id("en"), *source, EOS_ID]], np.int32)
+    target = np.array([[*target, EOS_ID]], np.int32)
+    batch = {
+      "encoder_input_tokens": source,
+      "decoder_input_tokens": np.pad(target, ((0, 0), (1, 0)))[:, :-1],
+      "decoder_loss_weights": np.ones(target.shape, np.float32),
+    }
+    logits, _ = model.apply(
+      {"params": translator.params},
+      batch,
+      np.array([space.task_id("en")], np.int32),
+      train=False,
+    )
+    logs = jax.nn.log_softmax(logits[0])
+    loss -= float(logs[np.arange(target.size), target[0]].sum())
+    tokens += target.size
+  return loss / tokens
 
 
 def test_samples_are_of_the_best_part_there_is(train, small_corpus, tmp_path):

@@ -9,7 +9,17 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from taskmoe_jax.errors import TaskMoeError
-from taskmoe_jax.train.metric_writer import MetricWriter
+from taskmoe_jax.train import metric_writer
+from taskmoe_jax.train.histograms import Histogram
+from taskmoe_jax.train.tensorboard import TensorBoard
+
+
+def open_writer(folder, *, resume_step=0, **options):
+  """With the sink that every run has."""
+  sinks = [TensorBoard(folder / "tensorboard", resume_step=resume_step)]
+  return metric_writer.MetricWriter(
+    folder, resume_step=resume_step, sinks=sinks, **options
+  )
 
 
 def read_lines(folder):
@@ -46,7 +56,7 @@ def read_scalars(folder):
 
 def test_lines_and_scalars(tmp_path):
   folder = tmp_path / "new" / "run"
-  with MetricWriter(folder, clock=lambda: 12.5) as writer:
+  with open_writer(folder, clock=lambda: 12.5) as writer:
     writer.write(1, {"loss": 3.25, "loss/pair/de-en": np.float32(4.5)})
     writer.write(2, {"loss": jnp.bfloat16(2.5), "examples": jnp.int32(7)})
   assert read_lines(folder) == [
@@ -63,14 +73,14 @@ def test_lines_and_scalars(tmp_path):
 
 
 def test_a_line_is_on_disk_at_once(tmp_path):
-  writer = MetricWriter(tmp_path)
+  writer = open_writer(tmp_path)
   writer.write(1, {"loss": 3.25})
   assert [line["loss"] for line in read_lines(tmp_path)] == [3.25]
   writer.close()
 
 
 def test_numbers_that_json_cannot_hold(tmp_path):
-  with MetricWriter(tmp_path) as writer:
+  with open_writer(tmp_path) as writer:
     writer.write(
       1, {"a": np.nan, "b": np.inf, "c": -np.inf, "d": np.array([np.nan, 1.0])}
     )
@@ -83,7 +93,7 @@ def test_numbers_that_json_cannot_hold(tmp_path):
 
 
 def test_arrays_are_lists_and_histograms(tmp_path):
-  with MetricWriter(tmp_path) as writer:
+  with open_writer(tmp_path) as writer:
     writer.write(3, {"load": jnp.array([0.0, 0.75, 0.25, 0.5, 0.0, 1.0])})
   (line,) = read_lines(tmp_path)
   assert line["load"] == [0.0, 0.75, 0.25, 0.5, 0.0, 1.0]
@@ -97,7 +107,7 @@ def test_arrays_are_lists_and_histograms(tmp_path):
 
 
 def test_numbers_are_written_with_the_digits_they_have(tmp_path):
-  with MetricWriter(tmp_path) as writer:
+  with open_writer(tmp_path) as writer:
     writer.write(1, {"load": np.array([0.1, 1 / 3], np.float32), "loss": 1 / 3})
   text = (tmp_path / "metrics.jsonl").read_text()
   assert '"load": [0.1, 0.33333334]' in text
@@ -105,7 +115,7 @@ def test_numbers_are_written_with_the_digits_they_have(tmp_path):
 
 
 def test_a_matrix_is_a_picture_in_tensorboard_alone(tmp_path):
-  with MetricWriter(tmp_path, clock=lambda: 12.5) as writer:
+  with open_writer(tmp_path, clock=lambda: 12.5) as writer:
     writer.write(3, {"overlap": np.array([[1.0, 0.25, 0], [0.25, 1, 0.5]])})
   (line,) = read_lines(tmp_path)
   assert line.keys() == {"step", "time"}
@@ -119,8 +129,27 @@ def test_a_matrix_is_a_picture_in_tensorboard_alone(tmp_path):
   assert value.image.encoded_image_string.startswith(b"\x89PNG")
 
 
+def test_histograms_counted_elsewhere(tmp_path):
+  """Five numbers, one of which is none."""
+  numbers = jnp.array([-1.0, 0.0625, 0.5625, 3.0, jnp.nan])
+  with open_writer(tmp_path) as writer:
+    writer.write(3, {"parameters/x": Histogram.of(numbers)})
+  (line,) = read_lines(tmp_path)
+  assert line.keys() == {"step", "time"}
+  (histogram,) = [
+    value.histo
+    for event in read_events(tmp_path)
+    for value in event.summary.value
+  ]
+  assert (histogram.num, histogram.min, histogram.max) == (4, -1.0, 3.0)
+  assert histogram.sum == 2.625
+  # Forty bins of 0.1: -1 is in the first, 3 in the last.
+  assert list(np.flatnonzero(histogram.bucket)) == [0, 10, 15, 39]
+  assert histogram.bucket_limit[0] == pytest.approx(-0.9)
+
+
 def write_steps(folder, steps, loss, **options):
-  with MetricWriter(folder, **options) as writer:
+  with open_writer(folder, **options) as writer:
     for step in steps:
       writer.write(step, {"loss": loss})
 
@@ -175,14 +204,14 @@ def test_a_strange_line_is_an_error(tmp_path, wrong):
   path.write_text(before)
   message = r"metrics.jsonl:2 is not a line of metrics with a step: .* Mend"
   with pytest.raises(TaskMoeError, match=message):
-    MetricWriter(tmp_path, resume_step=35)
+    open_writer(tmp_path, resume_step=35)
   assert path.read_text() == before
 
 
 @pytest.mark.parametrize("name", ["step", "time"])
 def test_names_of_our_own_are_taken(tmp_path, name):
   with (
-    MetricWriter(tmp_path) as writer,
+    open_writer(tmp_path) as writer,
     pytest.raises(AssertionError, match=name),
   ):
     writer.write(1, {name: 3.0})

@@ -40,11 +40,11 @@ def test_plain_lines():
     clock.now += 20
     shown.report(200, {"loss": 3.0, "tokens_per_second": 950.0, "other": 1.0})
     clock.now += 20
-    shown.report(300, {})
+    shown.report(300, {"mfu": 0.41, "eval/loss": 2.5, "eval/bleu": 17.25})
   assert console.file.getvalue() == (
     "step 100/2000  loss 3.214  accuracy 0.412  12.3k tokens/s  ETA 19:00\n"
     "step 200/2000  loss 3.000  950 tokens/s  ETA 6:00\n"
-    "step 300/2000  ETA 5:40\n"
+    "step 300/2000  eval loss 2.500  eval bleu 17.2  mfu 0.410  ETA 5:40\n"
   )
 
 

@@ -1,0 +1,72 @@
+"""Metrics as TensorBoard shows them."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import tensorboardX
+from etils import epath
+from jaxtyping import Float
+from tensorboardX.proto.summary_pb2 import Summary
+
+from taskmoe_jax.train.heat_map import CELL, heat_map
+from taskmoe_jax.train.histograms import Histogram
+from taskmoe_jax.train.metric_writer import Sink, Value
+
+
+class TensorBoard(Sink):
+  """Scalars, histograms, and pictures of matrices.
+
+  An array, such as the load of every expert, is a histogram: one plot for 4
+  experts or for 128, in which a dead expert stands at zero.
+
+  When a run goes on, TensorBoard is told to hide what was reported of the steps
+  that come a second time.
+  """
+
+  def __init__(self, folder: epath.PathLike, *, resume_step: int = 0):
+    """Begins a file of events.
+
+    Args:
+      folder: Such as `RUN_DIR/tensorboard`.
+      resume_step: The step of the checkpoint that the run starts from.
+    """
+    # TensorBoard hides the purged step itself too, hence the next one.
+    self._writer = tensorboardX.SummaryWriter(
+      str(folder), purge_step=resume_step + 1
+    )
+
+  def write(
+    self, step: int, values: Mapping[str, Value], *, now: float
+  ) -> None:
+    for name, value in values.items():
+      if isinstance(value, Histogram):
+        self._writer.add_histogram_raw(
+          name, **value.raw(), global_step=step, walltime=now
+        )
+      elif value.ndim == 0:
+        self._writer.add_scalar(name, float(value), step, walltime=now)
+      elif value.ndim == 2:
+        self._add_picture(name, value, step, now)
+      elif np.isfinite(value).all() and value.size:
+        # A histogram cannot hold other values; the line of JSON has them.
+        self._writer.add_histogram(
+          name, value.astype(np.float32), step, walltime=now
+        )
+
+  def _add_picture(
+    self, name: str, matrix: Float[np.ndarray, "_ _"], step: int, now: float
+  ) -> None:
+    """A heat map of shares."""
+    rows, columns = matrix.shape
+    image = Summary.Image(
+      height=CELL * rows,
+      width=CELL * columns,
+      colorspace=4,  # red, green, blue and opacity
+      encoded_image_string=heat_map(matrix, largest=1.0),
+    )
+    self._writer.file_writer.add_summary(
+      Summary(value=[Summary.Value(tag=name, image=image)]), step, now
+    )
+
+  def close(self) -> None:
+    self._writer.close()
