@@ -6,7 +6,6 @@ import os
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import pytest
 import rich.console
@@ -179,21 +178,23 @@ def _loss_one_by_one(run_dir, path):
   for line in path.read_text().splitlines()[:3]:
     english, french = line.split("\t")
     source, target = vocabulary.encode([french, english])
-    source = np.array([[vocabulary.target_id("en"), *source, EOS_ID]], np.int32)
-    target = np.array([[*target, EOS_ID]], np.int32)
+    source = jnp.array(
+      [[vocabulary.target_id("en"), *source, EOS_ID]], jnp.int32
+    )
+    target = jnp.array([[*target, EOS_ID]], jnp.int32)
     batch = {
       "encoder_input_tokens": source,
-      "decoder_input_tokens": np.pad(target, ((0, 0), (1, 0)))[:, :-1],
-      "decoder_loss_weights": np.ones(target.shape, np.float32),
+      "decoder_input_tokens": jnp.pad(target, ((0, 0), (1, 0)))[:, :-1],
+      "decoder_loss_weights": jnp.ones(target.shape),
     }
     logits, _ = model.apply(
       {"params": translator.params},
       batch,
-      np.array([space.task_id("en")], np.int32),
+      jnp.array([space.task_id("en")], jnp.int32),
       train=False,
     )
     logs = jax.nn.log_softmax(logits[0])
-    loss -= float(logs[np.arange(target.size), target[0]].sum())
+    loss -= float(logs[jnp.arange(target.size), target[0]].sum())
     tokens += target.size
   return loss / tokens
 
