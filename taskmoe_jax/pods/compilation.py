@@ -106,11 +106,11 @@ def model_flops(plan: Plan, step: Step) -> float:
     target_length=plan.target_length,
   )
   if step in (Step.DECODE, Step.EXPORT):
-    return token.target * plan.batch_size
+    return float(token.target * plan.batch_size)
   forward = (
     token.source * plan.source_length + token.target * plan.target_length
   ) * plan.batch_size
-  return TRAINING * forward if step is Step.TRAIN else forward
+  return float(TRAINING * forward if step is Step.TRAIN else forward)
 
 
 def store(
