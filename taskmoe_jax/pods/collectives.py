@@ -8,8 +8,10 @@ others, all of a permute.
 
 A collective whose groups hold devices of several slices crosses the data-centre
 network (DCN); all others stay on the links between the chips of a slice (ICI).
-One that crosses is counted as the compiler runs it: first within each slice,
-then what is left, 1/n of it with n devices a slice, between them.
+The TPU compiler takes one that would cross apart: a reduce-scatter within each
+slice, a `send` and `recv` of what is left between them, which its attributes
+call an all-reduce, and an all-gather within each slice. Where a program has one
+that crosses as a whole it is counted in the same way.
 """
 
 import collections
@@ -22,6 +24,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Int
 
+from taskmoe_jax import axes
 from taskmoe_jax.pods.hlo import Instruction, Module
 
 KINDS = (
@@ -124,6 +127,8 @@ def traffic_of(
     slices: The slice of each device, in the mesh's order.
   """
   kind = _STARTS.get(instruction.opcode, instruction.opcode)
+  if kind == "send":
+    return _between_slices(instruction, slices)
   if kind not in KINDS:
     return None
   groups = replica_groups(instruction, mesh.size)
@@ -137,6 +142,23 @@ def traffic_of(
     num_bytes,
     len(group),
     max(len(set(slices[list(members)])) for members in groups),
+  )
+
+
+def _between_slices(
+  instruction: Instruction, slices: Int[np.ndarray, "devices"]
+) -> Traffic | None:
+  """What is sent over the data-centre network; other transfers are to hosts."""
+  kind = instruction.attribute(r'_xla_megascale_transfer_type="(\w+)"')
+  if kind is None:
+    return None
+  number = len(set(slices.tolist()))
+  return Traffic(
+    kind.lower().replace("_", "-"),
+    (axes.SLICE_MESH,),
+    instruction.shapes[0].num_bytes,
+    number,
+    number,
   )
 
 
@@ -163,9 +185,9 @@ def replica_groups(
     pairs = re.findall(r"(\d+),(\d+)", found[1])
     return _connected(tuple(map(int, pair)) for pair in pairs)
   if found := _BY_MESH.search(text):
-    axes = re.findall(r"'([^']+)'=(\d+)", found[1])
+    sides = re.findall(r"'([^']+)'=(\d+)", found[1])
     over = re.findall(r"'([^']+)'", found[2])
-    names, sizes = zip(*axes, strict=True)
+    names, sizes = zip(*sides, strict=True)
     ids = np.arange(num_devices).reshape(list(map(int, sizes)))
     inner = [names.index(name) for name in over]
     outer = [place for place in range(len(names)) if place not in inner]
@@ -217,16 +239,17 @@ def collectives_of(
   """What a step sends, summed by kind and axes, the most bytes first."""
   found = collections.defaultdict(lambda: [0, 0, 0.0, 0.0])
   for instruction, times in module.executed():
-    traffic = traffic_of(instruction, mesh, slices)
-    if traffic is None or traffic.group == 1:
-      continue
-    total = found[traffic.kind, traffic.axes, traffic.slices > 1]
-    total[0] += times
-    total[1] += times * traffic.num_bytes
-    total[2] += times * traffic.ici_bytes
-    total[3] += times * traffic.dcn_bytes
+    for line in module.inside(instruction):
+      traffic = traffic_of(line, mesh, slices)
+      if traffic is None or traffic.group == 1:
+        continue
+      total = found[traffic.kind, traffic.axes, traffic.slices > 1]
+      total[0] += times
+      total[1] += times * traffic.num_bytes
+      total[2] += times * traffic.ici_bytes
+      total[3] += times * traffic.dcn_bytes
   rows = [
-    Collective(kind, axes, count, num_bytes, round(ici), round(dcn))
-    for (kind, axes, _), (count, num_bytes, ici, dcn) in found.items()
+    Collective(kind, names, count, num_bytes, round(ici), round(dcn))
+    for (kind, names, _), (count, num_bytes, ici, dcn) in found.items()
   ]
   return sorted(rows, key=lambda row: -row.num_bytes)

@@ -4,7 +4,8 @@ In elements of the compute dtype, in which XLA may send all of it. One device
 has n rows of S source and T target tokens. By purpose:
 
 - *gradients* of a parameter are summed over the axes that split rows and not
-  this parameter: an all-reduce of its part;
+  this parameter: an all-reduce of its part; with several slices a
+  reduce-scatter within each, an all-reduce of what is left, and an all-gather;
 - *FSDP*: a matrix split over `data` is gathered for the forward pass and again
   for the backward pass, and its gradient is reduced and scattered;
 - *experts that tokens travel to*: four all-to-alls of K times the tokens, over
@@ -69,12 +70,25 @@ def _of_parameters(plan: Plan):
   ):
     split = set(jax.tree.leaves(tuple(sharding.spec)))
     elements = math.prod(sharding.shard_shape(leaf.shape))
-    yield "all-reduce", tuple(set(_row_axes(plan)) - split), elements
+    yield from _sum(plan, set(_row_axes(plan)) - split, elements)
     if axes.DATA_MESH in split and axes.FETCHED_MLP not in boxed.names:
       whole = elements * plan.partitioning.mesh.shape[axes.DATA_MESH]
       parts = plan.num_microbatches
       yield "all-gather", (axes.DATA_MESH,), 2 * whole * parts
       yield "reduce-scatter", (axes.DATA_MESH,), whole
+
+
+def _sum(plan: Plan, over: set[str], elements: int):
+  """Between slices each device sums its own part alone."""
+  sizes = plan.partitioning.mesh.shape
+  within = tuple(over - {axes.SLICE_MESH})
+  devices = math.prod(sizes[name] for name in within)
+  if sizes[axes.SLICE_MESH] == 1 or devices == 1:
+    yield "all-reduce", tuple(over), elements
+    return
+  yield "reduce-scatter", within, elements
+  yield "all-reduce", (axes.SLICE_MESH,), elements / devices
+  yield "all-gather", within, elements
 
 
 def _of_width(plan: Plan):

@@ -68,7 +68,7 @@ class Plan:
       batches.source_length,
       batches.target_length,
       batches.pack,
-      getattr(batches, "num_microbatches", 1),
+      batches.num_microbatches,
     )
 
   @property

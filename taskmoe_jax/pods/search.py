@@ -142,8 +142,7 @@ def _with_more_microbatches(
   build: Callable[[Settings, Partitioning], Plan],
 ) -> Candidate | None:
   number = 2 * candidate.plan.num_microbatches
-  settable = hasattr(candidate.settings["batches"], "num_microbatches")
-  if number > _MAX_MICROBATCHES or not settable:
+  if number > _MAX_MICROBATCHES:
     return None
   batches = dataclasses.replace(
     candidate.settings["batches"], num_microbatches=number

@@ -100,6 +100,7 @@ class _Clock:
 
   def run(self, name: str, times: int = 1) -> None:
     started: dict[str, tuple[float, float]] = {}
+    received: dict[str, str] = {}
     for line in self._module.computations[name]:
       called = line.called
       if line.opcode == "while":
@@ -109,10 +110,16 @@ class _Clock:
         for names in called.values():
           for inner in names:
             self.run(inner, times)
-      elif line.opcode.endswith("-start") and (found := self._sent(line)):
-        started[line.name] = (self.compute, self._travel(found, times))
-      elif line.opcode.endswith("-done") and line.operands[0] in started:
-        since, seconds = started.pop(line.operands[0])
+      elif _is_begun(line) and (found := self._sent(line)):
+        # What is sent between slices is awaited where it is received.
+        begun = _meeting(line) or line.name
+        started[begun] = (self.compute, self._travel(found, times))
+      elif line.opcode == "recv" and _meeting(line):
+        received[line.name] = _meeting(line)
+      elif _is_awaited(line):
+        operand = line.operands[0]
+        begun = received.get(operand, operand)
+        since, seconds = started.pop(begun, (self.compute, 0.0))
         self.exposed += max(0.0, seconds - (self.compute - since))
       elif found := self._sent(line):
         self.exposed += self._travel(found, times)
@@ -139,9 +146,11 @@ class _Clock:
 
   def _travel(self, found: tuple[Instruction, Traffic], times: int) -> float:
     line, traffic = found
-    members = replica_groups(line, self._mesh.size)[0]
-    places = self._places[list(members)]
-    sides = [len(np.unique(column)) for column in places.T]
+    sides = []
+    if traffic.ici_bytes:
+      members = replica_groups(line, self._mesh.size)[0]
+      places = self._places[list(members)]
+      sides = [len(np.unique(column)) for column in places.T]
     dims = self._topology.chip.dims
     speed = self._topology.ici_bytes_per_second
     # Both devices of a chip may be the whole group.
@@ -157,3 +166,16 @@ class _Clock:
     self.ici += ici
     self.dcn += dcn
     return ici + dcn
+
+
+def _is_begun(line: Instruction) -> bool:
+  return line.opcode.endswith("-start") or line.opcode == "send"
+
+
+def _is_awaited(line: Instruction) -> bool:
+  return line.opcode.endswith("-done") and line.opcode != "send-done"
+
+
+def _meeting(line: Instruction) -> str | None:
+  """What a `send` and the `recv` of its answer have in common."""
+  return line.attribute(r'_xla_host_transfer_rendezvous="([^"]*)"')
