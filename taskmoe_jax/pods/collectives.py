@@ -116,6 +116,42 @@ def _share(kind: str, devices: int) -> float:
   return (devices - 1) / devices
 
 
+ASYNC_START, ASYNC_DONE = "async-collective-start", "async-collective-done"
+_REDUCE_SCATTER = "all-reduce-scatter"
+
+
+def sent_by(
+  module: Module,
+  line: Instruction,
+  mesh: Mesh,
+  slices: Int[np.ndarray, "devices"],
+) -> tuple[Instruction, Traffic] | None:
+  """The collective that a line of a program is, or stands for.
+
+  The TPU compiler hides some in fusions: a reduce-scatter as an all-reduce of
+  which a part is kept, and an asynchronous one as a fusion that starts it, some
+  that carry it on beside their own work, and one that ends it, each with a copy
+  of the collective, of which the first counts.
+  """
+  inner = line
+  if line.opcode == "fusion":
+    if not (line.name.startswith(ASYNC_START) or _is_reduce_scatter(line)):
+      return None
+    (inner,) = [i for i in module.inside(line) if i.opcode in KINDS]
+  elif line.opcode == "async-start":
+    inner = module.computations[next(iter(line.called.values()))[0]][-1]
+  traffic = traffic_of(inner, mesh, slices)
+  if traffic is None or traffic.group == 1:
+    return None
+  if _is_reduce_scatter(line):
+    traffic = dataclasses.replace(traffic, kind="reduce-scatter")
+  return inner, traffic
+
+
+def _is_reduce_scatter(line: Instruction) -> bool:
+  return line.called.get("calls", [""])[0].startswith(_REDUCE_SCATTER)
+
+
 def traffic_of(
   instruction: Instruction, mesh: Mesh, slices: Int[np.ndarray, "devices"]
 ) -> Traffic | None:
@@ -239,15 +275,15 @@ def collectives_of(
   """What a step sends, summed by kind and axes, the most bytes first."""
   found = collections.defaultdict(lambda: [0, 0, 0.0, 0.0])
   for instruction, times in module.executed():
-    for line in module.inside(instruction):
-      traffic = traffic_of(line, mesh, slices)
-      if traffic is None or traffic.group == 1:
-        continue
-      total = found[traffic.kind, traffic.axes, traffic.slices > 1]
-      total[0] += times
-      total[1] += times * traffic.num_bytes
-      total[2] += times * traffic.ici_bytes
-      total[3] += times * traffic.dcn_bytes
+    sent = sent_by(module, instruction, mesh, slices)
+    if sent is None:
+      continue
+    _, traffic = sent
+    total = found[traffic.kind, traffic.axes, traffic.slices > 1]
+    total[0] += times
+    total[1] += times * traffic.num_bytes
+    total[2] += times * traffic.ici_bytes
+    total[3] += times * traffic.dcn_bytes
   rows = [
     Collective(kind, names, count, num_bytes, round(ici), round(dcn))
     for (kind, names, _), (count, num_bytes, ici, dcn) in found.items()

@@ -24,7 +24,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from taskmoe_jax.pods.arithmetic import kernel_cost
-from taskmoe_jax.pods.collectives import Traffic, replica_groups, traffic_of
+from taskmoe_jax.pods.collectives import (
+  ASYNC_DONE,
+  ASYNC_START,
+  Traffic,
+  replica_groups,
+  sent_by,
+)
 from taskmoe_jax.pods.hlo import Instruction, Module
 from taskmoe_jax.pods.topologies import (
   CHIPS,
@@ -112,12 +118,14 @@ class _Clock:
             self.run(inner, times)
       elif _is_begun(line) and (found := self._sent(line)):
         # What is sent between slices is awaited where it is received.
-        begun = _meeting(line) or line.name
+        begun = _meeting(line) or line.name.replace(ASYNC_START, ASYNC_DONE)
         started[begun] = (self.compute, self._travel(found, times))
       elif line.opcode == "recv" and _meeting(line):
         received[line.name] = _meeting(line)
       elif _is_awaited(line):
         operand = line.operands[0]
+        if line.name.startswith(ASYNC_DONE):
+          operand = line.name
         begun = received.get(operand, operand)
         since, seconds = started.pop(begun, (self.compute, 0.0))
         self.exposed += max(0.0, seconds - (self.compute - since))
@@ -137,12 +145,7 @@ class _Clock:
     return max(cost[0] / self._topology.peak_flops, cost[1] / memory)
 
   def _sent(self, line: Instruction) -> tuple[Instruction, Traffic] | None:
-    """The collective that a line is, or starts."""
-    if line.opcode == "async-start":
-      inner = next(iter(line.called.values()))[0]
-      line = self._module.computations[inner][-1]
-    traffic = traffic_of(line, self._mesh, self._slices)
-    return None if traffic is None else (line, traffic)
+    return sent_by(self._module, line, self._mesh, self._slices)
 
   def _travel(self, found: tuple[Instruction, Traffic], times: int) -> float:
     line, traffic = found
@@ -169,10 +172,16 @@ class _Clock:
 
 
 def _is_begun(line: Instruction) -> bool:
-  return line.opcode.endswith("-start") or line.opcode == "send"
+  return (
+    line.opcode.endswith("-start")
+    or line.opcode == "send"
+    or line.name.startswith(ASYNC_START)
+  )
 
 
 def _is_awaited(line: Instruction) -> bool:
+  if line.name.startswith(ASYNC_DONE):
+    return True
   return line.opcode.endswith("-done") and line.opcode != "send-done"
 
 

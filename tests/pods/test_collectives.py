@@ -141,3 +141,50 @@ def test_a_program_of_ours_compiled_here():
     ("all-reduce", ("data",), 1)
   ]
   assert found[0].network == "ICI"
+
+
+_FUSED = """\
+%all-reduce-scatter (a: f32[100]) -> f32[25] {
+  %a = f32[100]{0} parameter(0)
+  %sum = f32[100]{0} all-reduce(%a), replica_groups=[2,4]<=[8]
+  ROOT %part = f32[25]{0} dynamic-slice(%sum)
+}
+
+%gather (b: f32[25]) -> f32[100] {
+  %b = f32[25]{0} parameter(0)
+  ROOT %whole = f32[100]{0} all-gather(%b), replica_groups=[2,4]<=[8]
+}
+
+ENTRY %main (p: f32[100]) -> f32[100] {
+  %p = f32[100]{0} parameter(0)
+  %mine = f32[25]{0} fusion(%p), kind=kCustom, calls=%all-reduce-scatter
+  %after = token[] after-all()
+  %send = (f32[25]{0}, u32[], token[]) send(%mine, %after), \
+frontend_attributes={_xla_host_transfer_rendezvous="sum_0",\
+_xla_megascale_transfer_type="ALL_REDUCE"}
+  %recv = (f32[25]{0}, u32[], token[]) recv(%after), \
+frontend_attributes={_xla_host_transfer_rendezvous="sum_0"}
+  %got = (f32[25]{0}, token[]) recv-done(%recv)
+  %async-collective-start = f32[100]{0} fusion(%got), kind=kCustom, \
+calls=%gather
+  %fusion = f32[100]{0} fusion(%async-collective-start), calls=%gather
+  ROOT %async-collective-done = f32[100]{0} fusion(%fusion), calls=%gather
+}
+"""
+
+
+def test_what_the_compiler_makes_of_a_sum_over_slices():
+  found = collectives_of(Module(_FUSED), mesh(), TWO_SLICES)
+  assert {(c.kind, c.axes, c.count, c.num_bytes) for c in found} == {
+    ("reduce-scatter", ("expert",), 1, 400),
+    ("all-reduce", ("slice",), 1, 100),
+    ("all-gather", ("expert",), 1, 400),
+  }
+  assert sum(c.ici_bytes for c in found) == 600
+  assert [c.dcn_bytes for c in found if c.dcn_bytes] == [100]
+
+
+def test_a_transfer_to_a_host_is_none_of_them():
+  plain = _FUSED.replace("_xla_megascale_transfer_type", "_other")
+  found = collectives_of(Module(plain), mesh(), TWO_SLICES)
+  assert all(c.network == "ICI" for c in found)
