@@ -143,11 +143,14 @@ install() {
 
 run_command() {
   need_command
-  # A service: it outlives the connection, and gets SIGTERM when the machine is
-  # shut down, with time to save.
+  # A service: it outlives the connection, gets SIGTERM when the machine is shut
+  # down, with time to save, and starts again after a failure (75: it was told
+  # to stop), but not after a mistake of ours (2).
   on_hosts "sudo systemctl reset-failed taskmoe 2>/dev/null;
     sudo systemd-run --unit=taskmoe --uid=\$(id -u) --remain-after-exit \
-      --property=TimeoutStopSec=$GRACE --setenv=HOME=\$HOME \
+      --property=TimeoutStopSec=$GRACE --property=Restart=on-failure \
+      --property=RestartSec=30 --property=RestartPreventExitStatus=2 \
+      --property=RestartForceExitStatus=75 --setenv=HOME=\$HOME \
       \$HOME/$VENV/bin/taskmoe $(quoted "${COMMAND[@]}")"
 }
 

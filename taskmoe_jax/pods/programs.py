@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from taskmoe_jax import axes
@@ -25,6 +25,7 @@ from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.models.config import ModelConfig, StackConfig
 from taskmoe_jax.models.losses import cross_entropy
 from taskmoe_jax.models.transformer import DecodingMemory, Transformer
+from taskmoe_jax.models.unrolled import unrolled
 from taskmoe_jax.partitioning.rules import Partitioning, activate
 from taskmoe_jax.train import state as train_state
 from taskmoe_jax.train.program import Program
@@ -193,8 +194,8 @@ def _evaluation(plan: Plan) -> tuple[Callable, PyTree]:
 def _decoding(plan: Plan, transformer: Transformer) -> tuple[Callable, PyTree]:
   """One step with every row's memory full; rows of one task a device."""
   parts, rows = plan.partitioning, plan.batch_size
-  params = _abstract_parameters(plan, transformer)
-  on_rows = parts.sharding(axes.ACT_BATCH)
+  params = _unrolled_parameters(plan, transformer)
+  transformer = transformer.clone(unrolled=True)
 
   def start(params, sources, task_ids):
     return transformer.apply(
@@ -206,51 +207,64 @@ def _decoding(plan: Plan, transformer: Transformer) -> tuple[Callable, PyTree]:
       method="start_decoding",
     )
 
-  sources = jax.ShapeDtypeStruct((rows, plan.source_length), jnp.int32)
-  task_ids = jax.ShapeDtypeStruct((rows,), jnp.int32)
-  with activate(parts):
-    shapes = jax.eval_shape(start, params, sources, task_ids)
-  memory = _laid_out(shapes, parts)
+  def on_rows(*shape):
+    sharding = parts.sharding(axes.ACT_BATCH)
+    return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding)
 
-  def decode(params, tokens, memory, position):
-    return transformer.apply(
-      {"params": params}, tokens, memory, position, method="decode_step"
+  with activate(parts):
+    memory = jax.eval_shape(
+      start, params, on_rows(rows, plan.source_length), on_rows(rows)
     )
 
-  tokens = jax.ShapeDtypeStruct((rows, 1), jnp.int32, sharding=on_rows)
-  position = jax.ShapeDtypeStruct((), jnp.int32, sharding=parts.replicated)
-  operands = params, tokens, memory, position
+  def decode(params, *operands):
+    return transformer.apply(
+      {"params": params}, *operands, method="decode_step"
+    )
+
+  operands = (
+    params,
+    on_rows(rows, 1),
+    _laid_out(memory, parts),
+    jax.ShapeDtypeStruct((), jnp.int32, sharding=parts.replicated),
+    on_rows(rows, 1, plan.target_length),
+  )
   return jax.jit(decode, donate_argnums=2), operands
+
+
+def _unrolled_parameters(plan: Plan, model: Transformer) -> PyTree:
+  """Shapes of parameters as decoding reads them, and where they lie."""
+  scanned = _abstract_parameters(plan, model)
+  shapes = jax.eval_shape(lambda p: unrolled(p, model.config), scanned)
+  places = jax.tree.map(lambda leaf: leaf.sharding, scanned)
+  decoder = dict(places["decoder"])
+  blocks = jax.tree.map(
+    lambda place: NamedSharding(place.mesh, PartitionSpec(*place.spec[1:])),
+    decoder.pop("blocks"),
+  )
+  for i in range(model.config.decoder.num_blocks):
+    decoder[f"block_{i}"] = blocks
+  return train_state.with_shardings(shapes, {**places, "decoder": decoder})
 
 
 def _laid_out(memory: DecodingMemory, parts: Partitioning) -> PyTree:
   """Lays a memory on the mesh: rows, or their groups, over all devices.
 
-  What belongs to layers is stacked over blocks. Keys and values `[blocks, B, L,
-  N, H]` are split by heads as well, fetched experts `[blocks, G, D, F]` and
-  `[blocks, G, F, D]` by their hidden width.
+  Keys and values `[B, N, ...]` are split by heads as well, fetched experts
+  `[G, D, F]` and `[G, F, D]` by their hidden width.
   """
   (rows,) = parts.spec((axes.ACT_BATCH,))
-  wide = axes.MODEL_MESH
 
-  def of_layers(path, leaf):
-    rest: tuple = ()
+  def placed(path, leaf):
     name = jax.tree_util.keystr(path)
-    if leaf.ndim == 5:
-      rest = (None, wide)
-    elif ".wo" in name:
-      rest = (wide,)
+    rest: tuple = ()
+    if ".past" in name or ".source." in name or ".wo" in name:
+      rest = (axes.MODEL_MESH,)
     elif ".wi" in name:
-      rest = (None, wide)
-    return placed(leaf, PartitionSpec(None, rows, *rest))
-
-  def placed(leaf, spec):
-    sharding = jax.sharding.NamedSharding(parts.mesh, spec)
+      rest = (None, axes.MODEL_MESH)
+    sharding = NamedSharding(parts.mesh, PartitionSpec(rows, *rest))
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-  whole = jax.tree.map(lambda leaf: placed(leaf, PartitionSpec(rows)), memory)
-  layers = jax.tree_util.tree_map_with_path(of_layers, memory.layers)
-  return whole.replace(layers=layers)
+  return jax.tree_util.tree_map_with_path(placed, memory)
 
 
 def bytes_of(tree: PyTree) -> int:

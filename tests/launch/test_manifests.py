@@ -190,8 +190,9 @@ def test_preemption_uses_up_no_restarts(manifest):
   assert rule["action"] == "RestartJobSetAndIgnoreMaxRestarts"
   assert rule["onJobFailureReasons"] == ["PodFailurePolicy"]
   job = spec["replicatedJobs"][0]["template"]["spec"]
-  (policy,) = job["podFailurePolicy"]["rules"]
-  assert policy["onPodConditions"][0]["type"] == "DisruptionTarget"
+  gone, saved = job["podFailurePolicy"]["rules"]
+  assert gone["onPodConditions"][0]["type"] == "DisruptionTarget"
+  assert saved["onExitCodes"]["values"] == [75]
   # Kubernetes takes a policy only with these two.
   assert job["template"]["spec"]["restartPolicy"] == "Never"
   assert job["backoffLimit"] == 0
