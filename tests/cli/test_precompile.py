@@ -82,7 +82,7 @@ def test_text_that_is_not_there(capsys, monkeypatch):
   monkeypatch.setattr(
     "taskmoe_jax.pods.topologies.Topology.__post_init__", lambda _: None
   )
-  flags = "--topology=v5e:2x2", "--gin_file=recipes/wmt_dense_base.gin"
+  flags = "--topology=v5e:2x2", "--gin_file=recipes/web_dense_big.gin"
   assert main(["precompile", *flags]) == 2
   error = capsys.readouterr().err
   assert "TSV_FOLDER" in error

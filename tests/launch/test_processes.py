@@ -19,7 +19,12 @@ case $1 in
     trap 'echo saved > saved-$id; exit 0' TERM
     touch started-$id
     while :; do sleep 0.05; done ;;
-  fail) [ "$id" = 1 ] && exit 7; exec "$0" wait "--process_id=$id" ;;
+  fail)
+    if [ "$id" = 1 ]; then
+      until [ -e started-0 ]; do sleep 0.05; done
+      exit 7
+    fi
+    exec "$0" wait "--process_id=$id" ;;
 esac
 """
 
