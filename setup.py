@@ -27,6 +27,10 @@ INSTALL_REQUIRES = [
   # seqio imports it. 2.20 and 2.21 ask for their own tensorflow, so that the
   # pair above and here can only be moved together.
   "tensorflow-text>=2.21,<2.22",
+  # The WMT text of the paper, and its editions. Newer ones may rename splits.
+  "tensorflow-datasets>=4.9.10,<4.10",
+  # It imports this to prepare any builder, and does not ask for it.
+  "importlib_resources>=7.1,<8",
   # Recipes. Its public names do not tell which binding is read where; we use
   # some private ones, all in config/gin_private.py.
   "gin-config>=0.5,<0.6",

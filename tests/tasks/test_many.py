@@ -1,8 +1,10 @@
+import functools
 import itertools
 
 import pytest
 import seqio
 import tensorflow as tf
+import tensorflow_datasets as tfds
 
 from taskmoe_jax.data.batches import TrainBatches
 from taskmoe_jax.data.corpus import task_space_of
@@ -192,6 +194,36 @@ def test_it_is_copied_once_until_it_changes(elsewhere, tmp_path):
   (tmp_path / "lines.txt").write_text("vier|four\n")
   text = parallel_sources(_registered())["de-en"].text("train")
   assert text.read(range(len(text))) == [("vier", "FOUR")]
+
+
+def test_a_seqio_task_over_tfds(elsewhere, tmp_path):
+  lines = {"de": ["eins", "zwei"], "en": ["one", "two"]}
+  tfds.dataset_builders.store_as_tfds_dataset(
+    "spoken",
+    version="1.0.0",
+    features=tfds.features.Translation(languages=("de", "en")),
+    split_datasets={"train": tf.data.Dataset.from_tensor_slices(lines)},
+    data_dir=tmp_path,
+    download_config=tfds.download.DownloadConfig(num_shards=1),
+    disable_shuffling=True,
+  )
+  name = "theirs_tfds"
+  keys = {"inputs": "de", "targets": "en"}
+  seqio.TaskRegistry.add(
+    name,
+    source=seqio.TfdsDataSource("spoken:1.0.0", tfds_data_dir=str(tmp_path)),
+    preprocessors=[
+      functools.partial(seqio.preprocessors.rekey, key_map=keys),
+      seqio.preprocessors.tokenize,
+    ],
+    output_features=seqio.get_mixture_or_task("theirs_ids").output_features,
+  )
+  try:
+    sources = parallel_sources(_registered(name, pairs={name: "de-en"}))
+    text = sources["de-en"].text("train")
+  finally:
+    seqio.TaskRegistry.remove(name)
+  assert text.read([1, 0]) == [("zwei", "two"), ("eins", "one")]
 
 
 def test_one_seqio_task(elsewhere):
