@@ -96,7 +96,7 @@ def _drawn(
   # What may be drawn; of values that are equal all or none.
   weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
   if search.top_k is not None:
-    least = at_least_mass(weights, jnp.ones_like(weights), search.top_k)
+    least = at_least_mass(weights, jnp.ones_like(weights), float(search.top_k))
     weights = jnp.where(weights >= least[..., None], weights, 0.0)
   if search.top_p is not None:
     mass = search.top_p * jnp.sum(weights, axis=-1)

@@ -158,7 +158,7 @@ class Translator:
     if len(sources) != len(targets):
       raise TaskMoeError(
         f"{len(sources)} sources have {len(targets)} targets: one each is"
-        " wanted."
+        " wanted. Set --targets."
       )
     num_rows = self._num_rows(len(sources), batch_size)
     pair = self._pair(pair)

@@ -12,6 +12,8 @@ from flax import linen as nn
 
 import taskmoe_jax
 from taskmoe_jax.cli.main import main
+from taskmoe_jax.decoding.search import Beam, Lengths, Sampling
+from taskmoe_jax.decoding.translations import Hypothesis, Translations
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.export import bundle
 from taskmoe_jax.models.config import ModelConfig, StackConfig
@@ -140,6 +142,39 @@ def test_translate_of_nothing(bundle_folder, stdin, capsys):
       " translate --help`.",
     ),
     (
+      ["--pair=en-de", "--n_best=2"],
+      "n_best=2: greedy search has one translation of a line. Set --beam_size"
+      " or --temperature.",
+    ),
+    (
+      ["--length_penalty=1"],
+      "--length_penalty is of beam search. Set --beam_size.",
+    ),
+    (["--top_k=3"], "--top_k is of sampling. Set --temperature."),
+    (
+      ["--beam_size=2", "--temperature=1"],
+      "--beam_size and --temperature are different searches. Set one of them.",
+    ),
+    (
+      ["--beam_size=2", "--n_best=3"],
+      "n_best=3 is more than the beam's size=2. Set Beam.n_best or Beam.size.",
+    ),
+    (
+      ["--pair=en-de", "--max_source=2"],
+      "1 of the lines have more than 2 tokens: line 1 (9). Split them, raise"
+      " --max_source (Lengths.max_source), or cut them with --truncate"
+      " (Lengths.truncate).",
+    ),
+    (
+      ["--pair=en-de", "--prefixes=/dev/null"],
+      "1 lines have 0 prefixes: one each is wanted, empty where there is none."
+      " Set --prefixes.",
+    ),
+    (
+      ["--pair=en-de", "--targets=/dev/null"],
+      "1 sources have 0 targets: one each is wanted. Set --targets.",
+    ),
+    (
       ["--input=no.txt"],
       "cannot read 'no.txt' (No such file or directory). Set --input.",
     ),
@@ -186,13 +221,77 @@ def test_a_folder_that_is_no_bundle(tmp_path, stdin, fails):
 def test_a_line_break_in_a_translation_breaks_no_line(
   bundle_folder, stdin, capsys, monkeypatch
 ):
-  monkeypatch.setattr(
-    Translator, "translate", lambda *_, **__: ["a\nb", "c\u2028d"]
+  found = Translations(
+    [[Hypothesis(text, [1], 0.0, True)] for text in ("a\nb", "c\u2028d")]
   )
+  monkeypatch.setattr(Translator, "decode", lambda *_, **__: found)
   stdin(b"the cat\nthe hat\n")
   flags = ["translate", f"--bundle={bundle_folder}", "--pair=en-fr"]
   assert main(flags) == 0
   assert capsys.readouterr().out == "a b\nc d\n"
+
+
+@pytest.mark.parametrize(
+  ("flags", "search"),
+  [
+    (
+      ["--beam_size=3", "--n_best=2"],
+      Beam(size=3, length_penalty=0.6, n_best=2),
+    ),
+    (
+      [
+        "--beam_size=2",
+        "--length_penalty=1",
+        "--normalization=power",
+        "--stopping=full",
+      ],
+      Beam(size=2, length_penalty=1.0, normalization="power", stopping="full"),
+    ),
+    (
+      ["--temperature=0.7", "--top_k=5", "--top_p=0.9", "--seed=3"],
+      Sampling(temperature=0.7, top_k=5, top_p=0.9, seed=3),
+    ),
+  ],
+)
+def test_searches(
+  bundle_folder, stdin, tmp_path, capsys, quick_compilation, flags, search
+):
+  """Number, score and text; lengths and prefixes are passed on."""
+  (tmp_path / "prefixes.txt").write_text("hat\n\n")
+  stdin(b"the cat\nand the hat\n")
+  expected = taskmoe_jax.load(bundle_folder).decode(
+    ["the cat", "and the hat"],
+    "en-fr",
+    search=search,
+    batch_size=32,
+    lengths=Lengths(max_source=4, truncate=True, max_target=5),
+    prefixes=["hat", ""],
+  )
+  command = ["translate", f"--bundle={bundle_folder}", "--pair=en-fr"]
+  command += ["--max_source=4", "--truncate", "--max_target=5", "--scores"]
+  command.append(f"--prefixes={tmp_path}/prefixes.txt")
+  assert main([*command, *flags]) == 0
+  printed = capsys.readouterr().out.splitlines()
+  wanted = [
+    "\t".join(
+      [str(number)] * (search.n_best > 1) + [f"{found.score:.6f}", found.text]
+    )
+    for number, hypotheses in enumerate(expected.n_best, start=1)
+    for found in hypotheses
+  ]
+  assert printed == wanted
+
+
+def test_scores_of_targets(bundle_folder, stdin, tmp_path, capsys):
+  (tmp_path / "targets.txt").write_text("the hat\n\n")
+  stdin(b"the cat\nand the hat\n")
+  command = ["translate", f"--bundle={bundle_folder}", "--pair=en-fr"]
+  assert main([*command, f"--targets={tmp_path}/targets.txt"]) == 0
+  expected = taskmoe_jax.load(bundle_folder).score(
+    ["the cat", "and the hat"], ["the hat", ""], "en-fr"
+  )
+  printed = capsys.readouterr().out.splitlines()
+  assert printed == [f"{score.total:.6f}" for score in expected]
 
 
 def test_nobody_reads_the_output(bundle_folder, tmp_path):
