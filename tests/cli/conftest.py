@@ -1,6 +1,21 @@
+"""What the tests of commands share, such as a bundle of random parameters."""
+
+import io
+import sys
+
+import jax
 import pytest
+import sentencepiece
+from flax import linen as nn
 
 from taskmoe_jax.cli.main import main
+from taskmoe_jax.decoding.translator import Translator
+from taskmoe_jax.export import bundle
+from taskmoe_jax.models.config import ModelConfig, StackConfig
+from taskmoe_jax.models.transformer import Transformer
+from taskmoe_jax.task_space import TaskSpace
+from taskmoe_jax.train import state
+from taskmoe_jax.vocabulary import Vocabulary
 
 
 @pytest.fixture
@@ -13,3 +28,61 @@ def fails(capsys):
     assert (printed.out, printed.err) == ("", f"taskmoe: error: {message}\n")
 
   return run
+
+
+PIECES = 15
+# Of random parameters whose translations differ from line to line.
+_SEED = 8
+
+
+def vocabulary() -> Vocabulary:
+  model = io.BytesIO()
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter(["the cat and the hat"] * 20),
+    model_writer=model,
+    vocab_size=PIECES,
+    user_defined_symbols=["<2de>", "<2fr>"],
+    pad_id=0,
+    eos_id=1,
+    unk_id=2,
+    bos_id=-1,
+    minloglevel=2,
+  )
+  return Vocabulary(model.getvalue())
+
+
+@pytest.fixture(scope="module")
+def bundle_folder(tmp_path_factory) -> str:
+  """A dense model of random parameters, from English to two languages."""
+  stack = StackConfig(num_layers=1, mlp_dims=(12,))
+  config = ModelConfig(
+    vocab_size=PIECES,
+    embed_dim=8,
+    num_heads=2,
+    head_dim=6,
+    activation="relu",
+    embeddings="one",
+    encoder=stack,
+    decoder=stack,
+  )
+  space = TaskSpace(("en", "de", "fr"), ("en-de", "en-fr"))
+  shapes = nn.unbox(state.abstract_params(Transformer(config, 2)))
+  leaves, tree = jax.tree.flatten(shapes)
+  keys = jax.random.split(jax.random.key(_SEED), len(leaves))
+  params = tree.unflatten(
+    jax.random.normal(key, leaf.shape)
+    for key, leaf in zip(keys, leaves, strict=True)
+  )
+  target = tmp_path_factory.mktemp("bundles") / "small"
+  with bundle.new_folder(target, overwrite=False) as folder:
+    bundle.write_model(folder, Translator(config, params, space, vocabulary()))
+    bundle.write_manifest(folder, {"task": "de"})
+  return str(target)
+
+
+@pytest.fixture
+def stdin(monkeypatch):
+  """Gives bytes to standard input."""
+  return lambda data: monkeypatch.setattr(
+    sys, "stdin", io.TextIOWrapper(io.BytesIO(data))
+  )

@@ -1,86 +1,17 @@
 """`taskmoe translate`, with a bundle of random parameters."""
 
-import io
 import pathlib
 import subprocess
 import sys
 
-import jax
 import pytest
-import sentencepiece
-from flax import linen as nn
 
 import taskmoe_jax
 from taskmoe_jax.cli.main import main
-from taskmoe_jax.decoding.search import Beam, Lengths, Sampling
 from taskmoe_jax.decoding.translations import Hypothesis, Translations
 from taskmoe_jax.decoding.translator import Translator
-from taskmoe_jax.export import bundle
-from taskmoe_jax.models.config import ModelConfig, StackConfig
-from taskmoe_jax.models.transformer import Transformer
-from taskmoe_jax.task_space import TaskSpace
-from taskmoe_jax.train import state
-from taskmoe_jax.vocabulary import Vocabulary
 
 ROOT = pathlib.Path(__file__).parents[2]
-PIECES = 15
-# Of random parameters whose translations differ from line to line.
-_SEED = 8
-
-
-def vocabulary() -> Vocabulary:
-  model = io.BytesIO()
-  sentencepiece.SentencePieceTrainer.train(
-    sentence_iterator=iter(["the cat and the hat"] * 20),
-    model_writer=model,
-    vocab_size=PIECES,
-    user_defined_symbols=["<2de>", "<2fr>"],
-    pad_id=0,
-    eos_id=1,
-    unk_id=2,
-    bos_id=-1,
-    minloglevel=2,
-  )
-  return Vocabulary(model.getvalue())
-
-
-@pytest.fixture(scope="module")
-def bundle_folder(tmp_path_factory) -> str:
-  """A dense model of random parameters, from English to two languages."""
-  stack = StackConfig(num_layers=1, mlp_dims=(12,))
-  config = ModelConfig(
-    vocab_size=PIECES,
-    embed_dim=8,
-    num_heads=2,
-    head_dim=6,
-    activation="relu",
-    embeddings="one",
-    encoder=stack,
-    decoder=stack,
-  )
-  space = TaskSpace(("en", "de", "fr"), ("en-de", "en-fr"))
-  shapes = nn.unbox(state.abstract_params(Transformer(config, 2)))
-  leaves, tree = jax.tree.flatten(shapes)
-  keys = jax.random.split(jax.random.key(_SEED), len(leaves))
-  params = tree.unflatten(
-    jax.random.normal(key, leaf.shape)
-    for key, leaf in zip(keys, leaves, strict=True)
-  )
-  target = tmp_path_factory.mktemp("bundles") / "small"
-  with bundle.new_folder(target, overwrite=False) as folder:
-    bundle.write_model(folder, Translator(config, params, space, vocabulary()))
-    bundle.write_manifest(folder, {"task": "de"})
-  return str(target)
-
-
-@pytest.fixture
-def stdin(monkeypatch):
-  """Gives bytes to standard input."""
-  return lambda data: monkeypatch.setattr(
-    sys, "stdin", io.TextIOWrapper(io.BytesIO(data))
-  )
-
-
 LINES = "the cat\n\nand the hat\ncat and the hat\n"
 
 
@@ -229,69 +160,6 @@ def test_a_line_break_in_a_translation_breaks_no_line(
   flags = ["translate", f"--bundle={bundle_folder}", "--pair=en-fr"]
   assert main(flags) == 0
   assert capsys.readouterr().out == "a b\nc d\n"
-
-
-@pytest.mark.parametrize(
-  ("flags", "search"),
-  [
-    (
-      ["--beam_size=3", "--n_best=2"],
-      Beam(size=3, length_penalty=0.6, n_best=2),
-    ),
-    (
-      [
-        "--beam_size=2",
-        "--length_penalty=1",
-        "--normalization=power",
-        "--stopping=full",
-      ],
-      Beam(size=2, length_penalty=1.0, normalization="power", stopping="full"),
-    ),
-    (
-      ["--temperature=0.7", "--top_k=5", "--top_p=0.9", "--seed=3"],
-      Sampling(temperature=0.7, top_k=5, top_p=0.9, seed=3),
-    ),
-  ],
-)
-def test_searches(
-  bundle_folder, stdin, tmp_path, capsys, quick_compilation, flags, search
-):
-  """Number, score and text; lengths and prefixes are passed on."""
-  (tmp_path / "prefixes.txt").write_text("hat\n\n")
-  stdin(b"the cat\nand the hat\n")
-  expected = taskmoe_jax.load(bundle_folder).decode(
-    ["the cat", "and the hat"],
-    "en-fr",
-    search=search,
-    batch_size=32,
-    lengths=Lengths(max_source=4, truncate=True, max_target=5),
-    prefixes=["hat", ""],
-  )
-  command = ["translate", f"--bundle={bundle_folder}", "--pair=en-fr"]
-  command += ["--max_source=4", "--truncate", "--max_target=5", "--scores"]
-  command.append(f"--prefixes={tmp_path}/prefixes.txt")
-  assert main([*command, *flags]) == 0
-  printed = capsys.readouterr().out.splitlines()
-  wanted = [
-    "\t".join(
-      [str(number)] * (search.n_best > 1) + [f"{found.score:.6f}", found.text]
-    )
-    for number, hypotheses in enumerate(expected.n_best, start=1)
-    for found in hypotheses
-  ]
-  assert printed == wanted
-
-
-def test_scores_of_targets(bundle_folder, stdin, tmp_path, capsys):
-  (tmp_path / "targets.txt").write_text("the hat\n\n")
-  stdin(b"the cat\nand the hat\n")
-  command = ["translate", f"--bundle={bundle_folder}", "--pair=en-fr"]
-  assert main([*command, f"--targets={tmp_path}/targets.txt"]) == 0
-  expected = taskmoe_jax.load(bundle_folder).score(
-    ["the cat", "and the hat"], ["the hat", ""], "en-fr"
-  )
-  printed = capsys.readouterr().out.splitlines()
-  assert printed == [f"{score.total:.6f}" for score in expected]
 
 
 def test_nobody_reads_the_output(bundle_folder, tmp_path):
