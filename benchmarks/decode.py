@@ -33,9 +33,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import decode_programs, measure
 from benchmarks.moe_layer import devices_of
+from taskmoe_jax.decoding.hypotheses import Hypotheses
 from taskmoe_jax.host_memory import keep_freed_memory
 from taskmoe_jax.partitioning.meshes import MeshShape, make_mesh
 from taskmoe_jax.partitioning.rules import Partitioning
+from taskmoe_jax.vocabulary import PAD_ID
 
 MODELS = ("dense", "sub_network", "task", "token")
 
@@ -51,12 +53,13 @@ def measured(
     program = decode_programs.translation(
       setting, params, partitioning, rows * partitioning.num_row_shards
     )
-    np.asarray(program().tokens)
+    jax.block_until_ready(program())
     seconds, tokens = [], 0
     for _ in range(flags.repeats):
       begin = time.perf_counter()
-      tokens = int(np.sum(np.asarray(program().tokens) != 0))
+      last = jax.block_until_ready(program())
       seconds.append(time.perf_counter() - begin)
+      tokens = _number_of_tokens(last, flags.steps)
     found.append(
       {
         "model": name,
@@ -66,6 +69,12 @@ def measured(
       }
     )
   return found
+
+
+def _number_of_tokens(found: Hypotheses, steps: int) -> int:
+  """Of the best hypotheses; random weights may well write padding."""
+  ended = np.sum(np.asarray(found.tokens)[:, 0] != PAD_ID, axis=1)
+  return int(np.sum(np.where(np.asarray(found.finished)[:, 0], ended, steps)))
 
 
 def compiled(
