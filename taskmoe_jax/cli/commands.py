@@ -50,6 +50,7 @@ COMMANDS = {
     "translate a test set and score every pair",
     ("taskmoe_jax.evaluate.evaluation.evaluate",),
   ),
+  "average": Command("take the mean of a run's last checkpoints"),
   "export": Command("extract the dense sub-networks of tasks"),
   "translate": Command("translate lines of text with a bundle or a run"),
   "demo": Command("vocabulary, training, scores and sub-networks in minutes"),

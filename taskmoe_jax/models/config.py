@@ -29,6 +29,17 @@ class ComputeDtype(enum.StrEnum):
   BFLOAT16 = "bfloat16"
 
 
+class Rematerialize(enum.StrEnum):
+  """What a block computes again in the backward pass, rather than keep.
+
+  The less is kept the larger a batch fits, at up to a third more FLOPs.
+  """
+
+  NONE = "none"  # nothing
+  ALL_BUT_PRODUCTS = "all_but_products"  # keeps products with weights
+  FULL = "full"  # keeps each block's input alone
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StackConfig:
   """An encoder or decoder: a block of a few layers, repeated.
@@ -85,6 +96,7 @@ class ModelConfig:
     dropout_rate: On embeddings, on attention weights, inside dense feed-forward
       networks and on what each layer adds; the paper states none for WMT.
     dtype: What layers compute in.
+    rematerialize: What training computes twice, to save memory.
   """
 
   vocab_size: int
@@ -97,12 +109,14 @@ class ModelConfig:
   decoder: StackConfig
   dropout_rate: float = 0.0
   dtype: ComputeDtype | str = ComputeDtype.FLOAT32
+  rematerialize: Rematerialize | str = Rematerialize.NONE
 
   def __post_init__(self):
     for field, kind in (
       ("activation", Activation),
       ("embeddings", Embeddings),
       ("dtype", ComputeDtype),
+      ("rematerialize", Rematerialize),
     ):
       member = as_member(
         kind, field, getattr(self, field), f"ModelConfig.{field}"

@@ -1,5 +1,7 @@
 """A stack: position bias, scanned blocks, final norm, task vectors."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -11,7 +13,7 @@ from taskmoe_jax.layers.initializers import scaled_normal
 from taskmoe_jax.layers.noise import Dropout
 from taskmoe_jax.layers.norms import RMSNorm
 from taskmoe_jax.models.blocks import Block, LayerMemory
-from taskmoe_jax.models.config import ModelConfig, StackConfig
+from taskmoe_jax.models.config import ModelConfig, Rematerialize, StackConfig
 from taskmoe_jax.moe.routing import RouterInputs
 from taskmoe_jax.moe.statistics import RoutingStatistics
 
@@ -85,6 +87,7 @@ class Stack(nn.Module):
       return block(x, inputs, mask, bias, encoded, source_mask, train=train)
 
     x = self.dropout(x, train=train)
+    body = _rematerialized(body, self.config.rematerialize if train else None)
     x, statistics = self._scan(body)(self.blocks, x, None)
     x = self.dropout(self.final_norm(x), train=train)
     return x, statistics
@@ -147,3 +150,17 @@ class Stack(nn.Module):
       length=self.stack.num_blocks,
       metadata_params={nn.PARTITION_NAME: axes.LAYER},
     )
+
+
+def _rematerialized(body: Callable, what: Rematerialize | None) -> Callable:
+  """A scan's body, of which the backward pass computes a part again."""
+  policies = {
+    Rematerialize.ALL_BUT_PRODUCTS: (
+      jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    ),
+    Rematerialize.FULL: jax.checkpoint_policies.nothing_saveable,
+  }
+  if what not in policies:
+    return body
+  # Inside a scan XLA cannot undo it anyway.
+  return nn.remat(body, policy=policies[what], prevent_cse=False)

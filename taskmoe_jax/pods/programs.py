@@ -183,7 +183,7 @@ def _evaluation(plan: Plan) -> tuple[Callable, PyTree]:
       rows_per_task_group=step.rows_per_task_group,
     )
     targets = batch["decoder_target_tokens"]
-    losses = cross_entropy(logits, targets, label_smoothing=0.0)
+    losses, _ = cross_entropy(logits, targets, label_smoothing=0.0)
     weights = batch["decoder_loss_weights"]
     return (weights * losses).sum(), weights.sum()
 

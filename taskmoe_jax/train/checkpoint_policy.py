@@ -57,6 +57,15 @@ class CheckpointPolicy:
         " CheckpointPolicy.every_minutes, or leave it None."
       )
 
+  def check_reports(self, log_every: int) -> None:
+    """Refuses checkpoints between reports."""
+    if log_every < 1 or self.every_steps % log_every:
+      raise TaskMoeError(
+        f"every_steps={self.every_steps} is no multiple of"
+        f" log_every={log_every}, so a restarted run would not report what an"
+        " unbroken one does. Set CHECKPOINT_EVERY or LOG_EVERY."
+      )
+
   def score(self, metrics: Mapping[str, Any]) -> float | None:
     """What a checkpoint is judged by; None if its step was not evaluated."""
     value = metrics.get(self.best_metric)

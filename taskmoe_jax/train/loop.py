@@ -11,7 +11,7 @@ import rich.console
 from taskmoe_jax.data.batches import TrainBatches
 from taskmoe_jax.data.corpus import Mixture, samples, task_space_of
 from taskmoe_jax.data.vocabulary_training import VocabularySource
-from taskmoe_jax.errors import TaskMoeError, check_at_least
+from taskmoe_jax.errors import check_at_least
 from taskmoe_jax.host_memory import keep_freed_memory
 from taskmoe_jax.models.config import ModelConfig
 from taskmoe_jax.models.losses import Objective
@@ -23,6 +23,7 @@ from taskmoe_jax.train.batch_shape import BatchShape
 from taskmoe_jax.train.checkpoint_policy import CheckpointPolicy
 from taskmoe_jax.train.checkpoints import Checkpoints
 from taskmoe_jax.train.hooks import Hook, TimeSpent
+from taskmoe_jax.train.initial import InitialParameters
 from taskmoe_jax.train.interruption import Interruption
 from taskmoe_jax.train.optimizers import Optimizer
 from taskmoe_jax.train.program import Program
@@ -46,6 +47,7 @@ from taskmoe_jax.train.saving import Saving
 from taskmoe_jax.train.state import TrainState
 from taskmoe_jax.train.steps import run_steps
 from taskmoe_jax.train.train_result import TrainResult
+from taskmoe_jax.train.trouble import Trouble, TroublePolicy
 from taskmoe_jax.train.watching import Watching
 from taskmoe_jax.vocabulary import Vocabulary
 
@@ -69,6 +71,8 @@ def train(
   log_every: int,
   checkpoints: CheckpointPolicy,
   watching: Watching,
+  trouble: TroublePolicy,
+  initial: InitialParameters,
   run_dir: str,
   config_text: str,
   console: rich.console.Console | None = None,
@@ -82,18 +86,18 @@ def train(
 
   Args:
     optimizer: From `train.optimizers`; called with `stacked_axes`.
-    mesh: How to arrange all devices.
     fsdp: Whether parameters are also split over the `data` axis.
     train_steps: Steps in all, those before a restart included.
     seed: Of parameters, dropout and the order of the data.
-    log_every: Steps between reports.
     watching: How often to evaluate, and what else to write down.
     config_text: The recipe, to be kept beside the checkpoints.
 
   Raises:
     TaskMoeError: Anything that a user can mend, before step 0.
   """
-  _check_steps(train_steps, seed, log_every, checkpoints)
+  check_at_least(1, "train", train_steps=train_steps)
+  check_at_least(0, "train", seed=seed)
+  checkpoints.check_reports(log_every)
   console = hosts.console(console)
   partitioning = Partitioning(make_mesh(mesh), fsdp)
   batches.check_divides(partitioning)
@@ -107,14 +111,15 @@ def train(
     data = batches.batches(mixture, run, partitioning)
     _open(run_dir, run, config_text, mixture)
     loop = _Loop(run, run_dir, program, data, batches, lock, console)
-    watched = _Watched(watching, mixture, config_text)
-    return loop(train_steps, log_every, checkpoints, watched)
+    watched = _Watched(watching, trouble, mixture, config_text)
+    return loop(train_steps, log_every, checkpoints, watched, initial)
 
 
 class _Watched(NamedTuple):
   """What to look at, and what that needs to know."""
 
   watching: Watching
+  trouble: TroublePolicy
   mixture: Mixture
   config_text: str
 
@@ -137,6 +142,7 @@ class _Loop:
     log_every: int,
     policy: CheckpointPolicy,
     watched: _Watched,
+    initial: InitialParameters,
   ) -> TrainResult:
     """Trains until `last_step`, from wherever the run has got to."""
     if self.program.partitioning.platform == "cpu":
@@ -147,7 +153,7 @@ class _Loop:
     with contextlib.ExitStack() as stack:
       checkpoints = stack.enter_context(Checkpoints(self.run_dir, policy))
       with spent.on("restoring"):
-        state = self._start(checkpoints)
+        state = self._start(checkpoints, initial)
       first = int(state.step)
       watching = self._watching(watched, first)
       # In this order; see `train.hooks`.
@@ -158,6 +164,9 @@ class _Loop:
         DataReports(),
         *watching,
         *self._writers(first, last_step, watched.watching),
+        Trouble(
+          watched.trouble, checkpoints, self.program.abstract_state, self._say
+        ),
         Saving(
           checkpoints,
           {**self.run.description(), "config": watched.config_text},
@@ -216,10 +225,13 @@ class _Loop:
       HoldLock(self.lock),
     ]
 
-  def _start(self, checkpoints: Checkpoints) -> TrainState:
+  def _start(
+    self, checkpoints: Checkpoints, initial: InitialParameters
+  ) -> TrainState:
     """Restores the newest checkpoint, or draws the parameters."""
     if checkpoints.latest_step is None:
-      return self.program.initial_state()
+      state = self.program.initial_state()
+      return initial.fill(state, self.run, self.program, self._say)
     restored = checkpoints.restore(self.program.abstract_state())
     self.data.restore(restored.position)
     self._say(f"going on: {restored.description}")
@@ -264,16 +276,3 @@ def _open(run_dir: str, run: Run, config_text: str, mixture: Mixture) -> None:
       run_dir, run, config_text, samples(mixture, _SAMPLES)
     ),
   )
-
-
-def _check_steps(
-  train_steps: int, seed: int, log_every: int, checkpoints: CheckpointPolicy
-) -> None:
-  check_at_least(1, "train", train_steps=train_steps)
-  check_at_least(0, "train", seed=seed)
-  if log_every < 1 or checkpoints.every_steps % log_every:
-    raise TaskMoeError(
-      f"every_steps={checkpoints.every_steps} is no multiple of"
-      f" log_every={log_every}, so a restarted run would not report what an"
-      " unbroken one does. Set CHECKPOINT_EVERY or LOG_EVERY."
-    )

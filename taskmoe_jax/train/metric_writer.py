@@ -79,6 +79,7 @@ class MetricWriter:
     if path.exists():
       _remove_after(path, resume_step)
     self._clock = clock
+    self._path = path
     self._lines = path.open("a", encoding="utf-8")
     self._sinks = sinks
 
@@ -107,6 +108,12 @@ class MetricWriter:
     self._lines.flush()
     for sink in self._sinks:
       sink.write(step, values, now=now)
+
+  def go_back(self, step: int) -> None:
+    """Takes back, from `metrics.jsonl`, what was said of later steps."""
+    self._lines.close()
+    _remove_after(self._path, step)
+    self._lines = self._path.open("a", encoding="utf-8")
 
   def close(self) -> None:
     self._lines.close()

@@ -12,16 +12,29 @@ The state is `(clipping, states)`, where `states` has the parameters' tree, with
 the matrix's own optax state at each leaf, stacked like the parameter.
 """
 
+import enum
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
 from taskmoe_jax import axes
-from taskmoe_jax.errors import TaskMoeError
+from taskmoe_jax.errors import TaskMoeError, as_member
 
 LogicalAxes = tuple[str | None, ...]
+
+
+class MomentDtype(enum.StrEnum):
+  """What a first moment is kept in: the second is always float32.
+
+  A step changes a mean with decay 0.9 by a tenth, which bfloat16 can tell; one
+  with decay 0.999 by a thousandth, which it rounds away.
+  """
+
+  FLOAT32 = "float32"
+  BFLOAT16 = "bfloat16"
 
 
 class Optimizer(NamedTuple):
@@ -48,6 +61,7 @@ def adafactor(
   *,
   parameter_scale: bool,
   momentum: float | None = None,
+  moment_dtype: MomentDtype | str = MomentDtype.FLOAT32,
   clip_global_norm: float | None = None,
   stacked_axes: PyTree[int] | None = None,
 ) -> Optimizer:
@@ -63,6 +77,8 @@ def adafactor(
     parameter_scale: Whether steps are relative to the root mean square of the
       matrix they change (T5), or absolute.
     momentum: Decay of the running mean of updates; none saves memory.
+    moment_dtype: What the running mean of updates is kept in, see
+      `MomentDtype`.
     clip_global_norm: Gradients are scaled down to this norm, taken over all
       parameters, before anything else.
     stacked_axes: How many leading axes of each parameter stack matrices, by
@@ -82,6 +98,7 @@ def adafactor(
     clipping_threshold=1.0,
     decay_rate=0.8,
     momentum=momentum,
+    dtype_momentum=_moment_dtype("adafactor", moment_dtype),
   )
   clipping = _clipping("adafactor", clip_global_norm)
   return Optimizer(
@@ -96,6 +113,7 @@ def adamw(
   b2: float,
   eps: float,
   weight_decay: float = 0.0,
+  moment_dtype: MomentDtype | str = MomentDtype.FLOAT32,
   clip_global_norm: float | None = None,
   stacked_axes: PyTree[int] | None = None,
 ) -> Optimizer:
@@ -110,6 +128,8 @@ def adamw(
     b2: Decay of the running mean of their squares.
     eps: Added to the root of the second moment.
     weight_decay: Times the learning rate, what a weight loses each step.
+    moment_dtype: What the running mean of gradients is kept in, see
+      `MomentDtype`.
     clip_global_norm: As in `adafactor`.
     stacked_axes: As in `adafactor`.
 
@@ -122,6 +142,7 @@ def adamw(
     b2=b2,
     eps=eps,
     weight_decay=weight_decay,
+    mu_dtype=_moment_dtype("adamw", moment_dtype),
     mask=lambda params: jax.tree.map(lambda x: x.ndim > 1, params),
   )
   clipping = _clipping("adamw", clip_global_norm)
@@ -163,6 +184,11 @@ def state_axes(
     )
 
   return clipping, jax.tree.map(axes_of, params, logical_axes, states)
+
+
+def _moment_dtype(owner: str, name: MomentDtype | str) -> jnp.dtype:
+  member = as_member(MomentDtype, "moment_dtype", name, f"{owner}.moment_dtype")
+  return jnp.dtype(member)
 
 
 def _clipping(owner: str, norm: float | None) -> optax.GradientTransformation:

@@ -54,8 +54,13 @@ class WriteReports(Hook):
     self, run_dir: epath.PathLike, first_step: int, sinks: Sequence[Sink]
   ):
     self._writer = MetricWriter(run_dir, resume_step=first_step, sinks=sinks)
+    self._last = first_step
 
   def after_step(self, moment: Moment) -> None:
+    if moment.done <= self._last:
+      # The run went back: what was said of these steps is taken back as well.
+      self._writer.go_back(moment.done - 1)
+    self._last = moment.done
     if moment.report:
       self._writer.write(moment.done, moment.report)
 

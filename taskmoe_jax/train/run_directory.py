@@ -30,6 +30,7 @@ Samples = dict[str, list[tuple[str, str]]]
 _MAY_CHANGE = (
   "dropout_rate",
   "dtype",
+  "rematerialize",
   "dispatch",
   "capacity_factor",
   "group_size",

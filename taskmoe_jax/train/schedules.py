@@ -6,8 +6,9 @@ The text does not say which of the two; they go with different Adafactors:
   transformer_schedule  without parameter scale: peaks at 6.63e-4 for d = 512
   rsqrt_schedule        with parameter scale: 0.015, relative to the weights
 
-`step` counts the updates done before, so the first update sees 0. Constant,
-cosine and other schedules are optax's own.
+`step` counts the updates done before, so the first update sees 0. Cosine and
+"warm-up, stable, decay" are put together from optax's, whose others can be
+bound as well.
 """
 
 import jax.numpy as jnp
@@ -70,6 +71,88 @@ def rsqrt_schedule(
     return learning_rate * jnp.maximum(t, warmup_steps) ** -0.5
 
   return schedule
+
+
+def cosine_schedule(
+  learning_rate: float, *, warmup_steps: int, train_steps: int, final: float
+) -> optax.Schedule:
+  """Rises linearly from 0, then falls along half a cosine.
+
+  Args:
+    learning_rate: The peak, at step `warmup_steps`.
+    warmup_steps: Of the rise; may be 0.
+    train_steps: Where the fall ends, and the rate stays.
+    final: The rate there, as a share of the peak.
+
+  Raises:
+    TaskMoeError: A value is out of its range.
+  """
+  _check_phases("cosine_schedule", learning_rate, final)
+  if not 0 <= warmup_steps < train_steps:
+    raise TaskMoeError(
+      f"warmup_steps={warmup_steps} is not within train_steps={train_steps}."
+      " Set cosine_schedule.warmup_steps or TRAIN_STEPS."
+    )
+  return optax.warmup_cosine_decay_schedule(
+    0.0 if warmup_steps else learning_rate,
+    learning_rate,
+    warmup_steps,
+    train_steps,
+    learning_rate * final,
+  )
+
+
+def wsd_schedule(
+  learning_rate: float,
+  *,
+  warmup_steps: int,
+  train_steps: int,
+  decay_steps: int,
+  final: float,
+) -> optax.Schedule:
+  """Warm-up, stable, decay: a rise, a plateau and a fall, all linear.
+
+  The plateau may be left, or made longer, at any time: a run goes on from a
+  checkpoint before the fall with other `train_steps` (MiniCPM, arXiv
+  2404.06395; Hägele et al., arXiv 2405.18392, whose fall is linear too).
+
+  Args:
+    learning_rate: Of the plateau.
+    warmup_steps: Of the rise from 0; may be 0.
+    train_steps: Where the fall ends, and the rate stays.
+    decay_steps: Of the fall.
+    final: The rate after it, as a share of the plateau's.
+
+  Raises:
+    TaskMoeError: A value is out of its range.
+  """
+  _check_phases("wsd_schedule", learning_rate, final)
+  fall = train_steps - decay_steps
+  if warmup_steps < 0 or decay_steps < 1 or fall < warmup_steps:
+    raise TaskMoeError(
+      f"warmup_steps={warmup_steps} and decay_steps={decay_steps} do not fit"
+      f" into train_steps={train_steps}. Set wsd_schedule.warmup_steps,"
+      " wsd_schedule.decay_steps or TRAIN_STEPS."
+    )
+  return optax.join_schedules(
+    [
+      optax.linear_schedule(0.0, learning_rate, warmup_steps)
+      if warmup_steps
+      else optax.constant_schedule(learning_rate),
+      optax.constant_schedule(learning_rate),
+      optax.linear_schedule(learning_rate, learning_rate * final, decay_steps),
+    ],
+    [warmup_steps, fall],
+  )
+
+
+def _check_phases(owner: str, learning_rate: float, final: float) -> None:
+  _check_positive(owner, learning_rate=learning_rate)
+  if not 0 <= final <= 1:
+    raise TaskMoeError(
+      f"final={final} is outside [0, 1], the shares of the learning rate. Set"
+      f" {owner}.final."
+    )
 
 
 def _check_positive(owner: str, **values: int | float) -> None:

@@ -102,3 +102,41 @@ def test_dropout_is_for_training(tiny_config, draw_params):
   np.testing.assert_array_equal(a, again)
   assert np.abs(a - plain).max() > 1e-2
   assert np.abs(a - b).max() > 1e-2
+
+
+def test_what_is_computed_twice_changes_no_gradient(tiny_config, draw_params):
+  """With the same dropout both times; and less is kept in between."""
+  params = draw_params(tiny_config(None, None))
+
+  def program(rematerialize):
+    config = tiny_config(
+      None, None, dropout_rate=0.3, rematerialize=rematerialize
+    )
+
+    def loss(params):
+      logits, _ = Transformer(config, 3).apply(
+        {"params": params},
+        BATCH,
+        TASK_IDS,
+        train=True,
+        rngs={"dropout": jax.random.key(0)},
+      )
+      return jnp.mean(jnp.square(logits))
+
+    backward = jax.eval_shape(lambda params: jax.vjp(loss, params)[1], params)
+    kept = sum(leaf.size for leaf in jax.tree.leaves(backward))
+    gradient = jax.jit(
+      jax.grad(loss), compiler_options={"xla_backend_optimization_level": 0}
+    )
+    return gradient(params), kept
+
+  expected, most = program("none")
+  some, less = program("all_but_products")
+  few, least = program("full")
+  assert least < less < most
+  for found in (some, few):
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+      found,
+      expected,
+    )

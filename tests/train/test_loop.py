@@ -18,9 +18,11 @@ from taskmoe_jax.models.transformer import Transformer
 from taskmoe_jax.partitioning.meshes import MeshShape
 from taskmoe_jax.train import loop
 from taskmoe_jax.train.checkpoint_policy import CheckpointPolicy
+from taskmoe_jax.train.initial import InitialParameters
 from taskmoe_jax.train.optimizers import adafactor
 from taskmoe_jax.train.restoring import load_translator
 from taskmoe_jax.train.run_directory import load_samples
+from taskmoe_jax.train.trouble import TroublePolicy
 from taskmoe_jax.vocabulary import EOS_ID
 
 BATCHES = {
@@ -67,6 +69,10 @@ def train(small_corpus, small_vocabulary, model_config, watching, tmp_path):
       "log_every": 2,
       "checkpoints": CheckpointPolicy(every_steps=2, keep=3),
       "watching": watching(),
+      "initial": InitialParameters(run_dir=None, step=None, include=""),
+      "trouble": TroublePolicy(
+        stop_after_skipped=3, spike_factor=None, spike_window=1, max_rollbacks=0
+      ),
       "run_dir": str(tmp_path / "run"),
       "config_text": "SEED = 0\n",
       "console": console,

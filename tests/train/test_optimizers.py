@@ -265,3 +265,26 @@ def test_clipping_out_of_range():
   message = r"clip_global_norm=-1.0 is not above 0. Set adamw.clip_global_norm"
   with pytest.raises(TaskMoeError, match=message):
     optimizers.adamw(SCHEDULE, b1=0.9, b2=0.98, eps=1e-9, clip_global_norm=-1.0)
+
+
+def test_first_moments_in_bfloat16():
+  """Half the memory, and second moments stay as they are."""
+  start, grads = map(draw, range(2))
+  for optimizer in (
+    optimizers.adamw(
+      SCHEDULE, b1=0.9, b2=0.98, eps=1e-9, moment_dtype="bfloat16"
+    ),
+    optimizers.adafactor(
+      SCHEDULE, parameter_scale=True, momentum=0.9, moment_dtype="bfloat16"
+    ),
+  ):
+    transformation = optimizer.transformation
+    _, states = transformation.update(grads, transformation.init(start), start)
+    found = {(leaf.dtype.name, leaf.shape) for leaf in jax.tree.leaves(states)}
+    assert ("bfloat16", SHAPES["table"]) in found
+    assert any(dtype == "float32" and shape for dtype, shape in found)
+  message = "unknown moment_dtype 'float16': .* Set adamw.moment_dtype"
+  with pytest.raises(TaskMoeError, match=message):
+    optimizers.adamw(
+      SCHEDULE, b1=0.9, b2=0.98, eps=1e-9, moment_dtype="float16"
+    )

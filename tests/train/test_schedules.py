@@ -77,3 +77,57 @@ def test_rsqrt_schedule_refuses():
   message = r"learning_rate=0.0 is not above 0. Set rsqrt_schedule.learning_r"
   with pytest.raises(TaskMoeError, match=message):
     schedules.rsqrt_schedule(0.0, warmup_steps=3)
+
+
+def test_cosine_by_hand():
+  schedule = schedules.cosine_schedule(
+    2.0, warmup_steps=4, train_steps=12, final=0.1
+  )
+  expected = {0: 0, 2: 1, 4: 2, 8: (2 + 0.2) / 2, 12: 0.2, 50: 0.2}
+  for step, rate in expected.items():
+    assert float(schedule(step)) == pytest.approx(rate), step
+  without = schedules.cosine_schedule(
+    2.0, warmup_steps=0, train_steps=8, final=0.0
+  )
+  assert float(without(0)) == pytest.approx(2.0)
+  assert float(without(4)) == pytest.approx(1.0)
+
+
+def test_wsd_by_hand():
+  schedule = schedules.wsd_schedule(
+    2.0, warmup_steps=4, train_steps=20, decay_steps=8, final=0.25
+  )
+  expected = {0: 0, 1: 0.5, 4: 2, 11: 2, 12: 2, 16: 1.25, 20: 0.5, 99: 0.5}
+  for step, rate in expected.items():
+    assert float(schedule(step)) == pytest.approx(rate), step
+  flat = schedules.wsd_schedule(
+    2.0, warmup_steps=0, train_steps=9, decay_steps=1, final=0.0
+  )
+  assert [float(flat(step)) for step in (0, 8, 9)] == [2.0, 2.0, 0.0]
+
+
+@pytest.mark.parametrize(
+  ("name", "changes", "message"),
+  [
+    (
+      "cosine",
+      {"warmup_steps": 9},
+      "warmup_steps=9 is not within train_st",
+    ),
+    ("cosine", {"final": 1.5}, r"final=1\.5 is outside \[0, 1\]"),
+    ("wsd", {"decay_steps": 7}, "warmup_steps=3 and decay_steps=7 do not fit"),
+    ("wsd", {"learning_rate": 0.0}, r"learning_rate=0\.0 is not above 0"),
+  ],
+)
+def test_phases_that_cannot_be(name, changes, message):
+  values = {
+    "learning_rate": 2.0,
+    "warmup_steps": 3,
+    "train_steps": 9,
+    "final": 0.5,
+  }
+  if name == "wsd":
+    values["decay_steps"] = 2
+  values = {**values, **changes}
+  with pytest.raises(TaskMoeError, match=message.replace("=0 is", r"=0\.0 is")):
+    getattr(schedules, f"{name}_schedule")(**values)
