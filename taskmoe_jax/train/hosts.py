@@ -27,6 +27,7 @@ from taskmoe_jax.train.host_watch import HostWatch
 # Training a vocabulary, or the text of a mixture, may take as long.
 _PATIENCE_MS = 6 * 3600 * 1000
 _NO_CLUSTER = "coordinator_address should be defined"
+_TOO_LATE = "must be called before any JAX calls"
 
 
 def is_first() -> bool:
@@ -142,6 +143,9 @@ def _initialize(
     )
   except Exception as error:
     if _NO_CLUSTER in str(error):
+      return False
+    if coordinator is None and _TOO_LATE in str(error):
+      # A program that computed already, and has not joined any job, is alone.
       return False
     raise TaskMoeError(
       "the processes of this job do not find each other:"
