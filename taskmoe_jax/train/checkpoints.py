@@ -19,6 +19,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from taskmoe_jax.errors import TaskMoeError
+from taskmoe_jax.train import hosts
 from taskmoe_jax.train.checkpoint_folders import (
   checkpoints_folder,
   complete_steps,
@@ -70,6 +71,7 @@ class Checkpoints:
   ):
     self._folder = checkpoints_folder(run_dir)
     tidy(self._folder)
+    hosts.wait_for_all("checkpoints")
     self._policy = policy
     self._clock = clock
     self._saved_at = clock()
@@ -78,11 +80,13 @@ class Checkpoints:
       self._folder,
       item_names=("params", "optimizer", "position", "run", "contents"),
       options=ocp.CheckpointManagerOptions(
+        create=False,  # `tidy` has; with all processes named Orbax cannot.
         # Makes Orbax write scores; which of them count, the policy says.
         best_fn=lambda metrics: metrics["score"],
         preservation_policy=policy.preservation(),
         enable_background_delete=False,
         async_options=ocp.AsyncOptions(timeout_secs=_TIMEOUT_SECONDS),
+        multiprocessing_options=_all_processes(),
       ),
     )
 
@@ -278,3 +282,17 @@ def _all_say(value: bool) -> bool:
   if jax.process_count() == 1:
     return value
   return bool(multihost_utils.process_allgather(value).all())
+
+
+def _all_processes() -> ocp.options.MultiprocessingOptions:
+  """Named one by one, Orbax lets processes meet without their devices.
+
+  Otherwise its threads would run collectives of their own beside the step's,
+  and two processes that have them in another order wait for each other for
+  ever.
+  """
+  if jax.process_count() == 1:
+    return ocp.options.MultiprocessingOptions()
+  return ocp.options.MultiprocessingOptions(
+    active_processes=set(range(jax.process_count()))
+  )

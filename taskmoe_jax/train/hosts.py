@@ -10,6 +10,7 @@ again, on as many hosts as there are.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import socket
@@ -26,8 +27,9 @@ from taskmoe_jax.train.host_watch import HostWatch
 
 # Training a vocabulary, or the text of a mixture, may take as long.
 _PATIENCE_MS = 6 * 3600 * 1000
-_NO_CLUSTER = "coordinator_address should be defined"
-_TOO_LATE = "must be called before any JAX calls"
+# What JAX says where there is no cluster, or where this program was using its
+# devices before, as somebody who calls us from Python may.
+_ALONE = ("coordinator_address should be defined", "before any JAX calls")
 
 
 def is_first() -> bool:
@@ -134,6 +136,9 @@ def _initialize(
         f"coordinator {coordinator!r} has no port. Set --coordinator to"
         " HOST:PORT of process 0."
       )
+  # On a CPU programs of several threads may overtake each other, and so would
+  # their collectives; elsewhere this changes nothing.
+  jax.config.update("jax_cpu_enable_async_dispatch", False)
   try:
     jax.distributed.initialize(
       *given,
@@ -142,10 +147,8 @@ def _initialize(
       shutdown_timeout_seconds=int(3 * silence_seconds),
     )
   except Exception as error:
-    if _NO_CLUSTER in str(error):
-      return False
-    if coordinator is None and _TOO_LATE in str(error):
-      # A program that computed already, and has not joined any job, is alone.
+    if coordinator is None and any(text in str(error) for text in _ALONE):
+      jax.config.update("jax_cpu_enable_async_dispatch", True)
       return False
     raise TaskMoeError(
       "the processes of this job do not find each other:"
@@ -164,10 +167,15 @@ def _client():
   return distributed.global_state.client
 
 
+_barriers = itertools.count()
+
+
 def wait_for_all(name: str) -> None:
   """Returns when all processes have come here; the name is for messages."""
   if jax.process_count() > 1:
-    _client().wait_at_barrier(f"taskmoe/{name}", _PATIENCE_MS)
+    # A name is good for once; all processes count alike.
+    number = next(_barriers)
+    _client().wait_at_barrier(f"taskmoe/{number}/{name}", _PATIENCE_MS)
 
 
 def first_does(name: str, function: Callable[[], object]) -> None:
@@ -198,13 +206,14 @@ def check_agreement(name: str, values: Mapping[str, str]) -> None:
     if value != first[what]:
       raise TaskMoeError(
         f"{what} of {here()} differs from that of process 0:"
-        f" {_first_difference(value, first[what])}. Start all processes with"
+        f" {first_difference(value, first[what])}. Start all processes with"
         " the same installation, files and flags."
       )
   wait_for_all(f"agreement/{name}")
 
 
-def _first_difference(here: str, there: str) -> str:
+def first_difference(here: str, there: str) -> str:
+  """The first lines in which two texts differ, in words."""
   ours, theirs = here.splitlines(), there.splitlines()
   for number in range(max(len(ours), len(theirs))):
     pair = [

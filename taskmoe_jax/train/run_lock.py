@@ -48,7 +48,7 @@ class RunLock:
     self._say = say
     self._beat_seconds = beat_seconds
     self._ended = threading.Event()
-    self._lost: TaskMoeError | None = None
+    self.lost: TaskMoeError | None = None
     self._thread = threading.Thread(
       target=self._keep, name="run lock", daemon=True
     )
@@ -83,13 +83,13 @@ class RunLock:
 
   def check(self) -> None:
     """Raises if another trainer has taken the run directory meanwhile."""
-    if self._lost:
-      raise self._lost
+    if self.lost:
+      raise self.lost
 
   def _look(self) -> None:
     holder = self._read()
     if not self._is_ours(holder):
-      self._lost = self._error(holder)
+      self.lost = self._error(holder)
 
   def _check_dead(self, holder: dict[str, Any]) -> None:
     if holder.get("host") == self._content["host"]:
@@ -119,7 +119,7 @@ class RunLock:
       self._content["beat"] += 1
       try:
         self._look()
-        if self._lost:
+        if self.lost:
           return
         self._write()
       except OSError:

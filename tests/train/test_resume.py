@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import pathlib
 import random
 import signal
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 import taskmoe_jax
+from taskmoe_jax.cli.main import main
 from taskmoe_jax.train import steps
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -22,6 +24,7 @@ FLAGS = (
   f"--gin.TRAIN_STEPS={STEPS}",
   "--gin.CHECKPOINT_EVERY=2",
   "--gin.DROPOUT_RATE=0.1",
+  "--gin.MICROBATCHES=2",
   # Every layer an MoE layer: half as much to compile.
   "--gin.config.StackConfig.mlp_dims=()",
   "--gin.ENCODER=token",
@@ -60,8 +63,10 @@ def _assert_same_run(run_dir, other):
 
 # Steps last 0.1 s, so that there is something to interrupt.
 SLOW_PROGRAM = """
-import sys, time
+import os, random, signal, sys, threading, time
 import jax
+import orbax.checkpoint as ocp
+from taskmoe_jax.cli.main import main
 from taskmoe_jax.cli.main import main
 from taskmoe_jax.train import steps
 
@@ -75,6 +80,16 @@ def slow(batches, *, depth):
     yield item
 
 steps.prefetch = slow
+save = ocp.CheckpointManager.save
+
+# Inside a write, which goes on in the background.
+def failing(self, step, **arguments):
+  save(self, step, **arguments)
+  if step == int(os.environ.get("KILL_IN_SAVE", 0)):
+    time.sleep(random.SystemRandom().uniform(0, 0.03))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+ocp.CheckpointManager.save = failing
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -141,20 +156,54 @@ def test_an_interrupted_run_is_the_unbroken_one(
 
 
 def test_a_killed_run_is_the_unbroken_one(unbroken, arguments, tmp_path):
+  """Killed while it writes step 4, again at random, and then left alone."""
   program = [sys.executable, "-c", SLOW_PROGRAM, *arguments(tmp_path)]
-  running = subprocess.Popen(program, cwd=ROOT, stdout=subprocess.DEVNULL)
+  options = {"cwd": ROOT, "stdout": subprocess.DEVNULL}
+  environment = {**os.environ, "KILL_IN_SAVE": "4"}
+  killed = subprocess.run(program, env=environment, check=False, **options)
+  assert killed.returncode == -signal.SIGKILL
   metrics = tmp_path / "metrics.jsonl"
-  while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= 2):
+  assert metrics.read_bytes().count(b"\n") == 4
+  # Step 4 is there or it is not; that of step 2 is.
+  assert (tmp_path / "checkpoints" / "2").exists()
+
+  running = subprocess.Popen(program, **options)
+  while metrics.read_bytes().count(b"\n") < 5:
     assert running.poll() is None
     time.sleep(0.02)
-  moment = random.SystemRandom().uniform(0, 0.5)
-  print(f"killed {moment:.3f} s after the second report")
+  moment = random.SystemRandom().uniform(0, 0.2)
+  print(f"killed {moment:.3f} s after the fifth report")
   time.sleep(moment)
   running.send_signal(signal.SIGKILL)
   assert running.wait() == -signal.SIGKILL
-  assert 2 <= metrics.read_bytes().count(b"\n") < STEPS
+  assert 5 <= metrics.read_bytes().count(b"\n") < STEPS
 
-  subprocess.run(program, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+  subprocess.run(program, check=True, **options)
+  _assert_same_run(tmp_path, unbroken)
+
+
+def test_sigterm_saves_first(
+  unbroken, arguments, tmp_path, taskmoe, monkeypatch, capsys
+):
+  prefetch = steps.prefetch
+
+  def noticed(batches, *, depth):
+    with contextlib.closing(prefetch(batches, depth=depth)) as stream:
+      for number, item in enumerate(stream, start=1):
+        if number == 3:
+          signal.raise_signal(signal.SIGTERM)
+        yield item
+
+  before = signal.getsignal(signal.SIGTERM)
+  with monkeypatch.context() as patch:
+    patch.setattr(steps, "prefetch", noticed)
+    assert main(arguments(tmp_path)) == 75
+  assert signal.getsignal(signal.SIGTERM) is before
+  said = f"SIGTERM: saved step 3 of {STEPS}; the same command goes on"
+  assert said in capsys.readouterr().out
+  assert (tmp_path / "checkpoints" / "3").exists()
+  assert not (tmp_path / "lock.json").exists()
+  taskmoe(*arguments(tmp_path))
   _assert_same_run(tmp_path, unbroken)
 
 
