@@ -37,6 +37,9 @@ class TrainBatches:
   The keys are those of DESIGN.md section 4. The rows come in groups of
   `rows_per_task_group` of one task each, for expert fetch; their pairs may
   differ. A sentence that fits into no row is left out and counted.
+
+  Attributes:
+    origin: Says where the text is read from, for the log.
   """
 
   def __init__(
@@ -73,11 +76,13 @@ class TrainBatches:
     self._rows = np.arange(batch_size)[slice(None) if rows is None else rows]
     self._lengths = (source_length, target_length)
     self._pack = pack
+    self._seed = seed
     self._num_batches = 0
     self._num_batches_here = 0
     self._fills = collections.Counter()
 
     corpus = open_corpus(mixture)
+    self.origin = _origin(corpus, in_part=len(self._rows) < batch_size)
     # Who is first among equals depends on the seed, not on the alphabet.
     names = np.random.default_rng(seed).permutation(list(corpus.rates))
     self._pairs = {
@@ -146,6 +151,14 @@ class TrainBatches:
     """Returns the position of the next batch, as integers for JSON."""
     return {
       "batches": self._num_batches,
+      "order": {
+        "seed": self._seed,
+        "lengths": list(self._lengths),
+        "pack": self._pack,
+        "sizes": {
+          name: self._pairs[name].examples.size for name in sorted(self._pairs)
+        },
+      },
       "pairs": {
         name: dataclasses.asdict(self._pairs[name].rows.position)
         for name in sorted(self._pairs)
@@ -155,15 +168,28 @@ class TrainBatches:
   def restore(self, state: dict[str, Any]) -> None:
     """Goes on from a `state`; the next batch is the one it was taken before.
 
-    That holds for the same text, vocabulary, lengths, packing and seed. The
-    number of rows in a batch or group may change, and so may the number of
+    The number of rows in a batch or group may change, and so may the number of
     processes and which rows each makes.
+
+    Raises:
+      TaskMoeError: The seed, the lengths, packing or the text are not those of
+        the state, so that it would mean another place.
     """
     if differing := self._pairs.keys() ^ state["pairs"].keys():
       raise TaskMoeError(
         "the saved data position is of other pairs than this mixture:"
         f" {', '.join(sorted(differing))} are in one of them only. Set MIXTURE"
         " to the one the run was started with, or start a new run."
+      )
+    order = self.state()["order"]
+    if differing := [n for n in order if order[n] != state["order"][n]]:
+      found = ", ".join(f"{n} {state['order'][n]}" for n in differing)
+      now = ", ".join(f"{n} {order[n]}" for n in differing)
+      raise TaskMoeError(
+        f"the saved data position is of {found}, and now there is {now}: it"
+        " would mean another place. Set SEED, SOURCE_LENGTH, TARGET_LENGTH,"
+        " PACK and MIXTURE to what the run was started with, or start a new"
+        " run."
       )
     self._num_batches = state["batches"]
     for name, pair in self._pairs.items():
@@ -195,6 +221,16 @@ class TrainBatches:
     self._fills["target_fill"] += fill[:, 1].mean()
     self._fills["row_fill"] += fill.max(axis=1).mean()
     self._num_batches_here += 1
+
+
+def _origin(corpus: Corpus, *, in_part: bool) -> str:
+  """Where text is read from, and what that costs where it is read in part."""
+  if corpus.vocabulary is not None or not in_part:
+    return corpus.origin
+  return (
+    f"{corpus.origin}, all of which every process tokenises; a cache (`taskmoe"
+    " cache`) spares that"
+  )
 
 
 def _open_pair(

@@ -150,6 +150,7 @@ class _Loop:
     spent = TimeSpent()
     size = self.batches.batch_size
     say_what_is_trained(self._say, self.run, self.run_dir, self.program, size)
+    self._say(f"text {self.data.origin}")
     with contextlib.ExitStack() as stack:
       checkpoints = stack.enter_context(Checkpoints(self.run_dir, policy))
       with spent.on("restoring"):

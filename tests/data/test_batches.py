@@ -219,6 +219,36 @@ def test_position_of_another_mixture(mixture, mixture_of, batches_of):
 
 
 @pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"seed": 6}, "is of seed 5, and now there is seed 6: it would mean"),
+    ({"pack": False}, "is of pack True, and now there is pack False: "),
+    ({"source_length": 30}, r"of lengths \[31, 37\], and now .* \[30, 37\]: "),
+  ],
+)
+def test_position_of_another_order(mixture, batches_of, changes, message):
+  state = batches_of(mixture).state()
+  with pytest.raises(TaskMoeError, match=message):
+    batches_of(mixture, **changes).restore(state)
+
+
+def test_position_of_other_text(mixture_of, batches_of):
+  text = [("a", "b")] * 4
+  state = batches_of(mixture_of({"en-de": {"train": text}})).state()
+  with pytest.raises(TaskMoeError, match=r"sizes {'en-de': 4}, and now .*: 3}"):
+    batches_of(mixture_of({"en-de": {"train": text[:3]}})).restore(state)
+
+
+def test_where_the_text_is_from(mixture, batches_of):
+  origin = "live from seqio mixture 'made_in_test'"
+  assert batches_of(mixture).origin == origin
+  assert batches_of(mixture, rows=slice(2)).origin == (
+    f"{origin}, all of which every process tokenises; a cache (`taskmoe cache`)"
+    " spares that"
+  )
+
+
+@pytest.mark.parametrize(
   ("batch_size", "group", "message"),
   [
     (8, 3, "a batch of 8 rows is no multiple of 3, .* ROWS_PER_TASK_GROUP"),
