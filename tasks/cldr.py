@@ -3,12 +3,8 @@
 import functools
 from collections.abc import Sequence
 
-import seqio
-
 from taskmoe_jax.data.cldr import LANGUAGES, CldrText
-from taskmoe_jax.data.corpus import PARTS
-from taskmoe_jax.data.registration import register_mixture
-from taskmoe_jax.data.sources import ParallelSource
+from taskmoe_jax.data.corpus import PARTS, Mixture
 from taskmoe_jax.errors import TaskMoeError, one_of
 
 # Twice what one direction reads at once (`live.py`).
@@ -36,7 +32,7 @@ def cldr_30(
   seed: int,
   temperature: float,
   languages: Sequence[str] = LANGUAGES,
-) -> seqio.Mixture:
+) -> Mixture:
   """Registers the 30 pairs of CLDR text and their mixture.
 
   The text is endless, so that all pairs have the same rate and the temperature
@@ -48,6 +44,11 @@ def cldr_30(
     temperature: Of the sampling, see `register_mixture`.
     languages: Which languages to pair with English.
   """
+  # Not above: to name a mixture that a cache replaces, as gin does, shall not
+  # cost the seconds that importing seqio takes.
+  from taskmoe_jax.data.registration import register_mixture
+  from taskmoe_jax.data.sources import ParallelSource
+
   for language in languages:
     if language not in LANGUAGES:
       raise TaskMoeError(

@@ -2,10 +2,8 @@
 
 import functools
 
-import seqio
-
 from taskmoe_jax.data.cleaning import Cleaning
-from taskmoe_jax.data.registration import both_directions, register_mixture
+from taskmoe_jax.data.corpus import Mixture
 from taskmoe_jax.data.tsv import TsvFolder
 
 
@@ -16,7 +14,7 @@ def tsv(
   temperature: float,
   cleaning: Cleaning | None = None,
   name: str = "tsv",
-) -> seqio.Mixture:
+) -> Mixture:
   """Registers both directions of every pair in a folder, and their mixture.
 
   Args:
@@ -26,6 +24,10 @@ def tsv(
     cleaning: What to leave out of the train parts; None for nothing.
     name: Of the mixture, and the first part of its seqio tasks' names.
   """
+  # Not above: to name a mixture that a cache replaces, as gin does, shall not
+  # cost the seconds that importing seqio takes.
+  from taskmoe_jax.data.registration import both_directions, register_mixture
+
   files = TsvFolder(folder)
   sources = []
   for pair in files.pairs:
