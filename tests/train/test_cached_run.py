@@ -34,6 +34,7 @@ def test_losses_parameters_and_samples_are_those_of_the_text(
   run_dir = tmp_path / "run"
   taskmoe(
     "train",
+    "--num_processes=1",
     f"--gin_file={small_recipe}",
     "--gin_file=mixtures/cache.gin",
     f"--gin.CACHE={cache}",

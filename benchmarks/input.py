@@ -1,0 +1,337 @@
+"""Measures reading: pairs and tokens a CPU-second, memory, time to a batch.
+
+  python benchmarks/input.py --folder=DIR --vocabulary=FILE.model [--out=FILE]
+
+Four ways read the same folder of TSV files, at the same rates, into packed rows
+of the same lengths: live and from a cache as training does it; and as seqio
+does it, `seqio.get_dataset` with its own packing, live and from a cache in its
+own format. Each is measured in a process of its own, which says how many CPU
+seconds its batches took after a warm-up. Memory is the peak of a process that
+reads 10,000 or 1,000,000 lines made for it.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import rich.console
+import rich.table
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+_LENGTHS = {"inputs": 128, "targets": 128}
+_BATCH_SIZE = 64
+_TEMPERATURE = 5.0
+_WAYS = ("live", "cached", "seqio live", "seqio cached")
+_SIZES = (10_000, 1_000_000)
+
+
+def _batches(args: argparse.Namespace, corpus):
+  """Batches as training takes them."""
+  from taskmoe_jax.data.batches import TrainBatches
+  from taskmoe_jax.data.corpus import task_space_of
+  from taskmoe_jax.vocabulary import Vocabulary
+
+  return TrainBatches(
+    corpus,
+    vocabulary=corpus.vocabulary or Vocabulary.load(args.vocabulary),
+    task_space=task_space_of(corpus, "target"),
+    batch_size=_BATCH_SIZE,
+    rows_per_task_group=8,
+    source_length=_LENGTHS["inputs"],
+    target_length=_LENGTHS["targets"],
+    pack=True,
+    seed=0,
+  )
+
+
+def _mixture(args: argparse.Namespace):
+  from taskmoe_jax.tasks.tsv import tsv
+
+  return tsv(args.folder, vocabulary=args.vocabulary, temperature=_TEMPERATURE)
+
+
+def _corpus(args: argparse.Namespace):
+  from taskmoe_jax.data.cache import open_cache
+  from taskmoe_jax.data.corpus import open_corpus
+
+  if args.way == "cached":
+    return open_cache(args.cache, temperature=None)
+  return open_corpus(_mixture(args))
+
+
+def _seqio_rows(args: argparse.Namespace) -> Iterator[dict[str, np.ndarray]]:
+  """Packed batches of plain seqio."""
+  import seqio
+
+  mixture = _mixture(args)
+  if args.way == "seqio cached":
+    seqio.set_global_cache_dirs([args.seqio_cache])
+    mixture = _cacheable(args, mixture)
+  dataset = seqio.get_dataset(
+    mixture.name,
+    _LENGTHS,
+    dataset_split="train",
+    shuffle=True,
+    seed=0,
+    use_cached=args.way == "seqio cached",
+    feature_converter=seqio.EncDecFeatureConverter(
+      pack=True, use_custom_packing_ops=False
+    ),
+  )
+  yield from dataset.batch(_BATCH_SIZE).prefetch(2).as_numpy_iterator()
+
+
+def _cacheable(args: argparse.Namespace, mixture):
+  """The same seqio tasks with a place for seqio's cache in them."""
+  import seqio
+
+  names = []
+  for task in mixture.tasks:
+    tokenize, prepend, append = task.preprocessors
+    names.append(f"cached_{task.name}")
+    seqio.TaskRegistry.add(
+      names[-1],
+      source=task.source,
+      preprocessors=[
+        tokenize,
+        prepend,
+        seqio.CacheDatasetPlaceholder(),
+        append,
+      ],
+      output_features=task.output_features,
+    )
+  rates = [mixture.get_rate(task) for task in mixture.tasks]
+  return seqio.MixtureRegistry.add(
+    "cached_tsv", list(zip(names, rates, strict=True))
+  )
+
+
+def _write_seqio_cache(args: argparse.Namespace) -> None:
+  """Writes the files that seqio's cache script would.
+
+  The script itself needs Beam, whose protobuf clashes with SentencePiece's.
+  """
+  import seqio
+  import tensorflow as tf
+
+  from taskmoe_jax.data.corpus import open_corpus
+  from taskmoe_jax.data.tokens import tokenise
+  from taskmoe_jax.vocabulary import Vocabulary
+
+  vocabulary = Vocabulary.load(args.vocabulary)
+  mixture = _mixture(args)
+  corpus = open_corpus(mixture)
+  for task in mixture.tasks:
+    pair = task.source.pair
+    folder = pathlib.Path(args.seqio_cache) / f"cached_{task.name}"
+    folder.mkdir(parents=True)
+    size = corpus.size(pair, "train")
+    text = corpus.text(pair, "train")
+    lines = [text[index] for index in range(size)]
+    sides = [
+      tokenise(vocabulary, list(side)) for side in zip(*lines, strict=True)
+    ]
+    symbol = vocabulary.target_id(task.source.target_language)
+    path = str(folder / "train.tfrecord-00000-of-00001")
+    with tf.io.TFRecordWriter(path) as writer:
+      split = [np.split(ids, np.cumsum(sizes)[:-1]) for ids, sizes in sides]
+      for source, target in zip(*split, strict=True):
+        features = {"inputs": [symbol, *source], "targets": target}
+        example = tf.train.Example(
+          features=tf.train.Features(
+            feature={
+              name: tf.train.Feature(int64_list=tf.train.Int64List(value=ids))
+              for name, ids in features.items()
+            }
+          )
+        )
+        writer.write(example.SerializeToString())
+    info = {
+      "num_shards": 1,
+      "features": {
+        name: {"shape": [None], "dtype": "int32"} for name in _LENGTHS
+      },
+      "seqio_version": seqio.__version__,
+    }
+    (folder / "info.train.json").write_text(json.dumps(info))
+    (folder / "stats.train.json").write_text(json.dumps({"examples": size}))
+    (folder / "COMPLETED").touch()
+
+
+def _count(batch: dict[str, np.ndarray]) -> tuple[int, int]:
+  """The pairs and the tokens of both sides in a packed batch."""
+  pairs = batch["encoder_segment_ids"].max(axis=1).sum()
+  tokens = sum(
+    (batch[f"{side}_segment_ids"] > 0).sum() for side in ("encoder", "decoder")
+  )
+  return int(pairs), int(tokens)
+
+
+def measure(args: argparse.Namespace) -> dict[str, float]:
+  """Reads for some CPU-seconds, after the first batch and a warm-up."""
+  begin = time.perf_counter()
+  if args.way.startswith("seqio"):
+    batches = _seqio_rows(args)
+  else:
+    batches = _batches(args, _corpus(args))
+  next(batches)
+  first = time.perf_counter() - begin
+  rows = pairs = tokens = 0
+  for _ in range(args.warm_up):
+    next(batches)
+  cpu = time.process_time()
+  while time.process_time() - cpu < args.seconds:
+    found = _count(next(batches))
+    rows += _BATCH_SIZE
+    pairs, tokens = pairs + found[0], tokens + found[1]
+  seconds = time.process_time() - cpu
+  return {
+    "pairs_per_cpu_second": pairs / seconds,
+    "tokens_per_cpu_second": tokens / seconds,
+    "fill": tokens / rows / sum(_LENGTHS.values()),
+    "first_batch_seconds": first,
+    "peak_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
+  }
+
+
+def _write_lines(folder: pathlib.Path, size: int) -> None:
+  generator = np.random.default_rng(0)
+  words = ["house", "tree", "Baum", "rot", "one", "and", "das", "seven"]
+  with open(folder / "en-de.train.tsv", "w") as file:
+    for begin in range(0, size, 10_000):
+      chosen = generator.choice(words, (10_000, 16))
+      for number, line in enumerate(chosen, begin):
+        file.write(f"{number} {' '.join(line[:8])}\t{' '.join(line[8:])}\n")
+
+
+def _run(args: argparse.Namespace, **changes: object) -> dict[str, float]:
+  """Measures in a process of its own, which starts with nothing loaded."""
+  values = {**vars(args), "child": True, **changes}
+  begin = time.perf_counter()
+  run = subprocess.run(
+    [sys.executable, __file__, f"--child={json.dumps(values)}"],
+    check=True,
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+  found = json.loads(run.stdout.splitlines()[-1])
+  if "first_batch_at" in found:
+    found["process_to_first_batch_seconds"] = found["first_batch_at"] - begin
+  return found
+
+
+def _child(values: dict[str, object]) -> None:
+  args = argparse.Namespace(**values)
+  match args.job:
+    case "measure":
+      print(json.dumps(measure(args)))
+    case "seqio cache":
+      _write_seqio_cache(args)
+      print("{}")
+    case "first batch":
+      # The clock is the machine's, and so the parent's too.
+      next(_batches(args, _corpus(args)))
+      print(json.dumps({"first_batch_at": time.perf_counter()}))
+    case "cache":
+      _write_cache(args)
+      print("{}")
+
+
+def _write_cache(args: argparse.Namespace) -> None:
+  from taskmoe_jax.data.cache_writing import write_cache
+  from taskmoe_jax.data.vocabulary_training import VocabularySource
+
+  write_cache(
+    mixture=_mixture(args),
+    vocabulary=VocabularySource(
+      path=args.vocabulary, size=1, num_sentences=1, seed=0
+    ),
+    folder=args.cache,
+    endless_examples=None,
+  )
+
+
+def compare(args: argparse.Namespace, scratch: pathlib.Path) -> dict:
+  """All figures: speeds, ratios, memory, and time to the first batch."""
+  args.cache = str(scratch / "cache")
+  args.seqio_cache = str(scratch / "seqio")
+  _run(args, job="cache")
+  _run(args, job="seqio cache")
+  speeds = {way: _run(args, job="measure", way=way) for way in _WAYS}
+  starts = _run(args, job="first batch", way="cached")
+  memory = {}
+  for size in _SIZES:
+    folder = scratch / f"lines-{size}"
+    folder.mkdir()
+    _write_lines(folder, size)
+    changes = {"folder": str(folder), "cache": str(folder / "cache")}
+    _run(args, job="cache", **changes)
+    memory[size] = {
+      way: _run(args, job="measure", way=way, **changes)["peak_megabytes"]
+      for way in ("live", "cached")
+    }
+  pairs = {way: found["pairs_per_cpu_second"] for way, found in speeds.items()}
+  return {
+    "speeds": speeds,
+    "ratios": {
+      "cached / seqio live": pairs["cached"] / pairs["seqio live"],
+      "cached / seqio cached": pairs["cached"] / pairs["seqio cached"],
+      "live / seqio live": pairs["live"] / pairs["seqio live"],
+    },
+    "process_to_first_batch_seconds": starts["process_to_first_batch_seconds"],
+    "peak_megabytes": memory,
+  }
+
+
+def show(console: rich.console.Console, results: dict) -> None:
+  table = rich.table.Table()
+  for name in ("", "pairs/CPU-s", "tokens/CPU-s", "fill", "first batch"):
+    table.add_column(name, justify="right" if name else "left")
+  for way, found in results["speeds"].items():
+    table.add_row(
+      way,
+      f"{found['pairs_per_cpu_second']:,.0f}",
+      f"{found['tokens_per_cpu_second']:,.0f}",
+      f"{found['fill']:.3f}",
+      f"{found['first_batch_seconds']:.1f} s",
+    )
+  console.print(table)
+  for name, ratio in results["ratios"].items():
+    console.print(f"{name}: {ratio:.1f}")
+  seconds = results["process_to_first_batch_seconds"]
+  console.print(f"a fresh process to its first batch, cached: {seconds:.1f} s")
+  for size, memory in results["peak_megabytes"].items():
+    ways = ", ".join(f"{way} {mb:.0f} MB" for way, mb in memory.items())
+    console.print(f"peak memory, {size:,} lines: {ways}")
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--child", help=argparse.SUPPRESS)
+  parser.add_argument("--folder", help="of TSV files")
+  parser.add_argument("--vocabulary", help="a SentencePiece model for them")
+  parser.add_argument("--seconds", type=float, default=10.0, help="CPU seconds")
+  parser.add_argument("--warm_up", type=int, default=20, help="batches")
+  parser.add_argument("--out", help="where to write JSON")
+  args = parser.parse_args()
+  if args.child:
+    _child(json.loads(args.child))
+    return
+  with tempfile.TemporaryDirectory() as scratch:
+    results = compare(args, pathlib.Path(scratch))
+  show(rich.console.Console(), results)
+  if args.out:
+    pathlib.Path(args.out).write_text(json.dumps(results, indent=2))
+
+
+if __name__ == "__main__":
+  main()
