@@ -19,17 +19,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 
 import numpy as np
 import rich.console
 import rich.table
+from seqio_input import LENGTHS, mixture, seqio_rows, write_seqio_cache
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-_LENGTHS = {"inputs": 128, "targets": 128}
 _BATCH_SIZE = 64
-_TEMPERATURE = 5.0
 _WAYS = ("live", "cached", "seqio live", "seqio cached")
 _SIZES = (10_000, 1_000_000)
 
@@ -46,17 +44,11 @@ def _batches(args: argparse.Namespace, corpus):
     task_space=task_space_of(corpus, "target"),
     batch_size=_BATCH_SIZE,
     rows_per_task_group=8,
-    source_length=_LENGTHS["inputs"],
-    target_length=_LENGTHS["targets"],
+    source_length=LENGTHS["inputs"],
+    target_length=LENGTHS["targets"],
     pack=True,
     seed=0,
   )
-
-
-def _mixture(args: argparse.Namespace):
-  from taskmoe_jax.tasks.tsv import tsv
-
-  return tsv(args.folder, vocabulary=args.vocabulary, temperature=_TEMPERATURE)
 
 
 def _corpus(args: argparse.Namespace):
@@ -65,106 +57,7 @@ def _corpus(args: argparse.Namespace):
 
   if args.way == "cached":
     return open_cache(args.cache, temperature=None)
-  return open_corpus(_mixture(args))
-
-
-def _seqio_rows(args: argparse.Namespace) -> Iterator[dict[str, np.ndarray]]:
-  """Packed batches of plain seqio."""
-  import seqio
-
-  mixture = _mixture(args)
-  if args.way == "seqio cached":
-    seqio.set_global_cache_dirs([args.seqio_cache])
-    mixture = _cacheable(args, mixture)
-  dataset = seqio.get_dataset(
-    mixture.name,
-    _LENGTHS,
-    dataset_split="train",
-    shuffle=True,
-    seed=0,
-    use_cached=args.way == "seqio cached",
-    feature_converter=seqio.EncDecFeatureConverter(
-      pack=True, use_custom_packing_ops=False
-    ),
-  )
-  yield from dataset.batch(_BATCH_SIZE).prefetch(2).as_numpy_iterator()
-
-
-def _cacheable(args: argparse.Namespace, mixture):
-  """The same seqio tasks with a place for seqio's cache in them."""
-  import seqio
-
-  names = []
-  for task in mixture.tasks:
-    tokenize, prepend, append = task.preprocessors
-    names.append(f"cached_{task.name}")
-    seqio.TaskRegistry.add(
-      names[-1],
-      source=task.source,
-      preprocessors=[
-        tokenize,
-        prepend,
-        seqio.CacheDatasetPlaceholder(),
-        append,
-      ],
-      output_features=task.output_features,
-    )
-  rates = [mixture.get_rate(task) for task in mixture.tasks]
-  return seqio.MixtureRegistry.add(
-    "cached_tsv", list(zip(names, rates, strict=True))
-  )
-
-
-def _write_seqio_cache(args: argparse.Namespace) -> None:
-  """Writes the files that seqio's cache script would.
-
-  The script itself needs Beam, whose protobuf clashes with SentencePiece's.
-  """
-  import seqio
-  import tensorflow as tf
-
-  from taskmoe_jax.data.corpus import open_corpus
-  from taskmoe_jax.data.tokens import tokenise
-  from taskmoe_jax.vocabulary import Vocabulary
-
-  vocabulary = Vocabulary.load(args.vocabulary)
-  mixture = _mixture(args)
-  corpus = open_corpus(mixture)
-  for task in mixture.tasks:
-    pair = task.source.pair
-    folder = pathlib.Path(args.seqio_cache) / f"cached_{task.name}"
-    folder.mkdir(parents=True)
-    size = corpus.size(pair, "train")
-    text = corpus.text(pair, "train")
-    lines = [text[index] for index in range(size)]
-    sides = [
-      tokenise(vocabulary, list(side)) for side in zip(*lines, strict=True)
-    ]
-    symbol = vocabulary.target_id(task.source.target_language)
-    path = str(folder / "train.tfrecord-00000-of-00001")
-    with tf.io.TFRecordWriter(path) as writer:
-      split = [np.split(ids, np.cumsum(sizes)[:-1]) for ids, sizes in sides]
-      for source, target in zip(*split, strict=True):
-        features = {"inputs": [symbol, *source], "targets": target}
-        example = tf.train.Example(
-          features=tf.train.Features(
-            feature={
-              name: tf.train.Feature(int64_list=tf.train.Int64List(value=ids))
-              for name, ids in features.items()
-            }
-          )
-        )
-        writer.write(example.SerializeToString())
-    info = {
-      "num_shards": 1,
-      "features": {
-        name: {"shape": [None], "dtype": "int32"} for name in _LENGTHS
-      },
-      "seqio_version": seqio.__version__,
-    }
-    (folder / "info.train.json").write_text(json.dumps(info))
-    (folder / "stats.train.json").write_text(json.dumps({"examples": size}))
-    (folder / "COMPLETED").touch()
+  return open_corpus(mixture(args))
 
 
 def _count(batch: dict[str, np.ndarray]) -> tuple[int, int]:
@@ -180,7 +73,7 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
   """Reads for some CPU-seconds, after the first batch and a warm-up."""
   begin = time.perf_counter()
   if args.way.startswith("seqio"):
-    batches = _seqio_rows(args)
+    batches = seqio_rows(args, _BATCH_SIZE)
   else:
     batches = _batches(args, _corpus(args))
   next(batches)
@@ -197,7 +90,7 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
   return {
     "pairs_per_cpu_second": pairs / seconds,
     "tokens_per_cpu_second": tokens / seconds,
-    "fill": tokens / rows / sum(_LENGTHS.values()),
+    "fill": tokens / rows / sum(LENGTHS.values()),
     "first_batch_seconds": first,
     "peak_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
   }
@@ -235,7 +128,7 @@ def _child(values: dict[str, object]) -> None:
     case "measure":
       print(json.dumps(measure(args)))
     case "seqio cache":
-      _write_seqio_cache(args)
+      write_seqio_cache(args)
       print("{}")
     case "first batch":
       # The clock is the machine's, and so the parent's too.
@@ -251,7 +144,7 @@ def _write_cache(args: argparse.Namespace) -> None:
   from taskmoe_jax.data.vocabulary_training import VocabularySource
 
   write_cache(
-    mixture=_mixture(args),
+    mixture=mixture(args),
     vocabulary=VocabularySource(
       path=args.vocabulary, size=1, num_sentences=1, seed=0
     ),
