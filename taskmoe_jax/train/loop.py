@@ -150,7 +150,6 @@ class _Loop:
     spent = TimeSpent()
     size = self.batches.batch_size
     say_what_is_trained(self._say, self.run, self.run_dir, self.program, size)
-    self._say(f"text {self.data.origin}")
     with contextlib.ExitStack() as stack:
       checkpoints = stack.enter_context(Checkpoints(self.run_dir, policy))
       with spent.on("restoring"):
@@ -230,6 +229,7 @@ class _Loop:
     self, checkpoints: Checkpoints, initial: InitialParameters
   ) -> TrainState:
     """Restores the newest checkpoint, or draws the parameters."""
+    self._say(f"text {self.data.origin}")
     if checkpoints.latest_step is None:
       state = self.program.initial_state()
       return initial.fill(state, self.run, self.program, self._say)
