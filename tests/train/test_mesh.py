@@ -21,6 +21,19 @@ MESHES = {
 }
 
 
+# What clocks and memories say differs from run to run; the rest must not.
+_COMPUTED = ("loss", "accuracy", "z_loss", "learning_rate", "gradient_norm")
+
+
+def of_the_computation(report):
+  return {
+    name: value
+    for name, value in report.items()
+    if name in ("step", "skipped_updates", *_COMPUTED)
+    or name.startswith(("loss/", "routing/", "data/"))
+  }
+
+
 @pytest.fixture(autouse=True)
 def _quick(quick_compilation):
   pass
@@ -98,8 +111,9 @@ def test_losses_do_not_depend_on_the_mesh(
   for mesh in meshes:
     eight = losses(mesh, *MESHES[mesh], *flags)
     for a, b in zip(one, eight, strict=True):
+      a, b = of_the_computation(a), of_the_computation(b)
       assert a.keys() == b.keys()
-      for name in a.keys() - {"time", "tokens_per_second"}:
+      for name in a:
         # Sums over devices are rounded in another order, and Adafactor divides
         # by roots of small numbers: in five steps float32 drifts so far apart.
         np.testing.assert_allclose(
