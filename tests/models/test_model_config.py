@@ -212,4 +212,5 @@ def test_dict_by_hand():
     "decoder": {"num_layers": 4, "mlp_dims": [11, 26], "moe": None},
     "dropout_rate": 0.0,
     "dtype": "float32",
+    "rematerialize": "none",
   }
