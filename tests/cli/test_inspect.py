@@ -6,6 +6,7 @@ import pytest
 
 from taskmoe_jax.cli.main import main
 from taskmoe_jax.train import state
+from taskmoe_jax.train.run_directory import load_run
 
 
 @pytest.fixture
@@ -62,11 +63,13 @@ def test_more_devices_than_there_are(inspect, small_recipe):
 
 def test_a_run_and_its_experts(inspect, finished_run):
   lines = inspect(f"--run_dir={finished_run}")
+  tasks = load_run(finished_run).task_space.tasks
+  assert sorted(tasks) == ["de", "en", "fr"]
   assert "experts as in checkpoint 1:" in lines
   for stack in ("encoder", "decoder"):
     start = lines.index(f"{stack}: experts of each task, and their gates")
     rows = [line for line in lines[start:] if line.startswith("| ")][1:4]
-    for task, row in zip(("en", "de", "fr"), rows, strict=True):
+    for task, row in zip(tasks, rows, strict=True):
       assert re.fullmatch(rf"\| {task} (\| \d:0\.\d\d \d:0\.\d\d )+\|", row)
 
 

@@ -86,9 +86,9 @@ DEMO = {
     " multiple of 8, or MeshShape."
   ),
   "meshes.MeshShape.data=3": (
-    "a mesh of data=3, expert=1, model=1 does not fill 8 devices: the sizes"
-    " must multiply to 8, and one of them may be -1. Set MeshShape.data,"
-    " MeshShape.expert, MeshShape.model."
+    "a mesh of slices=1, data=3, expert=1, model=1 does not fill 8 devices: the"
+    " sizes must multiply to 8, and one of them may be -1. Set"
+    " MeshShape.slices, MeshShape.data, MeshShape.expert, MeshShape.model."
   ),
   "CHECKPOINT_EVERY=0": (
     "every_steps=0 is not at least 1. Set CheckpointPolicy.every_steps."
