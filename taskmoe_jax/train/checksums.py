@@ -40,13 +40,21 @@ def checksum(array: Shaped[Array, "..."]) -> UInt32[Array, ""]:
   return jnp.sum(hashed ^ (hashed >> 16), dtype=jnp.uint32)
 
 
+@jax.jit
+def _all(arrays):
+  """In one program: of many small ones in flight at once, each with sums over
+  devices, those of two processes can wait for each other for ever.
+  """
+  return [checksum(array) for array in arrays]
+
+
 def checksums(tree: PyTree) -> dict[str, int]:
   """The checksum of each array of a tree, by its path `decoder/table`."""
   paths, _ = jax.tree_util.tree_flatten_with_path(tree)
-  found = {
-    jax.tree_util.keystr(path, simple=True, separator="/"): checksum(leaf)
-    for path, leaf in paths
-  }
+  names = [
+    jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths
+  ]
+  found = dict(zip(names, _all([leaf for _, leaf in paths]), strict=True))
   return {path: int(value) for path, value in jax.device_get(found).items()}
 
 

@@ -14,7 +14,8 @@ import jax
 LOST = 76
 
 _BEATS = "taskmoe/beats/"
-_REASON = "taskmoe/stopped"
+_STOPPED = "taskmoe/stopped/"
+_REASON = f"{_STOPPED}reason"
 
 
 class HostWatch(threading.Thread):
@@ -105,7 +106,7 @@ class HostWatch(threading.Thread):
         f"{self._beat} {self._process}",
         allow_overwrite=True,
       )
-      found = dict(self._client.key_value_dir_get("taskmoe/stopped"))
+      found = dict(self._client.key_value_dir_get(_STOPPED))
       if found:
         return next(iter(found.values()))
       if self._id == 0:

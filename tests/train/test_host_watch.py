@@ -20,6 +20,8 @@ class Store:
 
   def key_value_dir_get(self, prefix):
     self._check()
+    # A folder, as in JAX: a key that is called like it is not in it.
+    prefix = prefix.rstrip("/") + "/"
     return [
       (key, value)
       for key, value in self.values.items()
@@ -110,7 +112,7 @@ def test_the_thread_ends_the_process_once_and_can_be_stopped(store):
     end=ended.append,
   )
   watch.start()
-  store.values["taskmoe/stopped"] = "process 0 stopped: enough"
+  store.values["taskmoe/stopped/reason"] = "process 0 stopped: enough"
   watch.wait_for_reason()
   watch.join(timeout=10)
   assert ended == ["process 0 stopped: enough"]
