@@ -11,18 +11,15 @@ import functools
 import pathlib
 import re
 from collections.abc import Sequence
-
-import seqio
+from typing import TYPE_CHECKING
 
 from taskmoe_jax.data.cleaning import Cleaning
-from taskmoe_jax.data.registration import (
-  both_directions,
-  cleaned_texts,
-  register_mixture,
-)
-from taskmoe_jax.data.sources import ParallelSource
+from taskmoe_jax.data.corpus import Mixture
 from taskmoe_jax.data.tsv import FILE_PARTS, LANGUAGE, TsvFolder, open_lines
 from taskmoe_jax.errors import TaskMoeError, one_of
+
+if TYPE_CHECKING:
+  from taskmoe_jax.data.sources import ParallelSource
 
 _TEXT_NAME = re.compile(
   rf"({LANGUAGE})\.({'|'.join(FILE_PARTS.values())})\.txt(?:\.gz)?"
@@ -37,7 +34,7 @@ def many(
   cleaning: Cleaning | None,
   languages: Sequence[str] | None,
   with_text: bool,
-) -> seqio.Mixture:
+) -> Mixture:
   """Registers all pairs of a folder, or those among some languages.
 
   Args:
@@ -48,6 +45,9 @@ def many(
     languages: Which to take; None for all that there are.
     with_text: Whether to train on the folder's text files too, as `text` does.
   """
+  # Not above, as in `tsv.py`.
+  from taskmoe_jax.data.registration import both_directions, register_mixture
+
   files = TsvFolder(folder)
   known = dict.fromkeys(language for pair in files.pairs for language in pair)
   wanted = tuple(known) if languages is None else tuple(languages)
@@ -90,7 +90,7 @@ def text(
   vocabulary: str | None,
   temperature: float,
   cleaning: Cleaning | None,
-) -> seqio.Mixture:
+) -> Mixture:
   """Registers each language's text of a folder, for language modelling.
 
   Args:
@@ -99,6 +99,8 @@ def text(
     temperature: Of the sampling, see `register_mixture`.
     cleaning: What to leave out of the train parts; None for nothing.
   """
+  from taskmoe_jax.data.registration import register_mixture
+
   return register_mixture(
     "text",
     _text_sources(folder, cleaning),
@@ -110,10 +112,12 @@ def text(
 
 def _text_sources(
   folder: str, cleaning: Cleaning | None
-) -> list[ParallelSource]:
-  files = _text_files(folder)
+) -> "list[ParallelSource]":
+  from taskmoe_jax.data.registration import cleaned_texts
+  from taskmoe_jax.data.sources import ParallelSource
+
   sources = []
-  for language, parts in files.items():
+  for language, parts in _text_files(folder).items():
     texts = {
       part: functools.partial(open_lines, parts[part], columns=1, part=part)
       for part in FILE_PARTS

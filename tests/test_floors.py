@@ -45,6 +45,10 @@ ONLY_IN = {
   "seqio": {"data", "tasks"},
   "gin": {"config", "cli"},
 }
+# What gin/mixtures/ import.
+MIXTURES = "".join(
+  path.read_text() for path in (ROOT / "gin" / "mixtures").glob("*.gin")
+)
 # Rooms that load TensorFlow, to read a seqio mixture, or gin. All others must
 # not: training from a cache needs no TensorFlow.
 WITH_TENSORFLOW = {"data", "tasks", "config", "cli"}
@@ -196,3 +200,26 @@ def test_models_decoding_and_export_load_no_tensorflow():
   rooms = {name.split(".")[1] for name in imported}
   assert {"models", "decoding", "export", "train", "evaluate"} <= rooms
   assert {"tensorflow", "seqio", "gin"} & set(loaded) == set()
+
+
+def test_naming_a_mixture_loads_no_tensorflow():
+  """A cache may stand in for it, and gin imports what a recipe names."""
+  names = [
+    f"taskmoe_jax.tasks.{path.stem}"
+    for path in sorted((ROOT / "tasks").glob("*.py"))
+    if f"tasks import {path.stem}" in MIXTURES
+  ]
+  assert len(names) == 5
+  code = (
+    "import importlib, sys\n"
+    f"for name in {names}: importlib.import_module(name)\n"
+    "print(*{'tensorflow', 'tensorflow_datasets', 'seqio'} & set(sys.modules))"
+  )
+  run = subprocess.run(
+    [sys.executable, "-c", code],
+    cwd=ROOT,
+    check=True,
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+  assert run.stdout.split() == []

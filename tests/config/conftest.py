@@ -89,9 +89,9 @@ def write():
 @pytest.fixture
 def wmt_data(monkeypatch):
   """What TFDS and sacrebleu would give, if they had the data here."""
-  from taskmoe_jax.tasks import wmt
+  from taskmoe_jax.tasks import wmt_builders, wmt_sources
 
   lines = [("ein Haus", "a house")]
-  monkeypatch.setattr(wmt.wmt_builders, "check_prepared", lambda *_: None)
-  monkeypatch.setattr(wmt, "_read", lambda *_: lines)
-  monkeypatch.setattr(wmt, "_test_set", lambda *_: lambda: lines)
+  monkeypatch.setattr(wmt_builders, "check_prepared", lambda *_: None)
+  monkeypatch.setattr(wmt_sources, "_read", lambda *_: lines)
+  monkeypatch.setattr(wmt_sources, "_test_set", lambda *_: lambda: lines)

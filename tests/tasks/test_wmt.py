@@ -9,7 +9,7 @@ from taskmoe_jax.data.corpus import examples, open_corpus, task_space_of
 from taskmoe_jax.data.sources import parallel_sources, rates
 from taskmoe_jax.data.test_sets import TestSet
 from taskmoe_jax.errors import TaskMoeError
-from taskmoe_jax.tasks import wmt, wmt_builders
+from taskmoe_jax.tasks import wmt, wmt_builders, wmt_sources
 
 _OPTIONS = {"temperature": 5.0, "data_dir": "nowhere", "cleaning": None}
 # Section 3 of the paper: what each part is made of, by TFDS's names.
@@ -87,7 +87,7 @@ def mocked(monkeypatch, tmp_path):
     tfds.core.DatasetBuilder, "is_prepared", lambda self: True
   )
   monkeypatch.setattr(
-    wmt,
+    wmt_sources,
     "read_test_set",
     lambda name, pair: TestSet([f"{name} {pair}"], [[f"ref {pair}"]]),
   )
