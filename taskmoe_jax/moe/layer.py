@@ -105,11 +105,11 @@ class MoeFeedForward(nn.Module):
 
   def step(
     self,
-    x: Float[Array, "B 1 D"],
+    x: Float[Array, "B M D"],
     inputs: RouterInputs,
     fetched: FeedForwardWeights | None,
-  ) -> Float[Array, "B 1 D"]:
-    """One step of a decoding, with what `fetch` returned."""
+  ) -> Float[Array, "B M D"]:
+    """One step of M hypotheses of each row, with what `fetch` returned."""
     if fetched is None:
       return self(x, inputs, train=False)[0]
     y = apply_fetched(x, fetched, self.activation)
