@@ -89,7 +89,10 @@ def _sample(corpus: Corpus, num_sentences: int, seed: int) -> Iterator[str]:
   """Yields sources and targets, each pair's by its rate."""
   for number, (pair, rate) in enumerate(corpus.rates.items()):
     text, size = corpus.text(pair, "train"), corpus.size(pair, "train")
-    count = max(1, round(rate * num_sentences / 2))
+    source, target = split_pair(pair)
+    # Text for language modelling has no sources.
+    sides = 1 if source == target else 2
+    count = max(1, round(rate * num_sentences / sides))
     # Not one sample for both directions, which share their text.
     generator = np.random.default_rng([seed, number])
     if size is None:
@@ -97,7 +100,7 @@ def _sample(corpus: Corpus, num_sentences: int, seed: int) -> Iterator[str]:
     else:
       indices = generator.permutation(size)[:count]
     for index in indices:
-      yield from text[int(index)]
+      yield from text[int(index)][-sides:]
 
 
 def _size_error(size: int, message: str) -> TaskMoeError:

@@ -3,6 +3,7 @@ from etils import epath
 
 from taskmoe_jax.data import vocabulary_training
 from taskmoe_jax.data.cldr import CldrText
+from taskmoe_jax.data.corpus import open_corpus
 from taskmoe_jax.data.vocabulary_training import (
   VocabularySource,
   make_vocabulary,
@@ -94,19 +95,28 @@ def test_sample_has_both_sides_at_the_rates(mixture_of, monkeypatch):
     "fr-en": {"train": [(f"f{i}", f"n{i}") for i in range(100)]},
     "de-fr": {"test": [("never", "never")]},
   }
-  mixture = mixture_of(texts, temperature=2.0)  # 30 to 10
-  lines = list(vocabulary_training._sample(mixture, 200, 1))
+  corpus = open_corpus(mixture_of(texts, temperature=2.0))  # 30 to 10
+  lines = list(vocabulary_training._sample(corpus, 200, 1))
   first_letters = dict.fromkeys("edfn", 0)
   for line in lines:
     first_letters[line[0]] += 1
   assert first_letters == {"e": 75, "d": 75, "f": 25, "n": 25}
   assert len(set(lines)) == 200
-  assert lines != list(vocabulary_training._sample(mixture, 200, 2))
+  assert lines != list(vocabulary_training._sample(corpus, 200, 2))
+
+
+def test_text_in_one_language_has_targets_alone(mixture_of):
+  texts = {"xx-xx": {"train": [("", f"line {i}") for i in range(90)]}}
+  corpus = open_corpus(mixture_of(texts))
+  lines = list(vocabulary_training._sample(corpus, 60, 1))
+  assert len(set(lines)) == 60
+  assert "" not in lines
 
 
 def test_both_directions_do_not_sample_the_same():
   mixture = cldr_30("none.model", seed=4, temperature=5.0, languages=("de",))
-  lines = list(vocabulary_training._sample(mixture, 400, 1))
+  corpus = open_corpus(mixture)
+  lines = list(vocabulary_training._sample(corpus, 400, 1))
   assert len(lines) == 400
   assert len(set(lines)) > 360
 
