@@ -7,7 +7,8 @@
 
 With --run_dir the settings are those that the run was trained with; otherwise
 those of a recipe, and the run is in its RUN_DIR. An evaluation that was killed
-goes on where it was when the same command is given again.
+goes on where it was when the same command is given again. Several processes
+evaluate one run together as they train one; the first of them writes.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from taskmoe_jax.cli import gin_flags
+from taskmoe_jax.cli import gin_flags, host_flags
 from taskmoe_jax.errors import TaskMoeError
 
 _DEFAULTS = "runs/evaluate.gin"
@@ -54,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   _add_scoring(parser)
   gin_flags.add_gin_flags(parser)
+  host_flags.add_host_flags(parser)
 
 
 def _add_scoring(parser: argparse.ArgumentParser) -> None:
@@ -114,11 +116,12 @@ def run(args: argparse.Namespace) -> None:
       f"two models to evaluate: --run_dir={args.run_dir} and"
       f" --bundle={args.bundle}. Set one of them."
     )
-  kept = [gin_flags.run_config(args.run_dir)] if args.run_dir else []
-  args.gin_overrides = [*bindings(args), *(args.gin_overrides or ())]
-  # First our own: a run may be older than one of the settings.
-  gin_flags.load(args, files=[_DEFAULTS, *kept])
-  _evaluate(args)
+  with host_flags.connected(args):
+    kept = [gin_flags.run_config(args.run_dir)] if args.run_dir else []
+    args.gin_overrides = [*bindings(args), *(args.gin_overrides or ())]
+    # First our own: a run may be older than one of the settings.
+    gin_flags.load(args, files=[_DEFAULTS, *kept])
+    _evaluate(args)
 
 
 def bindings(args: argparse.Namespace) -> list[str]:
@@ -131,7 +134,6 @@ def bindings(args: argparse.Namespace) -> list[str]:
     "evaluation.evaluate.part": args.part,
     "evaluation.evaluate.examples": args.examples,
     "evaluation.evaluate.batch_size": args.batch_size,
-    "evaluation.evaluate.high_resource": args.high_resource,
   }
   if args.beam_size == 1:
     values["evaluation.evaluate.search"] = "@search.Greedy()"
@@ -155,6 +157,8 @@ def _evaluate(args: argparse.Namespace) -> None:
   }
   if args.run_dir:
     supplied["run_dir"] = args.run_dir
+  if args.high_resource:
+    supplied["named_high_resource"] = args.high_resource
   if args.truncate:
     supplied["lengths"] = Lengths(truncate=True)
   if args.bundle and not args.gin_file:
@@ -173,6 +177,7 @@ def _built(
   text there was of each pair. That text need not be on this machine.
   """
   from taskmoe_jax.config.build import arguments
+  from taskmoe_jax.train import hosts
 
   try:
     return arguments(function, supplied)
@@ -182,10 +187,11 @@ def _built(
     reason = str(error).splitlines()[0]
     supplied["mixture"] = None
     built = arguments(function, supplied)
-    print(
-      f"taskmoe: no averages by training text, which is not here: {reason}",
-      file=sys.stderr,
-    )
+    if hosts.is_first():
+      print(
+        f"taskmoe: no averages by training text, which is not here: {reason}",
+        file=sys.stderr,
+      )
     return built
 
 

@@ -36,6 +36,7 @@ def evaluate(
   search: Search,
   scoring: Scoring,
   high_resource: int | Sequence[str] | None,
+  named_high_resource: Sequence[str] | None = None,
   lengths: Lengths = USUAL_LENGTHS,
   pairs: Sequence[str] | None = None,
   step: int | None = None,
@@ -52,36 +53,34 @@ def evaluate(
   Args:
     mixture: Whose part is translated, unless `tsv` or `test_set` is given, and
       whose training text is counted; None if neither is wanted.
-    run_dir: The run directory.
     part: `validation` or `test`.
     examples: The first so many of each pair; None for all.
-    batch_size: Rows decoded together.
-    mesh: How to arrange all devices.
-    search: How to search.
-    scoring: How to score.
     high_resource: Which languages count as high-resource, or the number of
       pairs of training text above which one does; None for no such averages.
+    named_high_resource: Languages to take instead, every one of which there is.
     lengths: How long sources and translations may be.
-    pairs: Which pairs; all there are unless given.
     step: Which checkpoint; the newest unless given.
     bundle: A bundle to evaluate instead of the run.
     tsv: Text to translate: see `texts.of_tsv`.
     test_set: Text to translate: see `texts.of_sacrebleu`.
     out: Where the results go; `evaluation/...` of the model unless given.
-    console: Where progress and the table are shown.
   """
   texts.check_part(part)
   model = {"run_dir": run_dir, "bundle": bundle, "step": step, "mesh": mesh}
   evaluated = load_evaluated(**model)
   where = {"part": part, "tsv": tsv, "test_set": test_set}
   text = _text(evaluated, mixture, **where, pairs=pairs, limit=examples)
+  if named_high_resource:
+    _check_named(named_high_resource, evaluated, text)
   name = _folder_name(text, examples, evaluated.step, search)
   return evaluate_text(
     evaluated,
     text,
     Decoding(search=search, lengths=lengths, batch_size=batch_size),
     scoring,
-    groups=functools.partial(_groups, mixture, high_resource),
+    groups=functools.partial(
+      _groups, mixture, named_high_resource or high_resource
+    ),
     folder=epath.Path(out or evaluated.folder / "evaluation" / name),
     console=console,
   )
@@ -186,6 +185,13 @@ def _folder_name(
     case _:
       how = f"sampling{search.temperature:g}-seed{search.seed}"
   return f"{text.name}{first}-{step}-{how}"
+
+
+def _check_named(
+  languages: Sequence[str], evaluated: Evaluated, text: texts.Text
+) -> None:
+  trained = evaluated.translator.task_space.pairs
+  pair_groups.check_languages(languages, [*trained, *text.pairs])
 
 
 def _groups(

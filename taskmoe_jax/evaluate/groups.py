@@ -100,6 +100,21 @@ def high_resource_languages(
   return [name for name, size in sizes.items() if size > more_than], []
 
 
+def check_languages(named: Sequence[str], pairs: Sequence[str]) -> None:
+  """Refuses languages that no pair has, such as misspelt ones.
+
+  Raises:
+    TaskMoeError: There are some.
+  """
+  known = sorted({language for pair in pairs for language in split_pair(pair)})
+  if unknown := [name for name in named if name not in known]:
+    raise TaskMoeError(
+      f"high-resource language {', '.join(map(repr, unknown))} is in no pair of"
+      f" the model or the text: accepted are {', '.join(known)}. Set"
+      " --high_resource."
+    )
+
+
 def _languages(pair: str) -> set[str]:
   languages = set(split_pair(pair))
   return languages - {"en"} or languages

@@ -26,6 +26,7 @@ from taskmoe_jax.evaluate.scores import (
   sentence_scores,
 )
 from taskmoe_jax.evaluate.texts import PairText, Text
+from taskmoe_jax.train import hosts
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,13 +65,11 @@ def translate(
 
   Where there are several processes all of them translate together, and the
   first one writes, scores and prints. What is done already is for it to say:
-  the others may see the folder late, or not at all.
+  the others may see the folder late, or not at all. They wait while it scores.
 
   Args:
     evaluated: The model.
     text: What to translate.
-    decoding: How to translate.
-    scoring: How to score.
     folder: See `evaluate.results`.
     console: Where progress is shown.
 
@@ -109,6 +108,7 @@ def translate(
       if jax.process_index() == 0:
         records[pair] = _score(folder, records[pair], text.pairs[pair], scoring)
         progress.say(records[pair], is_new=pair in todo)
+      hosts.wait_for_all(f"scored/{pair}")
   return [records[pair] for pair in text.pairs if pair in records]
 
 

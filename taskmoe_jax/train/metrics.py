@@ -32,7 +32,9 @@ class MetricSums:
 
     The names: `loss` (nats a target token), `accuracy`, `z_loss` (mean square
     of the logits' log-partitions), `learning_rate` (of the last step),
-    `gradient_norm`, `tokens` (target tokens, a sum), `skipped_updates` (how
+    `gradient_norm`, and `gradient_norm/routers` and others of groups of
+    parameters, `data/row_fill` (share of a row's places that hold a token, of
+    its fuller side), `tokens` (target tokens, a sum), `skipped_updates` (how
     many of the steps), `loss/pair/de-en` for each pair that was seen, and for
     each stack and MoE layer, counted from 0, what `routing_report` says.
     All but the last two counts are of the steps that were not skipped, or
@@ -51,9 +53,13 @@ class MetricSums:
       "z_loss": total(lambda step: step.z_loss) / max(tokens, 1.0),
       "learning_rate": float(steps[-1].learning_rate),
       "gradient_norm": total(lambda step: step.gradient_norm) / len(steps),
+      "data/row_fill": total(lambda step: step.row_fill) / len(steps),
       "tokens": sum(float(step.tokens) for step in collected),
       "skipped_updates": sum(int(step.skipped) for step in collected),
     }
+    for group in steps[0].gradient_norms:
+      norms = [step.gradient_norms[group] for step in steps]
+      report[f"gradient_norm/{group}"] = np.mean(norms, dtype=np.float64)
     pair_tokens = total(lambda step: step.pair_tokens)
     pair_loss = total(lambda step: step.pair_loss)
     for pair, count, loss in zip(

@@ -24,8 +24,10 @@ from taskmoe_jax.models.transformer import (
 from taskmoe_jax.moe.balancing import balanced_bias
 from taskmoe_jax.moe.statistics import RoutingStatistics
 from taskmoe_jax.task_space import TaskSpace
+from taskmoe_jax.train.gradient_groups import gradient_norms
 from taskmoe_jax.train.microbatches import rows_together, sum_over_microbatches
 from taskmoe_jax.train.optimizers import Optimizer
+from taskmoe_jax.train.row_fill import row_fill
 from taskmoe_jax.train.state import TrainState
 
 
@@ -42,7 +44,9 @@ class StepMetrics:
     pair_loss: `loss` for each pair.
     pair_tokens: `tokens` for each pair.
     z_loss: Sum of the squares of the logits' log-partitions, not weighted.
+    row_fill: Share of a row's places that hold a token, of its fuller side.
     gradient_norm: Global, before any clipping.
+    gradient_norms: Of each group of parameters; see `train.gradient_groups`.
     learning_rate: Of the update; of the next one if this was skipped.
     skipped: 1 if loss or gradients were not finite and so nothing was updated.
     routing: Statistics by stack; a leading axis counts blocks.
@@ -54,7 +58,9 @@ class StepMetrics:
   pair_loss: Float[Array | np.ndarray, "P"]
   pair_tokens: Float[Array | np.ndarray, "P"]
   z_loss: Float[Array | np.ndarray, ""]
+  row_fill: Float[Array | np.ndarray, ""]
   gradient_norm: Float[Array | np.ndarray, ""]
+  gradient_norms: Mapping[str, Float[Array | np.ndarray, ""]]
   learning_rate: Float[Array | np.ndarray, ""]
   skipped: Float[Array | np.ndarray, ""]
   routing: Mapping[str, RoutingStatistics]
@@ -112,7 +118,9 @@ class TrainStep:
     )
     rate = self.optimizer.schedule(state.step - state.skipped)
     metrics = metrics.replace(
+      row_fill=row_fill(batch),
       gradient_norm=norm,
+      gradient_norms=gradient_norms(gradients),
       learning_rate=jnp.asarray(rate, jnp.float32),
       skipped=(~finite).astype(jnp.float32),
     )
@@ -183,7 +191,9 @@ class TrainStep:
       pair_loss=by_pair(losses.sum(1)),
       pair_tokens=by_pair(weights.sum(1)),
       z_loss=(weights * jnp.square(log_partition)).sum(),
+      row_fill=zero,
       gradient_norm=zero,
+      gradient_norms={},
       learning_rate=zero,
       skipped=zero,
       routing=whole.shares(routing),

@@ -1,5 +1,6 @@
 import pytest
 
+from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.evaluate import groups
 
 # The paper's 32 directions (Table 3); German-French are zero-shot.
@@ -82,3 +83,12 @@ def test_endless_text_has_no_resources():
 
   mixture = cldr_30(None, seed=0, temperature=1.0, languages=("de",))
   assert groups.high_resource_languages(mixture, 1) == (None, [])
+
+
+def test_a_misspelt_language():
+  with pytest.raises(TaskMoeError) as caught:
+    groups.check_languages(["de", "fi", "fr"], ["de-en", "fr-de"])
+  assert str(caught.value) == (
+    "high-resource language 'fi' is in no pair of the model or the text:"
+    " accepted are de, en, fr. Set --high_resource."
+  )

@@ -32,7 +32,11 @@ FLAGS = (
   "--gin.DECODER=task",
   # Each process has rows of its own, and some experts.
   "--gin.meshes.MeshShape.expert=2",
+  # Once: after the last step.
+  f"--gin.EVALUATE_EVERY={STEPS}",
+  "--gin.EVALUATE_BLEU_EXAMPLES=2",
 )
+COMPUTED = ("loss/", "data/", "routing/", "gradient_norm", "eval/")
 # Process DYING kills itself after step 5, between two checkpoints.
 PROGRAM = """
 import os, signal, sys, time
@@ -62,12 +66,12 @@ def _free_port():
 
 
 @pytest.fixture(scope="module")
-def start(small_recipe, tmp_path_factory):
-  """Starts a job of so many processes with two devices each."""
+def start(tmp_path_factory):
+  """Starts a command as so many processes with two devices each."""
   logs = tmp_path_factory.mktemp("logs")
   started = []
 
-  def start(number, run_dir, *flags, of_process=(), dying=None):
+  def start(number, *argv, of_process=(), dying=None):
     port = _free_port()
     environment = {
       **os.environ,
@@ -76,17 +80,13 @@ def start(small_recipe, tmp_path_factory):
     }
     processes = []
     for index in range(number):
-      log = logs / f"{number}.{index}"
+      log = logs / f"{argv[0]}.{number}.{index}"
       command = [
-        *(sys.executable, "-c", PROGRAM, str(index), "train"),
+        *(sys.executable, "-c", PROGRAM, str(index), *argv),
         f"--coordinator=localhost:{port}",
         f"--num_processes={number}",
         f"--process_id={index}",
         "--silence_seconds=12",
-        f"--gin_file={small_recipe}",
-        f"--gin.RUN_DIR={run_dir}",
-        *FLAGS,
-        *flags,
         *dict(of_process).get(index, ()),
       ]
       with log.open("w") as file:
@@ -103,34 +103,41 @@ def start(small_recipe, tmp_path_factory):
     process.wait()
 
 
+@pytest.fixture(scope="module")
+def training(small_recipe):
+  """The command line of a run."""
+  return lambda run_dir: (
+    *("train", f"--gin_file={small_recipe}", f"--gin.RUN_DIR={run_dir}"),
+    *FLAGS,
+  )
+
+
 def _reports(run_dir):
   lines = (run_dir / "metrics.jsonl").read_text().splitlines()
   return [json.loads(line) for line in lines]
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory, small_recipe, taskmoe):
+def one(tmp_path_factory, training, taskmoe):
   """The unbroken run of this process alone, on the devices of four."""
   run_dir = tmp_path_factory.mktemp("one")
   jax.config.update("jax_disable_most_optimizations", True)
-  taskmoe(
-    *("train", f"--gin_file={small_recipe}", f"--gin.RUN_DIR={run_dir}"), *FLAGS
-  )
+  taskmoe(*training(run_dir))
   jax.config.update("jax_disable_most_optimizations", False)
   return run_dir
 
 
 @pytest.fixture(scope="module")
-def many(start, tmp_path_factory):
+def many(start, training, tmp_path_factory):
   """The run of many processes, and what two of them said at the end."""
   run_dir = tmp_path_factory.mktemp("many")
-  (first, log), (second, _) = start(2, run_dir, dying=1)
+  (first, log), (second, _) = start(2, *training(run_dir), dying=1)
   assert second.wait(timeout=240) == -signal.SIGKILL
   since = time.monotonic()
   status = first.wait(timeout=60)
   ended = status, time.monotonic() - since, log.read_text()
   kept = sorted(path.name for path in (run_dir / "checkpoints").iterdir())
-  for process, log in start(4, run_dir):
+  for process, log in start(4, *training(run_dir)):
     assert process.wait(timeout=240) == 0, log.read_text()
   return run_dir, ended, kept, log
 
@@ -159,8 +166,11 @@ def test_losses_and_parameters_are_those_of_one_process(many, one):
   assert [report["step"] for report in ours] == list(range(1, STEPS + 1))
   for a, b in zip(ours, theirs, strict=True):
     for name in b:
-      if name == "loss" or name.startswith(("loss/", "data/", "routing/")):
+      if name == "loss" or name.startswith(COMPUTED):
         np.testing.assert_allclose(a[name], b[name], rtol=1e-3, atol=1e-4)
+  assert {"eval/loss/pair/de-en", "eval/bleu"} <= ours[-1].keys()
+  assert ours[-1]["gradient_norm/experts"] > 0
+  assert 0 < ours[-1]["data/row_fill"] <= 1
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-3),
     taskmoe_jax.load(run_dir).params,
@@ -168,10 +178,44 @@ def test_losses_and_parameters_are_those_of_one_process(many, one):
   )
 
 
-def test_processes_with_other_recipes(start, tmp_path):
+def test_evaluation_is_that_of_one_process(
+  many, start, taskmoe, use_devices, quick_compilation, tmp_path
+):
+  """Of the same checkpoint, on the same mesh: the very same files."""
+  run_dir, *_ = many
+  command = (
+    *("evaluate", f"--run_dir={run_dir}", "--pairs=de-en,en-fr"),
+    *("--beam_size=2", "--metrics=bleu", "--bootstrap=0", "--batch_size=4"),
+  )
+  (first, log), (second, log_of_second) = start(
+    2, *command, f"--out={tmp_path / 'two'}"
+  )
+  assert first.wait(timeout=240) == 0, log.read_text()
+  assert second.wait(timeout=60) == 0, log_of_second.read_text()
+  assert "BLEU" in log.read_text()
+  assert "BLEU" not in log_of_second.read_text()
+  use_devices(4)
+  taskmoe(*command, f"--out={tmp_path / 'one'}")
+  two, one = (
+    {
+      path.relative_to(tmp_path / name): path.read_text()
+      for path in (tmp_path / name).rglob("*.hyp*")
+    }
+    for name in ("two", "one")
+  )
+  assert len(one) == 2
+  assert two == one
+  results = [
+    json.loads((tmp_path / name / "results.json").read_text())
+    for name in ("two", "one")
+  ]
+  assert results[0]["averages"] == results[1]["averages"]
+
+
+def test_processes_with_other_recipes(start, training, tmp_path):
   """Both stop, and say which line it is."""
   (first, log), (second, log_of_second) = start(
-    2, tmp_path / "run", of_process={1: ["--gin.SEED=5"]}
+    2, *training(tmp_path / "run"), of_process={1: ["--gin.SEED=5"]}
   )
   assert second.wait(timeout=240) == 2
   assert first.wait(timeout=60) == 76

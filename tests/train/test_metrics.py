@@ -40,12 +40,15 @@ def _metrics(
   z_loss=0,
   rate=0.25,
   skipped=0,
+  fill=0.5,
 ):
   return StepMetrics(
     *(np.asarray(x, np.float32) for x in (loss, correct, tokens)),
     np.array(pair_loss, np.float32),
     np.array(pair_tokens, np.float32),
-    *(np.asarray(x, np.float32) for x in (z_loss, norm, rate, skipped)),
+    *(np.asarray(x, np.float32) for x in (z_loss, fill, norm)),
+    {"routers": np.asarray(norm / 2, np.float32)},
+    *(np.asarray(x, np.float32) for x in (rate, skipped)),
     routing,
   )
 
@@ -54,7 +57,9 @@ def test_a_report_by_hand(model_config, space):
   sums = MetricSums(model_config(), space)
   # The pairs are en-de, de-en, en-fr, fr-en.
   steps = [
-    _metrics(*(30, 2, 10, [12, 0, 18, 0], [4, 0, 6, 0], 3), {}, z_loss=12),
+    _metrics(
+      *(30, 2, 10, [12, 0, 18, 0], [4, 0, 6, 0], 3), {}, z_loss=12, fill=1
+    ),
     _metrics(
       *(60, 7, 20, [20, 0, 0, 40], [10, 0, 0, 10], 5), {}, z_loss=3, rate=0.5
     ),
@@ -67,6 +72,8 @@ def test_a_report_by_hand(model_config, space):
     "z_loss": 0.5,
     "learning_rate": 0.5,
     "gradient_norm": 4.0,
+    "gradient_norm/routers": 2.0,
+    "data/row_fill": 0.75,
     "tokens": 30.0,
     "skipped_updates": 0,
     "loss/pair/en-de": pytest.approx(32 / 14),

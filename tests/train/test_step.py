@@ -146,6 +146,20 @@ def test_routing_losses_are_weighted(run, model_config, batch):
   )
   norm = np.sqrt(sum(np.sum(g**2) for g in jax.tree.leaves(expected)))
   assert float(metrics.gradient_norm) == pytest.approx(norm, rel=1e-4)
+  groups = metrics.gradient_norms
+  assert list(groups) == [
+    *("decoder", "embeddings", "encoder", "experts", "routers")
+  ]
+  assert np.linalg.norm(list(groups.values())) == pytest.approx(norm, rel=1e-4)
+  moe = [
+    expected[stack]["blocks"]["layer_1"]["moe"]
+    for stack in ("encoder", "decoder")
+  ]
+  experts = jax.tree.leaves([layer["experts"] for layer in moe])
+  norm = np.sqrt(sum(np.sum(g**2) for g in experts))
+  assert float(groups["experts"]) == pytest.approx(norm, rel=1e-4)
+  # Of 4 source and 5 target places: 3 and 3, 2 and 1, 4 and 4.
+  assert float(metrics.row_fill) == pytest.approx((0.75 + 0.5 + 1) / 3)
   assert metrics.routing.keys() == {"encoder", "decoder"}
   # Either weight matters to either router, or the test would see nothing.
   for weights in ((0.0, 0.07), (0.3, 0.0)):

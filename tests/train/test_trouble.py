@@ -60,7 +60,8 @@ def watch():
         for value in ([0, 0], 0, 5, 5 * loss, np.isnan(loss))
       )
       metrics = StepMetrics(
-        *(loss, zero, tokens, rows, rows, zero, zero, zero, skipped, {})
+        *(loss, zero, tokens, rows, rows, zero, zero, zero),
+        *({}, zero, skipped, {}),
       )
       moment = Moment(
         *(done + 1, 99, _state(done + 1), {"batches": number}, metrics),
