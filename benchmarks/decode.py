@@ -110,7 +110,7 @@ def show(console: rich.console.Console, rows: list[dict[str, Any]]) -> None:
   for name in names:
     table.add_column(name, justify="left" if name == "model" else "right")
   for row in rows:
-    table.add_row(*("-" if row[n] is None else _text(row[n]) for n in names))
+    table.add_row(*("-" if row[n] is None else text(row[n]) for n in names))
   console.print(table)
   peaks = {
     model: max(r["tokens_per_second"] or 0 for r in rows if r["model"] == model)
@@ -122,7 +122,7 @@ def show(console: rich.console.Console, rows: list[dict[str, Any]]) -> None:
     console.print(f"peak of {model}: {peak:.0f} tokens/s{ratio}")
 
 
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
   return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -168,7 +168,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     jax.clear_caches()
   show(console, rows)
   if flags.json:
-    flags.json.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags.json.writetext("".join(json.dumps(row) + "\n" for row in rows))
   return rows
 
 

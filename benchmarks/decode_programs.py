@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import PyTree
+from jaxtyping import Int, PyTree
 
 from taskmoe_jax import axes
 from taskmoe_jax.decoding.generate import Rows, generate
@@ -109,16 +109,20 @@ def random_params(setting: Setting, partitioning: Partitioning) -> PyTree:
   return unrolled(drawn, setting.model)
 
 
+def sources(setting: Setting, num_rows: int) -> Int[np.ndarray, "B S"]:
+  """The same random sentences every time."""
+  found = np.random.default_rng(1).integers(
+    EOS_ID + 1, setting.model.vocab_size, (num_rows, setting.source)
+  )
+  return found.astype(np.int32)
+
+
 def translation(
   setting: Setting, params: PyTree, partitioning: Partitioning, num_rows: int
 ) -> Callable[[], Hypotheses]:
   """Translates a batch of random sources of one task."""
-  rng = np.random.default_rng(1)
-  sources = rng.integers(
-    EOS_ID + 1, setting.model.vocab_size, (num_rows, setting.source)
-  )
   rows = Rows(
-    sources=sources.astype(np.int32),
+    sources=sources(setting, num_rows),
     task_ids=np.full(num_rows, 3, np.int32),
     limits=np.full(num_rows, setting.steps, np.int32),
     prefixes=np.zeros((num_rows, 0), np.int32),
