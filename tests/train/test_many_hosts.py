@@ -1,7 +1,8 @@
 """Two and four processes of this machine train what one does.
 
-They share one run: two processes begin it, one of them is killed, and four,
-which are a larger mesh, go on from the last checkpoint.
+All read one cache, each its own rows, and share one run: two processes begin
+it, one of them is killed, and four, which are a larger mesh, go on from the
+last checkpoint.
 """
 
 import json
@@ -104,10 +105,13 @@ def start(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def training(small_recipe):
-  """The command line of a run."""
+def training(small_recipe, taskmoe, tmp_path_factory):
+  """The command line of a run; all read the same cache."""
+  cache = tmp_path_factory.mktemp("cache") / "cache"
+  taskmoe("cache", f"--gin_file={small_recipe}", f"--gin.CACHE={cache}")
   return lambda run_dir: (
-    *("train", f"--gin_file={small_recipe}", f"--gin.RUN_DIR={run_dir}"),
+    *("train", f"--gin_file={small_recipe}", "--gin_file=mixtures/cache.gin"),
+    *(f"--gin.CACHE={cache}", f"--gin.RUN_DIR={run_dir}"),
     *FLAGS,
   )
 
