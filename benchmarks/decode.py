@@ -168,7 +168,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     jax.clear_caches()
   show(console, rows)
   if flags.json:
-    flags.json.writetext("".join(json.dumps(row) + "\n" for row in rows))
+    flags.json.write_text("".join(json.dumps(row) + "\n" for row in rows))
   return rows
 
 

@@ -9,6 +9,7 @@ from flax import linen as nn
 from taskmoe_jax.layers.attention import (
   Attention,
   KeysValues,
+  Past,
   RelativePositionBias,
   relative_position_buckets,
 )
@@ -183,11 +184,15 @@ def test_compute_dtype(params, inputs):
 
 
 def test_update_writes_at_a_position():
-  old = KeysValues(jnp.zeros((1, 4, 1, 2)), jnp.full((1, 4, 1, 2), -1.0))
-  new = KeysValues(jnp.full((1, 1, 1, 2), 5.0), jnp.full((1, 1, 1, 2), 6.0))
-  updated = old.update(new, jnp.array(2))
-  np.testing.assert_array_equal(updated.keys[0, :, 0, 0], [0, 0, 5, 0])
-  np.testing.assert_array_equal(updated.values[0, :, 0, 1], [-1, -1, 6, -1])
+  like = KeysValues(jnp.zeros((1, 7, 2, 3)), jnp.zeros((1, 7, 2, 3)))
+  old = Past.empty(like, length=4, num_hypotheses=2)
+  assert old.keys.shape == (1, 2, 4, 2, 3)
+  keys = jnp.arange(1.0, 13.0).reshape(1, 2, 2, 3)  # [B, M, N, H]
+  updated = old.update(KeysValues(keys, -keys), jnp.array(2))
+  first_head = [[0, 0], [0, 0], [1, 7], [0, 0]]  # [T, M], their first numbers
+  np.testing.assert_array_equal(updated.keys[0, 0, :, :, 0], first_head)
+  second_head = [[0, 0], [0, 0], [-6, -12], [0, 0]]  # their last numbers
+  np.testing.assert_array_equal(updated.values[0, 1, :, :, 2], second_head)
 
 
 def test_initial_scales():
