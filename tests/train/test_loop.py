@@ -101,6 +101,7 @@ def test_a_run_from_beginning_to_end(train, tmp_path):
     in printed
   )
   assert [line[:8] for line in printed.splitlines()[1:]] == [
+    "text liv",  # live from which mixture
     "step 2/4",
     "step 4/4",
   ]
