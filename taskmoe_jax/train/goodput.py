@@ -17,12 +17,6 @@ _LOST = (
   "profiling",
 )
 
-# By the names that JAX's allocators have for them.
-_OF_DEVICES = {
-  "memory/device_peak_gb": "peak_bytes_in_use",
-  "memory/device_limit_gb": "bytes_limit",
-}
-
 
 class Goodput(Hook):
   """The share of this start's time that went into steps, and what had the rest.

@@ -85,6 +85,8 @@ class Trouble(Hook):
       return
     trouble = f"step {moment.done}: {trouble}"
     if self._rollbacks == self._policy.max_rollbacks:
+      # What is being written will be there when the run has stopped.
+      self._checkpoints.wait()
       raise TaskMoeError(
         f"{trouble}, and the run has gone back {self._rollbacks} times of"
         f" TroublePolicy.max_rollbacks={self._policy.max_rollbacks};"

@@ -24,8 +24,13 @@ class _Checkpoints(Checkpoints):
 
   def __init__(self, latest_step):
     self.latest_step = latest_step
+    self.written = False
+
+  def wait(self):
+    self.written = True
 
   def last_good(self):
+    assert self.written  # Or one that is being written is not named.
     return f"the last good checkpoint is {self.latest_step}"
 
   def restore(self, abstract):
