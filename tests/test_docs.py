@@ -24,7 +24,9 @@ PARAMETER = re.compile(r"--gin\.(?:[a-z_]+/)?([a-z_]+(?:\.\w+)+)")
 COMMAND = re.compile(r"^taskmoe ([a-z]+)((?:.*\\\n)*.*)", re.MULTILINE)
 CONSTANT = re.compile(r"^([A-Z][A-Z_0-9]+) = ", re.MULTILINE)
 # Of shells, of JAX, and of the errors of others.
-NO_MACROS = re.compile(r"JAX_|OMP_|SIG|UPDATE_GOLDEN|RESOURCE_|WAITING_|PROVISIONING|ACTIVE")
+NO_MACROS = re.compile(
+  r"JAX_|OMP_|SIG|UPDATE_GOLDEN|RESOURCE_|WAITING_|PROVISIONING|ACTIVE"
+)
 
 
 def _macros(text: str) -> set[str]:
@@ -89,4 +91,5 @@ def test_what_does_not_exist_is_found():
 def test_every_setting_of_training_is_described():
   recipe = (ROOT / "gin" / "runs" / "train.gin").read_text()
   settings = set(re.findall(r"^([A-Z_]+) = ", recipe, re.MULTILINE))
-  assert settings - _macros((ROOT / "docs" / "training.md").read_text()) == set()
+  page = (ROOT / "docs" / "training.md").read_text()
+  assert settings - _macros(page) == set()
