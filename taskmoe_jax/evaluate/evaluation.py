@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Callable, Sequence
 
-import jax
 import rich.console
 from etils import epath
 
@@ -23,6 +22,7 @@ from taskmoe_jax.evaluate.scores import Scoring
 from taskmoe_jax.evaluate.translating import Decoding, translate
 from taskmoe_jax.partitioning.meshes import MeshShape
 from taskmoe_jax.task_space import split_pair
+from taskmoe_jax.train import hosts
 
 
 def evaluate(
@@ -102,14 +102,12 @@ def evaluate_text(
     What `results.json` holds, and the folder; nothing but for the first of
     several processes.
   """
-  console = console or rich.console.Console()
-  if jax.process_index():
-    console = rich.console.Console(quiet=True)
+  console = hosts.console(console)
   scoring, notes = scoring.available()
   records = translate(
     evaluated, text, decoding, scoring, folder=folder, console=console
   )
-  if jax.process_index():
+  if not hosts.is_first():
     return {}
   notes += [
     note

@@ -82,7 +82,7 @@ def translate(
     )
     for pair, found in text.pairs.items()
   }
-  records = _done(folder, made_by) if jax.process_index() == 0 else {}
+  records = _done(folder, made_by) if hosts.is_first() else {}
   open_pairs = _agreed([pair not in records for pair in text.pairs])
   todo = [
     pair
@@ -101,11 +101,11 @@ def translate(
       if pair in todo:
         progress.begin(pair)
         found = _decode(evaluated, pair, text.pairs[pair], decoding, progress)
-        if jax.process_index() == 0:
+        if hosts.is_first():
           records[pair] = _keep(
             folder, pair, text.pairs[pair], found, made_by[pair]
           )
-      if jax.process_index() == 0:
+      if hosts.is_first():
         records[pair] = _score(folder, records[pair], text.pairs[pair], scoring)
         progress.say(records[pair], is_new=pair in todo)
       hosts.wait_for_all(f"scored/{pair}")

@@ -5,12 +5,11 @@ import logging
 import time
 from collections.abc import Iterable
 
-import jax
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.experimental import multihost_utils
 
 from taskmoe_jax.errors import TaskMoeError
+from taskmoe_jax.train import hosts
 
 _logger = logging.getLogger(__name__)
 
@@ -57,8 +56,6 @@ def tidy(folder: epath.Path) -> None:
   folder, and the later one fails to save. And it is scores that cannot be read,
   on which Orbax would fail.
   """
-  if jax.process_index() > 0:
-    return
   folder.mkdir(parents=True, exist_ok=True)
   for unfinished in ocp.utils.tmp_checkpoints(folder):
     unfinished.get().rmtree()
@@ -76,11 +73,12 @@ def tidy(folder: epath.Path) -> None:
 def set_aside(folder: epath.Path, steps: Iterable[int]) -> None:
   """Moves damaged checkpoints to where no step will be written again."""
   aside = folder.parent / "damaged"
-  if jax.process_index() == 0:
+
+  def move():
     aside.mkdir(exist_ok=True)
     for step in steps:
       target = aside / f"{step}-{time.time_ns()}"
       (folder / str(step)).rename(target)
       _logger.warning("moved checkpoint %d to %s", step, target)
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices("damaged checkpoints set aside")
+
+  hosts.first_does("damaged checkpoints", move)

@@ -14,7 +14,7 @@ from etils import epath
 from jaxtyping import PyTree
 
 from taskmoe_jax.errors import TaskMoeError
-from taskmoe_jax.train.checksums import checksums, text_checksum
+from taskmoe_jax.train.checksums import checksums, path_name, text_checksum
 
 Contents = dict[str, Any]
 Shapes = dict[str, tuple[int, ...]]
@@ -136,11 +136,6 @@ def shapes_by_path(tree: PyTree) -> Shapes:
   """Shapes of arrays, or of what has their shapes."""
   paths, _ = jax.tree_util.tree_flatten_with_path(tree)
   return {path_name(path): tuple(leaf.shape) for path, leaf in paths}
-
-
-def path_name(path: tuple) -> str:
-  """`decoder/final_norm/scale`, whatever kind of tree it is in."""
-  return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def first_line(error: Exception) -> str:

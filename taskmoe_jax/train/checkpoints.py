@@ -70,8 +70,7 @@ class Checkpoints:
     clock: Callable[[], float] = time.monotonic,
   ):
     self._folder = checkpoints_folder(run_dir)
-    tidy(self._folder)
-    hosts.wait_for_all("checkpoints")
+    hosts.first_does("checkpoints", lambda: tidy(self._folder))
     self._policy = policy
     self._clock = clock
     self._saved_at = clock()

@@ -51,11 +51,14 @@ def _all(arrays):
 def checksums(tree: PyTree) -> dict[str, int]:
   """The checksum of each array of a tree, by its path `decoder/table`."""
   paths, _ = jax.tree_util.tree_flatten_with_path(tree)
-  names = [
-    jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths
-  ]
+  names = [path_name(path) for path, _ in paths]
   found = dict(zip(names, _all([leaf for _, leaf in paths]), strict=True))
   return {path: int(value) for path, value in jax.device_get(found).items()}
+
+
+def path_name(path: tuple) -> str:
+  """`decoder/final_norm/scale`, whatever kind of tree it is in."""
+  return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def text_checksum(value: Any) -> int:

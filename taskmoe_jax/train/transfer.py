@@ -17,7 +17,7 @@ from jaxtyping import PyTree
 
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.models.config import ModelConfig
-from taskmoe_jax.train.checkpoint_items import path_name
+from taskmoe_jax.train.checksums import path_name
 
 _DRAWN = ("router", "task_table")
 

@@ -78,7 +78,6 @@ import os, random, signal, sys, threading, time
 import jax
 import orbax.checkpoint as ocp
 from taskmoe_jax.cli.main import main
-from taskmoe_jax.cli.main import main
 from taskmoe_jax.train import steps
 
 devices, prefetch = jax.devices(), steps.prefetch
