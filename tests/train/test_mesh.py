@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from tests.train.reports import of_the_computation
+
 STEPS = 5
 ONE = {"slice": 1, "data": 1, "expert": 1, "model": 1}
 EIGHT = {"slice": 1, "data": 8, "expert": 1, "model": 1}
@@ -19,19 +21,6 @@ MESHES = {
   ),
   "data with FSDP": (EIGHT, "--gin.FSDP=True"),
 }
-
-
-# What clocks and memories say differs from run to run; the rest must not.
-_COMPUTED = ("loss", "accuracy", "z_loss", "learning_rate", "gradient_norm")
-
-
-def of_the_computation(report):
-  return {
-    name: value
-    for name, value in report.items()
-    if name in ("step", "skipped_updates", *_COMPUTED)
-    or name.startswith(("loss/", "routing/", "data/"))
-  }
 
 
 @pytest.fixture(autouse=True)

@@ -17,6 +17,7 @@ import pytest
 import taskmoe_jax
 from taskmoe_jax.cli.main import main
 from taskmoe_jax.train import steps
+from tests.train.reports import of_the_computation
 
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 8
@@ -38,19 +39,6 @@ FLAGS = (
   "--gin.encoder/moe.MoeConfig.dispatch=capacity",
   "--gin.encoder/moe.MoeConfig.priority=random",
 )
-
-
-# What clocks and memories say differs from run to run; the rest must not.
-_COMPUTED = ("loss", "accuracy", "z_loss", "learning_rate", "gradient_norm")
-
-
-def of_the_computation(report):
-  return {
-    name: value
-    for name, value in report.items()
-    if name in ("step", "skipped_updates", *_COMPUTED)
-    or name.startswith(("loss/", "routing/", "data/"))
-  }
 
 
 def _reports(run_dir):
