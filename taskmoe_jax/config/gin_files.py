@@ -74,7 +74,8 @@ def load(
     _parse_file(name, bindings)
   bindings += overrides.apply(flags)
   guard.check_macros_exist(bindings)
-  guard.check_all_used(top_functions, bindings)
+  for left_behind in guard.check_all_used(top_functions, bindings):
+    gin_private.unbind(*left_behind)
 
 
 def config_text() -> str:
@@ -83,8 +84,9 @@ def config_text() -> str:
   Not gin's operative config, for two reasons. It lacks what this command did
   not read, such as the settings of `evaluate` in a recipe for `train`. And it
   writes a value under the scope in which it was read (`MODEL/config.X.y = 3`),
-  so that a later `--gin.config.X.y=4` would be overridden by it. As the guard
-  has refused bindings that nothing reads, this text holds nothing else.
+  so that a later `--gin.config.X.y=4` would be overridden by it. As `load` has
+  refused or forgotten bindings that nothing reads, this text holds no other,
+  and can be loaded by itself.
   """
   return gin.config_str()
 

@@ -21,6 +21,14 @@ def bindings() -> Mapping[tuple[str, str], Mapping[str, Any]]:
   return config._CONFIG
 
 
+def unbind(scope: str, selector: str, parameter: str) -> None:
+  """Forgets one binding."""
+  parameters = config._CONFIG[scope, selector]
+  del parameters[parameter]
+  if not parameters:
+    del config._CONFIG[scope, selector]
+
+
 def parse_scope() -> AbstractContextManager[config.ParseContext]:
   """Opens the symbol table of one gin file: what it imports, it may name."""
   return config._parse_scope()

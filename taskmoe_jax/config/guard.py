@@ -30,7 +30,7 @@ def check_macros_exist(bindings: Iterable[Binding]) -> None:
 
 def check_all_used(
   top_functions: Iterable[str], bindings: Sequence[Binding]
-) -> None:
+) -> set[Key]:
   """Refuses bindings that no command of ours would read.
 
   Recipes serve several commands, so that a binding is right if the top function
@@ -46,6 +46,9 @@ def check_all_used(
   Args:
     top_functions: Of all commands, as `module.name` where they are defined.
     bindings: All, in the order in which they were made.
+
+  Returns:
+    What overridden bindings have left behind: right, but read by nothing.
   """
   top_functions = set(top_functions)
   selectors = {
@@ -71,6 +74,7 @@ def check_all_used(
       f"bound in gin but read by nothing: {'; '.join(unread)}. Correct the"
       " name, or remove the binding."
     )
+  return set(last) - read
 
 
 def _full_name(selector: str) -> str:

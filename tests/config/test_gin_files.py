@@ -231,6 +231,16 @@ def test_the_stored_text_parses_again_and_builds_the_same(load):
   assert configured(loop.train)()["model"].embed_dim == 9
 
 
+def test_what_is_stored_has_nothing_that_an_override_left_behind(load):
+  """Else the guard would refuse it, as a file that stands by itself."""
+  load("--gin.config.StackConfig.moe=None")
+  text = gin_files.config_text()
+  assert "num_experts" not in text
+  pathlib.Path("config.gin").write_text(text)
+  load(files=["config.gin"])
+  assert gin_files.config_text() == text
+
+
 def test_why_the_operative_config_is_not_stored(load):
   """Its values stand under the scope of a macro, which nothing overrides."""
   from fakes import loop
