@@ -12,6 +12,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from sacrebleu.metrics import BLEU, CHRF, TER
 from sacrebleu.tokenizers.tokenizer_spm import SPM_MODELS
 from sacrebleu.utils import SACREBLEU_DIR
@@ -177,6 +178,20 @@ def sacrebleu_flags(
       return ["-m", "ter", *(asian if _is_asian(language) else ())]
 
 
+class _Ter(TER):
+  """TER whose scores of resamples are all of NumPy's type.
+
+  sacrebleu 2.6 has Python's for a resample whose references are all empty, and
+  fails where it takes the mean of both.
+  """
+
+  def _compute_score_from_stats(self, stats):
+    found = super()._compute_score_from_stats(stats)
+    if isinstance(stats, np.ndarray):
+      found.score = stats.dtype.type(found.score)
+    return found
+
+
 def make_metric(
   metric: str, language: str, tokenizer: Tokenizer
 ) -> BLEU | CHRF | TER:
@@ -196,7 +211,7 @@ def make_metric(
       return CHRF(word_order=2)
     case _:
       asian = _is_asian(language)
-      return TER(normalized=asian, asian_support=asian)
+      return _Ter(normalized=asian, asian_support=asian)
 
 
 def score_pair(

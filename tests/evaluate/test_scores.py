@@ -113,6 +113,16 @@ def test_chrf_by_hand():
   assert by_sentence == pytest.approx([expected, 100.0])
 
 
+def test_ter_of_resamples_without_a_reference():
+  """Some have none but the empty one; others have both."""
+  found = scores.score_pair(
+    "de-en", ["a", "b c"], [["", "b c d e"]], scoring("ter", bootstrap=50)
+  )
+  # A word too many, and two of four missing.
+  assert found["ter"].score == pytest.approx(75.0)
+  assert found["ter"].interval > 0
+
+
 def test_ter_by_hand():
   # One word of four to be inserted.
   found = scores.score_pair("de-en", ["a b c"], [["a b c d"]], scoring("ter"))
