@@ -178,20 +178,6 @@ def sacrebleu_flags(
       return ["-m", "ter", *(asian if _is_asian(language) else ())]
 
 
-class _Ter(TER):
-  """TER whose scores of resamples are all of NumPy's type.
-
-  sacrebleu 2.6 has Python's for a resample whose references are all empty, and
-  fails where it takes the mean of both.
-  """
-
-  def _compute_score_from_stats(self, stats):
-    found = super()._compute_score_from_stats(stats)
-    if isinstance(stats, np.ndarray):
-      found.score = stats.dtype.type(found.score)
-    return found
-
-
 def make_metric(
   metric: str, language: str, tokenizer: Tokenizer
 ) -> BLEU | CHRF | TER:
@@ -200,6 +186,29 @@ def make_metric(
   TER counts characters of Chinese and Japanese: without spaces, a sentence
   would be one word.
   """
+  found = _sacrebleus(metric, language, tokenizer)
+  if isinstance(found, BLEU):
+    return found
+  compute = found._compute_score_from_stats
+
+  def of_one_type(stats):
+    """With scores of resamples that are all of NumPy's type.
+
+    sacrebleu 2.6 has Python's for those in which nothing matches, or whose
+    references are empty, and fails where it takes the mean of both.
+    """
+    score = compute(stats)
+    if isinstance(stats, np.ndarray):
+      score.score = stats.dtype.type(score.score)
+    return score
+
+  found._compute_score_from_stats = of_one_type
+  return found
+
+
+def _sacrebleus(
+  metric: str, language: str, tokenizer: Tokenizer
+) -> BLEU | CHRF | TER:
   match metric:
     case "bleu":
       return BLEU(tokenize=bleu_tokenizer(language, tokenizer))
@@ -211,7 +220,7 @@ def make_metric(
       return CHRF(word_order=2)
     case _:
       asian = _is_asian(language)
-      return _Ter(normalized=asian, asian_support=asian)
+      return TER(normalized=asian, asian_support=asian)
 
 
 def score_pair(

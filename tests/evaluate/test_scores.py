@@ -123,6 +123,15 @@ def test_ter_of_resamples_without_a_reference():
   assert found["ter"].interval > 0
 
 
+def test_resamples_without_a_match():
+  """Some have none, others one: in all metrics the mean is of both."""
+  found = scores.score_pair(
+    "de-en", ["zzz", "a b c d"], [["x", "a b c e"]], scoring(*ALL, bootstrap=50)
+  )
+  for name in ("chrf", "chrf++", "ter"):
+    assert found[name].interval > 0
+
+
 def test_ter_by_hand():
   # One word of four to be inserted.
   found = scores.score_pair("de-en", ["a b c"], [["a b c d"]], scoring("ter"))
