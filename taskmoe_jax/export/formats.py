@@ -8,7 +8,7 @@ imported only when its format is asked for.
 import dataclasses
 import importlib
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from etils import epath
 
@@ -60,6 +60,7 @@ class FormatCheck:
   exact: bool
 
 
+@runtime_checkable
 class Format(Protocol):
   """Writes one format, and checks what it wrote."""
 
