@@ -6,7 +6,7 @@ machine is taken away, it saves first.
 
 Exit status, besides those of every command: 75 after SIGTERM, when all is
 saved and the run is to be started again; 76 if another process of the job has
-failed or fallen silent.
+failed or fallen silent, or the run itself hangs.
 """
 
 import argparse

@@ -44,6 +44,7 @@ from taskmoe_jax.train.run_directory import (
 )
 from taskmoe_jax.train.run_lock import HoldLock, RunLock, held
 from taskmoe_jax.train.saving import Saving
+from taskmoe_jax.train.stall import Stall
 from taskmoe_jax.train.state import TrainState
 from taskmoe_jax.train.steps import run_steps
 from taskmoe_jax.train.train_result import TrainResult
@@ -156,21 +157,11 @@ class _Loop:
         state = self._start(checkpoints, initial)
       first = int(state.step)
       watching = self._watching(watched, first)
-      # In this order; see `train.hooks`.
       hooks = [
-        Interruption(),
-        ReportEvery(log_every),
-        StepReports(self.run),
-        DataReports(),
+        *self._reporting(log_every),
         *watching,
         *self._writers(first, last_step, watched.watching),
-        Trouble(
-          watched.trouble, checkpoints, self.program.abstract_state, self._say
-        ),
-        Saving(
-          checkpoints,
-          {**self.run.description(), "config": watched.config_text},
-        ),
+        *self._guarding(checkpoints, watched),
       ]
       for hook in hooks:
         stack.callback(hook.close)
@@ -196,6 +187,30 @@ class _Loop:
       self.program.num_parameters,
       stopped,
     )
+
+  def _reporting(self, log_every: int) -> list[Hook]:
+    """The first hooks; for their order see `train.hooks`."""
+    return [
+      Interruption(),
+      ReportEvery(log_every),
+      StepReports(self.run),
+      DataReports(),
+    ]
+
+  def _guarding(
+    self, checkpoints: Checkpoints, watched: _Watched
+  ) -> list[Hook]:
+    """The last hooks: those that save, and that save the day."""
+    abstract_state = self.program.abstract_state
+    description = {
+      **self.run.description(),
+      "config": watched.config_text,
+    }
+    return [
+      Trouble(watched.trouble, checkpoints, abstract_state, self._say),
+      Saving(checkpoints, description),
+      Stall(watched.trouble.stall_minutes),
+    ]
 
   def _watching(self, watched: _Watched, first: int) -> list[Hook]:
     """The hooks that look at the run; `Throughput` is the first."""

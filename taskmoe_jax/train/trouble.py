@@ -28,12 +28,15 @@ class TroublePolicy:
       with the batches that come next, so that those of the trouble are left
       out (as PaLM did, arXiv 2204.02311, section 5.1). So many times in one
       start; then, or with 0, it stops.
+    stall_minutes: After so many without a step the process ends (see
+      `train.stall`); None for never.
   """
 
   stop_after_skipped: int
   spike_factor: float | int | None
   spike_window: int
   max_rollbacks: int
+  stall_minutes: float | int | None
 
   def __post_init__(self):
     check_at_least(
@@ -47,6 +50,11 @@ class TroublePolicy:
       raise TaskMoeError(
         f"spike_factor={self.spike_factor} is not above 1. Set"
         " TroublePolicy.spike_factor, or leave it None."
+      )
+    if self.stall_minutes is not None and not self.stall_minutes > 0:
+      raise TaskMoeError(
+        f"stall_minutes={self.stall_minutes} is not above 0. Set STALL_MINUTES,"
+        " or None for no limit."
       )
 
 

@@ -71,7 +71,11 @@ def train(small_corpus, small_vocabulary, model_config, watching, tmp_path):
       "watching": watching(),
       "initial": InitialParameters(run_dir=None, step=None, include=""),
       "trouble": TroublePolicy(
-        stop_after_skipped=3, spike_factor=None, spike_window=1, max_rollbacks=0
+        stop_after_skipped=3,
+        spike_factor=None,
+        spike_window=1,
+        max_rollbacks=0,
+        stall_minutes=None,
       ),
       "run_dir": str(tmp_path / "run"),
       "config_text": "SEED = 0\n",

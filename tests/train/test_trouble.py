@@ -52,6 +52,7 @@ def watch():
         "spike_factor": 1.5,
         "spike_window": 2,
         "max_rollbacks": 1,
+        "stall_minutes": None,
         **changes,
       }
     )
@@ -133,6 +134,7 @@ def test_spikes_may_be_left_alone(watch):
     ({"stop_after_skipped": 0}, "stop_after_skipped=0 is not at least 1"),
     ({"spike_factor": 1}, r"spike_factor=1 is not above 1\. Set TroublePol"),
     ({"max_rollbacks": -1}, "max_rollbacks=-1 is not at least 0"),
+    ({"stall_minutes": 0}, r"stall_minutes=0 is not above 0\. Set STALL_MIN"),
   ],
 )
 def test_policies_that_cannot_be(watch, changes, message):
