@@ -1,5 +1,6 @@
 """Sentences sorted by length, in batches of few shapes."""
 
+import collections
 import dataclasses
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,13 @@ from taskmoe_jax.vocabulary import PAD_ID
 _SHORTEST_BUCKET = 32
 # So many lines are named in an error.
 _MOST_NAMED = 5
+# Rows leave a batch (see `decoding.halving`) where a bucket has at least so
+# many: each halving is as much to compile as the program without.
+_BATCHES_THAT_PAY = 8
+# How often, and to how many rows of a device at the least: fewer do not make a
+# step much cheaper.
+_MOST_HALVINGS = 2
+_FEWEST_ROWS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +45,16 @@ class Sentence:
     """Chances of its own: by seed and text, not by place."""
     text = ",".join(map(str, (seed, self.occurrence, *self.source)))
     return hashlib.sha256(text.encode()).digest()[:8]
+
+
+def begun(
+  sentences: Sequence[Sentence], prefixes: Sequence[Sequence[int]]
+) -> list[Sentence]:
+  """The same sentences, with what their translations begin with."""
+  return [
+    dataclasses.replace(sentence, prefix=prefix)
+    for sentence, prefix in zip(sentences, prefixes, strict=True)
+  ]
 
 
 def numbered(sentences: Sequence[Sentence]) -> list[Sentence]:
@@ -89,6 +107,30 @@ def in_batches(
   for members in buckets.values():
     for first in range(0, len(members), num_rows):
       yield members[first : first + num_rows]
+
+
+def halvings(
+  sentences: Sequence[Sentence], num_rows: int, num_shards: int
+) -> dict[int, int]:
+  """How often the batches of each bucket may be halved.
+
+  Args:
+    sentences: All that will be decoded.
+    num_rows: Of a batch.
+    num_shards: Over how many devices they are spread.
+  """
+  counts = collections.Counter(bucket(len(s.source)) for s in sentences)
+  most = 0
+  while (
+    most < _MOST_HALVINGS
+    and (num_rows // num_shards) >> (most + 1) >= _FEWEST_ROWS
+    and (num_rows // num_shards) % 2 ** (most + 1) == 0
+  ):
+    most += 1
+  return {
+    length: most if number > (_BATCHES_THAT_PAY - 1) * num_rows else 0
+    for length, number in counts.items()
+  }
 
 
 def as_rows(

@@ -1,10 +1,13 @@
 """Beam search: the best of several hypotheses that grow side by side."""
 
+import functools
+
 import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from taskmoe_jax.decoding.halving import Loop, run_loop
 from taskmoe_jax.decoding.hypotheses import Hypotheses, Steps, put_at
 from taskmoe_jax.decoding.likely import largest, passes
 from taskmoe_jax.decoding.search import Beam, Normalization, Stopping
@@ -56,43 +59,43 @@ class _Candidates:
 
 def beam_search(steps: Steps, search: Beam) -> Hypotheses:
   """Searches with `search.size` hypotheses a row; see `Beam` for the rules."""
-  start = _start(steps, search)
+  loop = Loop(
+    going=lambda steps, now: ~now.done,
+    step=functools.partial(_step, search=search),
+    found=lambda now: jax.tree.map(lambda x: x[:, : search.n_best], now.ended),
+  )
+  return run_loop(loop, steps, _start(steps, search))
 
-  def going(now: _Progress) -> jax.Array:
-    return ~jnp.all(now.done)
 
-  def step(now: _Progress) -> _Progress:
-    last = jax.lax.dynamic_index_in_dim(
-      now.tokens, jnp.maximum(now.position - 1, 0), axis=2, keepdims=False
-    )
-    own = jnp.broadcast_to(jnp.arange(search.size)[None], last.shape)
-    places = put_at(now.places, own, now.position)
-    logits, memory = steps.step(last, now.memory, now.position, places)
-    found = _candidates(logits, now, steps, search)
-    length = now.position + 1 - steps.prefix_lengths
-    penalty = length_penalty(length, search)[:, None]
-    ended = _merge(now, found, penalty, search)
-    going_on = jnp.where(found.ends, _NEVER, found.log_probabilities)
-    log_probabilities, chosen = passes(going_on, search.size)
-    parents = _pick(found.parents, chosen)
-    tokens = put_at(
-      _pick(now.tokens, parents), _pick(found.tokens, chosen), now.position
-    )
-    done = now.done | _is_over(
-      log_probabilities, ended, now.position + 1, steps, search
-    )
-    return _Progress(
-      position=now.position + 1,
-      tokens=tokens,
-      log_probabilities=log_probabilities,
-      places=_pick(places, parents),
-      ended=ended,
-      done=done,
-      memory=memory,
-    )
-
-  ended = jax.lax.while_loop(going, step, start).ended
-  return jax.tree.map(lambda x: x[:, : search.n_best], ended)
+def _step(steps: Steps, now: _Progress, *, search: Beam) -> _Progress:
+  last = jax.lax.dynamic_index_in_dim(
+    now.tokens, jnp.maximum(now.position - 1, 0), axis=2, keepdims=False
+  )
+  own = jnp.broadcast_to(jnp.arange(search.size)[None], last.shape)
+  places = put_at(now.places, own, now.position)
+  logits, memory = steps.step(last, now.memory, now.position, places)
+  found = _candidates(logits, now, steps, search)
+  length = now.position + 1 - steps.prefix_lengths
+  penalty = length_penalty(length, search)[:, None]
+  ended = _merge(now, found, penalty, search)
+  going_on = jnp.where(found.ends, _NEVER, found.log_probabilities)
+  log_probabilities, chosen = passes(going_on, search.size)
+  parents = _pick(found.parents, chosen)
+  tokens = put_at(
+    _pick(now.tokens, parents), _pick(found.tokens, chosen), now.position
+  )
+  done = now.done | _is_over(
+    log_probabilities, ended, now.position + 1, steps, search
+  )
+  return _Progress(
+    position=now.position + 1,
+    tokens=tokens,
+    log_probabilities=log_probabilities,
+    places=_pick(places, parents),
+    ended=ended,
+    done=done,
+    memory=memory,
+  )
 
 
 def length_penalty(

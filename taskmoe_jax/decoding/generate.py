@@ -46,6 +46,7 @@ class Rows:
     "search",
     "target_length",
     "rows_per_task_group",
+    "halvings",
     "partitioning",
   ),
 )
@@ -57,6 +58,7 @@ def generate(
   search: Search,
   target_length: int,
   rows_per_task_group: int,
+  halvings: int = 0,
   partitioning: Partitioning | None = None,
 ) -> Hypotheses:
   """Translates a batch of rows.
@@ -71,6 +73,8 @@ def generate(
     search: How to search.
     target_length: At least the greatest of the rows' limits.
     rows_per_task_group: Rows stand in groups of this many of one task each.
+    halvings: How often rows that are done may leave, see `decoding.halving`.
+      Each makes the program longer to compile.
     partitioning: How rows and parameters lie on a mesh, if they do.
 
   Returns:
@@ -79,18 +83,18 @@ def generate(
   """
   with activate(partitioning) if partitioning else contextlib.nullcontext():
     steps = _steps(
-      params, rows, model, search, target_length, rows_per_task_group
+      params, rows, model, search, target_length, rows_per_task_group, halvings
     )
     if isinstance(search, Beam):
       found = beam_search(steps, search)
     else:
-      found = one_by_one(steps, search, rows.keys)
+      found = one_by_one(steps, search)
   if partitioning is None:
     return found
   return jax.lax.with_sharding_constraint(found, partitioning.replicated)
 
 
-def _steps(params, rows, model, search, target_length, rows_per_task_group):
+def _steps(params, rows, model, search, target_length, group, halvings):
   """Encodes the sources."""
   variables = {"params": params}
   memory = model.apply(
@@ -99,7 +103,7 @@ def _steps(params, rows, model, search, target_length, rows_per_task_group):
     rows.task_ids,
     target_length,
     num_hypotheses=search.num_hypotheses,
-    rows_per_task_group=rows_per_task_group,
+    rows_per_task_group=group,
     method="start_decoding",
   )
   empty = jnp.all(rows.sources == PAD_ID, axis=1)
@@ -108,6 +112,9 @@ def _steps(params, rows, model, search, target_length, rows_per_task_group):
     memory=memory,
     limits=jnp.where(empty, 0, rows.limits),
     prefixes=rows.prefixes,
+    keys=rows.keys,
     num_hypotheses=search.num_hypotheses,
     target_length=target_length,
+    rows_per_group=group,
+    halvings=halvings,
   )

@@ -8,7 +8,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 from taskmoe_jax.vocabulary import PAD_ID
 
@@ -42,16 +42,22 @@ class Steps:
     memory: Before the first step.
     limits: Longest translation of each row; 0 of a row that is only padding.
     prefixes: What translations must begin with, then padding.
+    keys: Of each row's chances, as `jax.random.key_data` has them.
     num_hypotheses: M.
     target_length: T.
+    rows_per_group: Rows stand in groups of this many, of one device and task.
+    halvings: How often a batch may be halved; see `decoding.halving`.
   """
 
   step: Callable[..., tuple[jax.Array, PyTree]]
   memory: PyTree
   limits: Int[Array, "B"]
   prefixes: Int[Array, "B P"]
+  keys: UInt32[Array, "B 2"]
   num_hypotheses: int
   target_length: int
+  rows_per_group: int
+  halvings: int
 
   @functools.cached_property
   def prefix_lengths(self) -> Int[Array, "B"]:

@@ -1,10 +1,13 @@
 """Hypotheses that grow each by itself: greedy search, and sampling."""
 
+import functools
+
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, PyTree, UInt32
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
+from taskmoe_jax.decoding.halving import Loop, run_loop
 from taskmoe_jax.decoding.hypotheses import Hypotheses, Steps, put_at
 from taskmoe_jax.decoding.likely import at_least_mass
 from taskmoe_jax.decoding.search import Greedy, Sampling
@@ -19,47 +22,9 @@ class _Progress:
   memory: PyTree
 
 
-def one_by_one(
-  steps: Steps, search: Greedy | Sampling, keys: UInt32[Array, "B 2"]
-) -> Hypotheses:
-  """Chooses one token of each hypothesis at every step.
-
-  Args:
-    steps: The model and the rows.
-    search: How to choose.
-    keys: Of the rows' chances.
-  """
-  keys = jax.random.wrap_key_data(keys, impl="threefry2x32")
+def one_by_one(steps: Steps, search: Greedy | Sampling) -> Hypotheses:
+  """Chooses one token of each hypothesis at every step."""
   shape = (steps.limits.shape[0], steps.num_hypotheses)
-  # No hypothesis ever takes another's place.
-  places = jnp.broadcast_to(
-    jnp.arange(shape[1])[None, :, None], (*shape, steps.target_length)
-  )
-
-  def going(now: _Progress) -> jax.Array:
-    open_rows = now.position < steps.limits
-    return jnp.any(open_rows[:, None] & ~now.hypotheses.finished)
-
-  def step(now: _Progress) -> _Progress:
-    logits, memory = steps.step(now.last, now.memory, now.position, places)
-    if isinstance(search, Sampling):
-      chosen = _drawn(logits, search, _keys_at(keys, shape[1], now.position))
-    else:
-      chosen = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    gain = jnp.take_along_axis(logits, chosen[..., None], axis=-1)[..., 0]
-    gain = gain - jax.nn.logsumexp(logits, axis=-1)
-    forced, wanted = steps.forced(now.position)
-    chosen = jnp.where(forced[:, None], wanted[:, None], chosen)
-    over = now.hypotheses.finished | (now.position >= steps.limits)[:, None]
-    token = jnp.where(over, PAD_ID, chosen)
-    hypotheses = Hypotheses(
-      tokens=put_at(now.hypotheses.tokens, token, now.position),
-      scores=now.hypotheses.scores
-      + jnp.where(over | forced[:, None], 0.0, gain),
-      finished=now.hypotheses.finished | (token == EOS_ID),
-    )
-    return _Progress(now.position + 1, token, hypotheses, memory)
-
   start = _Progress(
     position=jnp.zeros((), jnp.int32),
     last=jnp.full(shape, PAD_ID, jnp.int32),
@@ -70,18 +35,52 @@ def one_by_one(
     ),
     memory=steps.memory,
   )
-  return jax.lax.while_loop(going, step, start).hypotheses
+  loop = Loop(
+    going=_going,
+    step=functools.partial(_step, search=search),
+    found=lambda now: now.hypotheses,
+  )
+  return run_loop(loop, steps, start)
 
 
-def _keys_at(
-  keys: Key[Array, "B"], num_hypotheses: int, position: Int[Array, ""]
-) -> Key[Array, "B M"]:
+def _going(steps: Steps, now: _Progress) -> Bool[Array, "B"]:
+  unfinished = jnp.any(~now.hypotheses.finished, axis=1)
+  return (now.position < steps.limits) & unfinished
+
+
+def _step(
+  steps: Steps, now: _Progress, *, search: Greedy | Sampling
+) -> _Progress:
+  # No hypothesis ever takes another's place.
+  own = jnp.arange(steps.num_hypotheses)[None, :, None]
+  places = jnp.broadcast_to(own, now.hypotheses.tokens.shape)
+  logits, memory = steps.step(now.last, now.memory, now.position, places)
+  if isinstance(search, Sampling):
+    chosen = _drawn(logits, search, _keys_at(steps, now.position))
+  else:
+    chosen = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+  gain = jnp.take_along_axis(logits, chosen[..., None], axis=-1)[..., 0]
+  gain = gain - jax.nn.logsumexp(logits, axis=-1)
+  forced, wanted = steps.forced(now.position)
+  chosen = jnp.where(forced[:, None], wanted[:, None], chosen)
+  over = now.hypotheses.finished | (now.position >= steps.limits)[:, None]
+  token = jnp.where(over, PAD_ID, chosen)
+  hypotheses = Hypotheses(
+    tokens=put_at(now.hypotheses.tokens, token, now.position),
+    scores=now.hypotheses.scores + jnp.where(over | forced[:, None], 0.0, gain),
+    finished=now.hypotheses.finished | (token == EOS_ID),
+  )
+  return _Progress(now.position + 1, token, hypotheses, memory)
+
+
+def _keys_at(steps: Steps, position: Int[Array, ""]) -> Key[Array, "B M"]:
   """Keys of every hypothesis at one position."""
+  keys = jax.random.wrap_key_data(steps.keys, impl="threefry2x32")
 
   def of(key, hypothesis):
     return jax.random.fold_in(jax.random.fold_in(key, hypothesis), position)
 
-  numbers = jnp.arange(num_hypotheses)
+  numbers = jnp.arange(steps.num_hypotheses)
   return jax.vmap(lambda key: jax.vmap(lambda m: of(key, m))(numbers))(keys)
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -114,19 +114,22 @@ class Translator:
     pair = self._pair(pair)
     full = [i for i, line in enumerate(lines) if line.strip()]
     starts = self.vocabulary.encode([prefixes[i] for i in full])
-    sentences = [
-      dataclasses.replace(sentence, prefix=start)
-      for sentence, start in zip(
-        self._sentences(lines, full, pair), starts, strict=True
-      )
-    ]
+    sentences = batches.begun(self._sentences(lines, full, pair), starts)
     sentences = batches.numbered(batches.within(sentences, lengths))
     found: list[list[Hypothesis]] = [
       [Hypothesis("", [], 0.0, True)] for _ in lines
     ]
     progress(len(lines) - len(full))
+    decode_batch = functools.partial(
+      self._decode_batch,
+      num_rows=num_rows,
+      pair=pair,
+      search=search,
+      lengths=lengths,
+      halvings=batches.halvings(sentences, num_rows, self._num_shards),
+    )
     for batch in batches.in_batches(sentences, num_rows):
-      n_best = self._decode_batch(batch, num_rows, pair, search, lengths)
+      n_best = decode_batch(batch)
       for sentence, hypotheses in zip(batch, n_best, strict=True):
         found[sentence.index] = hypotheses
       progress(len(batch))
@@ -240,10 +243,12 @@ class Translator:
   def _decode_batch(
     self,
     batch: Sequence[Sentence],
+    *,
     num_rows: int,
     pair: str,
     search: Search,
     lengths: Lengths,
+    halvings: Mapping[int, int],
   ) -> list[list[Hypothesis]]:
     rows, target_length = batches.as_rows(
       batch,
@@ -262,6 +267,7 @@ class Translator:
         model=self._unrolled,
         search=search,
         target_length=target_length,
+        halvings=halvings[batches.bucket(len(batch[0].source))],
       ),
       num_rows,
       rows,

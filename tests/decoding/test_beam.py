@@ -69,8 +69,11 @@ def searched(model, search, limits, prefixes):
     memory=jnp.zeros(shape, jnp.int32),
     limits=limits,
     prefixes=prefixes,
+    keys=jnp.zeros((NUM_ROWS, 2), jnp.uint32),
     target_length=T + 1,
     num_hypotheses=search.size,
+    rows_per_group=NUM_ROWS,
+    halvings=0,
   )
   return beam_search(steps, search)
 

@@ -28,16 +28,19 @@ def run(search, seed=0, limits=(T,) * NUM_ROWS, prefixes=None):
     del position, places
     return jnp.broadcast_to(logits[None, None], (*tokens.shape, 6)), memory
 
+  keys = jax.random.split(jax.random.key(seed), NUM_ROWS)
   steps = Steps(
     step=step,
     memory=(),
     limits=jnp.asarray(limits, jnp.int32),
     prefixes=jnp.asarray(prefixes),
+    keys=jax.random.key_data(keys),
     num_hypotheses=search.num_hypotheses,
     target_length=T,
+    rows_per_group=NUM_ROWS,
+    halvings=0,
   )
-  keys = jax.random.split(jax.random.key(seed), NUM_ROWS)
-  return jax.jit(lambda: one_by_one(steps, search, jax.random.key_data(keys)))()
+  return jax.jit(lambda: one_by_one(steps, search))()
 
 
 def frequencies(found):
