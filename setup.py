@@ -36,8 +36,9 @@ INSTALL_REQUIRES = [
   "gin-config>=0.5,<0.6",
   # Scores. Its signature stands beside every BLEU that we report.
   "sacrebleu>=2.6,<2.7",
-  # Vocabularies. The same text must give the same pieces.
-  "sentencepiece>=0.2.3,<0.3",
+  # Vocabularies. The same text must give the same pieces. With protobuf: to
+  # write a model's pieces for other tokenizers, its file is read as it is.
+  "sentencepiece[protobuf]>=0.2.3,<0.3",
   # The text of cldr_30. Each minor carries another CLDR, so another corpus.
   "Babel>=2.18,<2.19",
   # Host-side rows. Python 3.11 ends at 2.4; newer ones take 2.5.
@@ -65,9 +66,11 @@ EXTRAS_REQUIRE = {
   "export": [
     # Its binary model format is versioned; we write the one of series 4.
     "ctranslate2>=4.8.5,<5",
-    # To run a model it needs torch, whose right build depends on the machine
-    # (CPU or CUDA), so that the user installs it.
     "transformers>=5.23,<6",
+    # What runs a model that transformers opens. The right build depends on the
+    # machine: one that is there already (for the CPU: pip install torch
+    # --index-url https://download.pytorch.org/whl/cpu) is left as it is.
+    "torch>=2.13,<2.15",
   ],
   "test": [
     # Warnings are errors here, so a new series may fail us by warning.

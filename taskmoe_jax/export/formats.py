@@ -18,7 +18,9 @@ from taskmoe_jax.export.verify import Samples
 from taskmoe_jax.models.config import ModelConfig
 
 # Where the writer of each format is: module:object.
-_WRITERS: dict[str, str] = {}
+_WRITERS: dict[str, str] = {
+  "huggingface": "taskmoe_jax.export.huggingface:HUGGING_FACE",
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -50,7 +50,7 @@ def verify(mixture: Translator, small: Translator, samples: Samples) -> Check:
   Raises:
     TaskMoeError: They differ by more than rounding can explain.
   """
-  mixture, small = _in_float32(mixture), _in_float32(small)
+  mixture, small = in_float32(mixture), in_float32(small)
   differences, same, sentences = [], 0, 0
   with jax.default_matmul_precision("highest"):
     for pair, rows in samples.items():
@@ -91,7 +91,8 @@ def logit_difference(
   return float(np.max(differences))
 
 
-def _in_float32(translator: Translator) -> Translator:
+def in_float32(translator: Translator) -> Translator:
+  """The same, computing in float32."""
   return Translator(
     dataclasses.replace(translator.model, dtype=ComputeDtype.FLOAT32),
     translator.params,

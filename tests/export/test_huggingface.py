@@ -1,0 +1,174 @@
+"""Folders that are written, opened by transformers, and compared."""
+
+import dataclasses
+import hashlib
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+import yaml
+from etils import epath
+from safetensors import numpy as safetensors
+
+from taskmoe_jax.decoding.translator import Translator
+from taskmoe_jax.errors import TaskMoeError
+from taskmoe_jax.export.formats import About, formats_named
+from taskmoe_jax.export.huggingface import HUGGING_FACE
+from taskmoe_jax.models.config import ModelConfig, StackConfig
+from taskmoe_jax.models.transformer import Transformer
+from taskmoe_jax.task_space import TaskSpace
+
+ABOUT = About("de", "runs/a", 70, (5000, 1234), {"en-de": 31.25, "fr-de": 8.0})
+SPACE = TaskSpace.from_pairs(("en-de", "fr-de"), "target")
+
+
+@pytest.fixture(scope="module")
+def samples():
+  return {
+    "en-de": [("abc", "cba"), ("hg fe", "efgh"), ("hh a", "ab")],
+    "fr-de": [("dad", "add")],
+  }
+
+
+@pytest.fixture(scope="module")
+def translator_of(vocabulary, random_params):
+  """A dense model of three widths."""
+
+  def make(activation="relu", **changes):
+    config = ModelConfig(
+      vocab_size=17,
+      embed_dim=8,
+      num_heads=2,
+      head_dim=3,
+      activation=activation,
+      embeddings="one",
+      encoder=StackConfig(num_layers=2, mlp_dims=(7, 12)),
+      decoder=StackConfig(num_layers=1, mlp_dims=(5,)),
+      **changes,
+    )
+    params = random_params(Transformer(config, 1))
+    return Translator(config, params, SPACE, vocabulary)
+
+  return make
+
+
+@pytest.fixture(scope="module")
+def written(translator_of, tmp_path_factory):
+  """A folder and what was written there; not to be changed."""
+  folder = epath.Path(tmp_path_factory.mktemp("written"))
+  translator = translator_of()
+  HUGGING_FACE.write(translator, folder, ABOUT)
+  return translator, folder
+
+
+def test_it_has_a_name():
+  assert formats_named("huggingface") == {"huggingface": HUGGING_FACE}
+
+
+def test_transformers_computes_what_the_bundle_does(written, samples):
+  translator, folder = written
+  check = HUGGING_FACE.check(translator, folder, samples)
+  assert check.engine.startswith("transformers 5.")
+  assert check.sentences == check.identical_translations == 4
+  assert check.max_score_difference < 1e-4
+  assert check.exact
+
+
+def test_gated(translator_of, samples, written, tmp_path):
+  # Of bfloat16 the check makes float32.
+  translator = translator_of("gated_gelu", dtype="bfloat16")
+  folder = epath.Path(tmp_path)
+  HUGGING_FACE.write(translator, folder, ABOUT)
+  check = HUGGING_FACE.check(translator, folder, samples)
+  assert check.identical_translations == 4
+  assert check.max_score_difference < 1e-4
+
+
+@pytest.mark.parametrize(
+  ("name", "message"),
+  [
+    ("decoder.block.0.layer.1.EncDecAttention.k.weight", "scores of ref"),
+    ("shared.weight", r"\d of 4 translations are worse, such as that of"),
+  ],
+)
+def test_other_weights_are_found(written, samples, tmp_path, name, message):
+  translator, folder = written
+  copy = epath.Path(tmp_path)
+  for path in folder.iterdir():
+    (copy / path.name).write_bytes(path.read_bytes())
+  arrays = safetensors.load((folder / "model.safetensors").read_bytes())
+  arrays[name] = np.flip(arrays[name], 0).copy()
+  (copy / "model.safetensors").write_bytes(
+    safetensors.save(arrays, metadata={"format": "pt"})
+  )
+  with pytest.raises(TaskMoeError, match=message):
+    HUGGING_FACE.check(translator, copy, samples)
+
+
+def test_another_tokenizer_is_found(written, samples, tmp_path):
+  translator, folder = written
+  copy = epath.Path(tmp_path)
+  for path in folder.iterdir():
+    (copy / path.name).write_bytes(path.read_bytes())
+  text = json.loads((folder / "tokenizer.json").read_text())
+  vocab = text["model"]["vocab"]
+  vocab[7], vocab[9] = vocab[9], vocab[7]
+  (copy / "tokenizer.json").write_text(json.dumps(text))
+  with pytest.raises(TaskMoeError, match=r"tokenizer of transformers .* 'abc'"):
+    HUGGING_FACE.check(translator, copy, samples)
+
+
+def test_settings_of_the_search(written):
+  found = json.loads((written[1] / "generation_config.json").read_text())
+  assert found["num_beams"] == 4
+  assert found["length_penalty"] == 0.5
+  assert found["decoder_start_token_id"] == 0
+  assert found["max_new_tokens"] == 256
+
+
+def test_model_card(written):
+  _, folder = written
+  card = (folder / "README.md").read_text()
+  _, head, body = card.split("---\n", 2)
+  about = yaml.safe_load(head)
+  assert about["language"] == ["en", "de", "fr"]
+  assert about["library_name"] == "transformers"
+  assert about["pipeline_tag"] == "translation"
+  assert "| parameters | 1,234 of the mixture's 5,000 |" in body
+  assert "Translates `en-de`, `fr-de`." in body
+  assert "<2de> 3 hours" in body
+  assert "| en-de | 31.2 |" in body
+  assert "run `runs/a`, step 70" in body
+  for name in ("model.safetensors", "tokenizer.json", "config.json"):
+    checksum = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    assert f"| {name} | `{checksum}` |" in body
+
+
+def test_norwegian_is_a_language(translator_of, tmp_path, written):
+  space = TaskSpace.from_pairs(("en-no",), "pair")
+  other = translator_of()
+  other = Translator(other.model, other.params, space, other.vocabulary)
+  folder = epath.Path(tmp_path)
+  HUGGING_FACE.write(other, folder, dataclasses.replace(ABOUT, scores={}))
+  card = (folder / "README.md").read_text()
+  assert yaml.safe_load(card.split("---\n")[1])["language"] == ["en", "no"]
+  assert "Not evaluated." in card
+
+
+def test_what_is_refused_at_once(mixture_of, monkeypatch):
+  HUGGING_FACE.refuse(mixture_of("task", "task").model)
+  with pytest.raises(TaskMoeError, match=r"routed by token.*or leave hugg"):
+    HUGGING_FACE.refuse(mixture_of("task", "token").model)
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+  with pytest.raises(TaskMoeError, match=r"transformers, which is not inst"):
+    HUGGING_FACE.refuse(mixture_of("task", "task").model)
+
+
+def test_a_mixture_is_not_written(mixture_of, written, tmp_path):
+  folder = epath.Path(tmp_path)
+  with pytest.raises(
+    TaskMoeError, match=r"several tasks is a mixture.*--tasks"
+  ):
+    HUGGING_FACE.write(mixture_of("task", "task"), folder, ABOUT)
+  assert list(folder.iterdir()) == []
