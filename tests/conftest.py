@@ -9,7 +9,6 @@ in the fixtures.
 """
 
 import atexit
-import contextlib
 import itertools
 import os
 import shutil
@@ -21,6 +20,9 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
   os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
+# Programs that run slower, and are compiled in a third of the time: here they
+# are small, and run a few steps.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 # No compiled programs of other runs.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = ""
 # TensorFlow greets on import.
@@ -160,20 +162,9 @@ def use_devices(monkeypatch):
   )
 
 
-@contextlib.contextmanager
-def _quick_compilation():
-  jax.config.update("jax_disable_most_optimizations", True)
-  try:
-    yield
-  finally:
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture
 def quick_compilation():
-  """Programs that run slower, and are compiled in a third of the time."""
-  with _quick_compilation():
-    yield
+  """What every test has by now; the fixture is about to go."""
 
 
 @pytest.fixture(scope="session")
@@ -197,13 +188,12 @@ def random_params():
 def finished_run(small_recipe, taskmoe, tmp_path_factory):
   """A run of one step, routed by task in both stacks; not to be changed."""
   run_dir = tmp_path_factory.mktemp("finished") / "run"
-  with _quick_compilation():
-    taskmoe(
-      "train",
-      f"--gin_file={small_recipe}",
-      f"--gin.RUN_DIR={run_dir}",
-      "--gin.config.StackConfig.mlp_dims=()",
-      "--gin.ENCODER=task",
-      "--gin.TRAIN_STEPS=1",
-    )
+  taskmoe(
+    "train",
+    f"--gin_file={small_recipe}",
+    f"--gin.RUN_DIR={run_dir}",
+    "--gin.config.StackConfig.mlp_dims=()",
+    "--gin.ENCODER=task",
+    "--gin.TRAIN_STEPS=1",
+  )
   return run_dir

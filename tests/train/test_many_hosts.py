@@ -45,7 +45,6 @@ import jax
 from taskmoe_jax.cli.main import main
 from taskmoe_jax.train import steps
 
-jax.config.update("jax_disable_most_optimizations", True)
 prefetch, me = steps.prefetch, sys.argv[1]
 
 def dying(batches, *, depth):
@@ -125,9 +124,7 @@ def _reports(run_dir):
 def one(tmp_path_factory, training, taskmoe):
   """The unbroken run of this process alone, on the devices of four."""
   run_dir = tmp_path_factory.mktemp("one")
-  jax.config.update("jax_disable_most_optimizations", True)
   taskmoe(*training(run_dir))
-  jax.config.update("jax_disable_most_optimizations", False)
   return run_dir
 
 

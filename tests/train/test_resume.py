@@ -70,7 +70,6 @@ from taskmoe_jax.train import steps
 
 devices, prefetch = jax.devices(), steps.prefetch
 jax.devices = lambda *_: devices[:1]
-jax.config.update("jax_disable_most_optimizations", True)
 
 def slow(batches, *, depth):
   for item in prefetch(batches, depth=depth):
