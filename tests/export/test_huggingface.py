@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from etils import epath
 from safetensors import numpy as safetensors
@@ -21,6 +22,15 @@ from taskmoe_jax.task_space import TaskSpace
 
 ABOUT = About("de", "runs/a", 70, (5000, 1234), {"en-de": 31.25, "fr-de": 8.0})
 SPACE = TaskSpace.from_pairs(("en-de", "fr-de"), "target")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+  """Threads of models so small only wait for each other."""
+  before = torch.get_num_threads()
+  torch.set_num_threads(1)
+  yield
+  torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
