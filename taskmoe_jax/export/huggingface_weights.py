@@ -81,7 +81,7 @@ def t5_config(model: ModelConfig) -> dict[str, Any]:
     "pad_token_id": PAD_ID,
     "eos_token_id": EOS_ID,
     "decoder_start_token_id": PAD_ID,
-    "torch_dtype": "float32",
+    "dtype": "float32",
   }
 
 
