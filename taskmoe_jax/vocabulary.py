@@ -59,6 +59,12 @@ class Vocabulary:
     """SHA-256 of the SentencePiece model, which names the vocabulary."""
     return hashlib.sha256(self.model).hexdigest()
 
+  @functools.cached_property
+  def pieces(self) -> tuple[str, ...]:
+    """The name of every id."""
+    numbers = list(range(len(self)))
+    return tuple(self._processor.id_to_piece(numbers))
+
   def encode(self, lines: Sequence[str]) -> list[list[int]]:
     """Token ids of each line, without target symbol or end of sentence."""
     return self._processor.encode(list(lines), num_threads=1)

@@ -75,7 +75,13 @@ class Comparison:
 
 
 def check_engine(
-  translator: Translator, engine: Engine, samples: Samples, *, exact: bool
+  translator: Translator,
+  engine: Engine,
+  samples: Samples,
+  *,
+  exact: bool,
+  most_per_token: float | None = None,
+  search: Beam = SEARCH,
 ) -> FormatCheck:
   """Compares scores of references, and translations with a beam of four.
 
@@ -84,24 +90,39 @@ def check_engine(
     engine: What runs the format.
     samples: Sentences with references.
     exact: Whether the format keeps float32. If so, a difference is an error.
+    most_per_token: Of a format that does not: the largest difference of the
+      log-probability of a token, on the average over all references, that
+      rounding can explain; any, if not given.
+    search: What the engine does by convention.
 
   Raises:
     TaskMoeError: Scores differ by more than `TOLERANCE`, or a translation is
-      another and worse.
+      another and worse; or, of a format that is not exact, scores by more than
+      `most_per_token`.
   """
   translator = in_float32(translator)
-  differences, sentences, identical = [], 0, 0
+  differences, sentences, tokens, identical = [], 0, 0, 0
   worse: list[str] = []
   with jax.default_matmul_precision("highest"):
     for pair, rows in samples.items():
       differences.append(score_differences(translator, engine, pair, rows))
-      sources = [source for source, _ in rows]
-      found = compare_translations(translator, engine, pair, sources, SEARCH)
+      sources, targets = ([row[side] for row in rows] for side in (0, 1))
+      tokens += sum(len(x) + 1 for x in translator.vocabulary.encode(targets))
+      found = compare_translations(translator, engine, pair, sources, search)
       sentences += found.sentences
       identical += found.identical
       worse += found.worse
   # Unlike Python's max, NumPy's does not lose what is no number.
-  difference = float(np.max(np.concatenate(differences)))
+  together = np.concatenate(differences)
+  difference = float(np.max(together))
+  per_token = float(np.sum(together)) / tokens
+  if most_per_token is not None and not per_token <= most_per_token:
+    raise TaskMoeError(
+      f"{engine.version} does not compute what the bundle for"
+      f" {', '.join(samples)} does: log-probabilities of references differ by"
+      f" {per_token:.1e} a token, of which rounding explains {most_per_token}."
+      " Nothing was written. Leave the format out of --formats."
+    )
   if exact and (not difference <= TOLERANCE or worse):
     examples = f", such as that of {worse[0]!r}" if worse else ""
     raise TaskMoeError(

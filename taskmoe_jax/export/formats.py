@@ -19,6 +19,9 @@ from taskmoe_jax.models.config import ModelConfig
 
 # Where the writer of each format is: module:object.
 _WRITERS: dict[str, str] = {
+  "ctranslate2": "taskmoe_jax.export.ctranslate2_format:FLOAT32",
+  "ctranslate2_float16": "taskmoe_jax.export.ctranslate2_format:FLOAT16",
+  "ctranslate2_int8": "taskmoe_jax.export.ctranslate2_format:INT8",
   "huggingface": "taskmoe_jax.export.huggingface:HUGGING_FACE",
 }
 

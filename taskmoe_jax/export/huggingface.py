@@ -22,6 +22,7 @@ from safetensors import numpy as safetensors
 
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError
+from taskmoe_jax.export.dense import refuse_mixtures
 from taskmoe_jax.export.engine_check import SEARCH, check_engine
 from taskmoe_jax.export.formats import About, FormatCheck
 from taskmoe_jax.export.huggingface_card import model_card
@@ -66,7 +67,7 @@ class HuggingFace:
         that tokenizers do not have.
     """
     refuse_what_t5_is_not(translator.model)
-    _refuse_mixtures(translator.model)
+    refuse_mixtures(translator.model, "Hugging Face's T5", "huggingface")
     tokenizer = tokenizer_json(translator.vocabulary)
     arrays = t5_arrays(translator.params, translator.model)
     files = {
@@ -99,16 +100,6 @@ class HuggingFace:
 
 
 HUGGING_FACE = HuggingFace()
-
-
-def _refuse_mixtures(model: ModelConfig) -> None:
-  """A sub-network of several tasks may be a mixture still, routed by task."""
-  if model.encoder.moe is not None or model.decoder.moe is not None:
-    raise TaskMoeError(
-      "the sub-network of several tasks is a mixture of experts still, which"
-      " Hugging Face's T5 has not. Export its tasks one by one with --tasks, or"
-      " leave huggingface out of --formats."
-    )
 
 
 def _generation_config() -> dict:

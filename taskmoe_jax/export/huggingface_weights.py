@@ -6,15 +6,16 @@ which changes nothing, since `relu(0) = 0` and `gelu(0) * 0 = 0`. Training the
 padded model leaves them zero: both factors of their gradients are.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, PyTree
 
 from taskmoe_jax.errors import TaskMoeError
+from taskmoe_jax.export.dense import layers_in_order, refuse_routing
 from taskmoe_jax.layers.feed_forward import Activation
-from taskmoe_jax.models.config import Embeddings, ModelConfig, StackConfig
+from taskmoe_jax.models.config import Embeddings, ModelConfig
 from taskmoe_jax.vocabulary import EOS_ID, PAD_ID
 
 Arrays = dict[str, Float[np.ndarray, "..."]]
@@ -32,20 +33,10 @@ _FEED_FORWARD = {
 def refuse_what_t5_is_not(model: ModelConfig) -> None:
   """Refuses a model that has no place in stock T5.
 
-  A stack that is routed by task is no reason: its sub-network is dense.
-
   Raises:
     TaskMoeError: Which setting would make it possible.
   """
-  for name in ("encoder", "decoder"):
-    moe = getattr(model, name).moe
-    if moe is not None and not moe.granularity.by_task:
-      raise TaskMoeError(
-        f"the {name} is routed by {moe.granularity}, so that it stays a mixture"
-        " of experts, which Hugging Face's T5 has not. Train with"
-        f" {name.upper()} set to 'task' or 'static', or leave huggingface out"
-        " of --formats."
-      )
+  refuse_routing(model, "Hugging Face's T5", "huggingface")
   if model.embeddings is not Embeddings.ONE:
     raise TaskMoeError(
       f"embeddings={str(model.embeddings)!r}: Hugging Face's T5 has one table"
@@ -104,7 +95,7 @@ def t5_arrays(params: PyTree, model: ModelConfig) -> Arrays:
     arrays[f"{name}.final_layer_norm.weight"] = np.asarray(
       weights["final_norm"]["scale"]
     )
-    for index, layer in enumerate(_layers(weights["blocks"], stack)):
+    for index, layer in enumerate(layers_in_order(weights["blocks"], stack)):
       prefix = f"{name}.block.{index}.layer"
       for key, value in _layer_arrays(layer, model).items():
         arrays[f"{prefix}.{key}"] = value
@@ -116,21 +107,6 @@ def t5_arrays(params: PyTree, model: ModelConfig) -> Arrays:
 
 def _widest(model: ModelConfig) -> int:
   return max(*model.encoder.mlp_dims, *model.decoder.mlp_dims)
-
-
-def _layers(
-  blocks: Mapping[str, PyTree], stack: StackConfig
-) -> Iterator[Mapping[str, Any]]:
-  """Layers in the order in which a text passes them."""
-  for block in range(stack.num_blocks):
-    for place in range(stack.block_size):
-      yield _of_block(blocks[f"layer_{place}"], block)
-
-
-def _of_block(tree: Any, block: int) -> Any:
-  if isinstance(tree, Mapping):
-    return {name: _of_block(value, block) for name, value in tree.items()}
-  return np.asarray(tree[block])
 
 
 def _layer_arrays(layer: Mapping[str, Any], model: ModelConfig) -> Arrays:

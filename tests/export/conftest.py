@@ -1,7 +1,13 @@
 """Mixtures of random weights, made without compiling anything."""
 
+import importlib.metadata
 import io
+import json
+import os
+import subprocess
+import venv
 
+import packaging.requirements
 import pytest
 import sentencepiece
 
@@ -88,3 +94,107 @@ def samples():
     "en-fr": [("abcdefgh", "ha")],
     "fr-en": [("cab", "bac"), ("a", "b"), ("gaga", "head")],
   }
+
+
+@pytest.fixture(scope="session")
+def sub_network(vocabulary, random_params):
+  """Makes a dense translator of two pairs, with layers of many widths.
+
+  The width of its heads is not D/N, and its table has ids without a piece.
+  """
+
+  def make(activation="relu", embeddings="one"):
+    config = ModelConfig(
+      vocab_size=17,
+      embed_dim=8,
+      num_heads=2,
+      head_dim=3,
+      activation=activation,
+      embeddings=embeddings,
+      encoder=StackConfig(num_layers=2, mlp_dims=(7, 12)),
+      decoder=StackConfig(num_layers=2, mlp_dims=(5, 9)),
+    )
+    space = TaskSpace.from_pairs(("en-de", "fr-de"), "target")
+    return Translator(
+      config, random_params(Transformer(config, 1)), space, vocabulary
+    )
+
+  return make
+
+
+@pytest.fixture(scope="session")
+def german():
+  """Sentences for a sub-network; some letters are unknown to its vocabulary."""
+  return {
+    "en-de": [("abc", "cba"), ("hg</s> fe", "ef</s>gh"), ("hh xyz", "ab")],
+    "fr-de": [("dad", "add")],
+  }
+
+
+@pytest.fixture(scope="session")
+def fresh_environment(tmp_path_factory):
+  """Makes a virtual environment that has some packages and what they need.
+
+  Nothing is downloaded: it has links to what is installed here.
+  """
+
+  def make(*packages):
+    folder = tmp_path_factory.mktemp("fresh")
+    venv.create(folder, with_pip=False)
+    (site,) = folder.glob("lib/python*/site-packages")
+    missing, linked = list(packages), set()
+    while missing:
+      name = missing.pop()
+      if name in linked:
+        continue
+      linked.add(name)
+      found = importlib.metadata.distribution(name)
+      for top in {path.parts[0] for path in found.files} - {
+        "..",
+        "__pycache__",
+      }:
+        (site / top).symlink_to(found.locate_file(top))
+      needed = map(packaging.requirements.Requirement, found.requires or ())
+      missing += [
+        need.name
+        for need in needed
+        if need.marker is None or need.marker.evaluate({"extra": ""})
+      ]
+    return folder / "bin" / "python"
+
+  return make
+
+
+@pytest.fixture(scope="session")
+def run_readme():
+  """Runs what a folder's README says, and translates one line by it.
+
+  The folder has been moved, and taskmoe_jax and its frameworks are not there.
+  """
+
+  def run(python, folder, line):
+    text = (folder / "README.md").read_text()
+    program = text.split("```python\n")[1].split("```")[0]
+    program += (
+      "import importlib.util, json\n"
+      "for name in ('taskmoe_jax', 'flax', 'torch', 'tensorflow', 'etils'):\n"
+      "  assert importlib.util.find_spec(name) is None, name\n"
+      f"print(json.dumps(translate([{line!r}])))\n"
+    )
+    environment = {
+      name: value
+      for name, value in os.environ.items()
+      if name not in ("PYTHONPATH", "XLA_FLAGS")
+    }
+    found = subprocess.run(
+      [python, "-I", "-c", program],
+      cwd=folder,
+      env=environment,
+      stdout=subprocess.PIPE,
+      text=True,
+      check=True,
+    )
+    (translation,) = json.loads(found.stdout.splitlines()[-1])
+    return translation
+
+  return run
