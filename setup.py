@@ -66,6 +66,8 @@ EXTRAS_REQUIRE = {
   "export": [
     # Its binary model format is versioned; we write the one of series 4.
     "ctranslate2>=4.8.5,<5",
+    # What JAX writes and reads StableHLO files with, and does not ask for.
+    "flatbuffers>=25.12,<26",
     "transformers>=5.23,<6",
     # What runs a model that transformers opens. The right build depends on the
     # machine: one that is there already (for the CPU: pip install torch
@@ -90,9 +92,10 @@ EXTRAS_REQUIRE = {
     # is skipped.
     f"jax[tpu]{JAX}",
     # The engines that read our exports: every export is loaded and compared
-    # in its own. CTranslate2 as above; transformers needs torch, of which a
-    # CPU build does.
+    # in its own. CTranslate2 and flatbuffers as above; transformers needs
+    # torch, of which a CPU build does.
     "ctranslate2>=4.8.5,<5",
+    "flatbuffers>=25.12,<26",
     "transformers>=5.23,<6",
     "torch>=2.13,<2.15",
     # shellcheck, as a program, for the launchers.

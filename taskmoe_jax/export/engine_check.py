@@ -81,9 +81,9 @@ def check_engine(
   *,
   exact: bool,
   most_per_token: float | None = None,
-  search: Beam = SEARCH,
+  search: Beam | Greedy = SEARCH,
 ) -> FormatCheck:
-  """Compares scores of references, and translations with a beam of four.
+  """Compares scores of references, and translations.
 
   Args:
     translator: The bundle. It computes in float32 here, whatever it serves in.

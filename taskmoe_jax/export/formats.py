@@ -23,6 +23,7 @@ _WRITERS: dict[str, str] = {
   "ctranslate2_float16": "taskmoe_jax.export.ctranslate2_format:FLOAT16",
   "ctranslate2_int8": "taskmoe_jax.export.ctranslate2_format:INT8",
   "huggingface": "taskmoe_jax.export.huggingface:HUGGING_FACE",
+  "stablehlo": "taskmoe_jax.export.stablehlo_format:STABLEHLO",
 }
 
 
@@ -54,7 +55,8 @@ class FormatCheck:
     sentences: How many were compared.
     max_score_difference: Of the log-probabilities of the references, each the
       sum over its tokens, the end of the sentence included.
-    identical_translations: How many translations were the same, beam 4.
+    identical_translations: How many translations were the same, with a beam
+      of four; greedily, of an engine that has no beams.
     exact: Whether the format keeps float32, so that they must be the same.
   """
 

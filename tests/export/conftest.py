@@ -7,6 +7,7 @@ import os
 import subprocess
 import venv
 
+import jaxtyping
 import packaging.requirements
 import pytest
 import sentencepiece
@@ -131,6 +132,17 @@ def german():
   }
 
 
+@pytest.fixture(scope="module")
+def open_sizes():
+  """Lets programs be traced for StableHLO.
+
+  A size that is left open is no int, which the checks of shapes refuse.
+  """
+  jaxtyping.config.update("jaxtyping_disable", True)
+  yield
+  jaxtyping.config.update("jaxtyping_disable", False)
+
+
 @pytest.fixture(scope="session")
 def fresh_environment(tmp_path_factory):
   """Makes a virtual environment that has some packages and what they need.
@@ -187,7 +199,7 @@ def run_readme():
       if name not in ("PYTHONPATH", "XLA_FLAGS")
     }
     found = subprocess.run(
-      [python, "-I", "-c", program],
+      [python, "-I", "-c", f"import sys; sys.path.insert(0, '')\n{program}"],
       cwd=folder,
       env=environment,
       stdout=subprocess.PIPE,

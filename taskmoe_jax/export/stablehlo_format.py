@@ -1,0 +1,129 @@
+"""Writes a sub-network as StableHLO, which needs only JAX to run.
+
+  FOLDER/
+    greedy.bin      translates a batch
+    start.bin       encodes a batch, for searches of one's own
+    step.bin        one step of such a search
+    programs.json   which parameters they take, and for which symbols
+    translate.py    text in, text out
+    README.md       how to use it, and until when
+
+Parameters and vocabulary are those of the bundle that the folder lies in: there
+is no second copy of them.
+"""
+
+import importlib.util
+import json
+
+import jax
+from etils import epath
+
+from taskmoe_jax.decoding.search import GREEDY
+from taskmoe_jax.decoding.translator import Translator
+from taskmoe_jax.errors import TaskMoeError
+from taskmoe_jax.export import stablehlo_runner
+from taskmoe_jax.export.dense import refuse_mixtures, refuse_routing
+from taskmoe_jax.export.engine_check import check_engine
+from taskmoe_jax.export.formats import About, FormatCheck
+from taskmoe_jax.export.stablehlo_engine import StableHloEngine
+from taskmoe_jax.export.stablehlo_programs import PLATFORMS, export_programs
+from taskmoe_jax.export.verify import Samples
+from taskmoe_jax.models.config import ModelConfig
+from taskmoe_jax.task_space import split_pair
+from taskmoe_jax.vocabulary import target_symbol
+
+_NAME = "a StableHLO program of open sizes"
+_README = """\
+# {title}, as StableHLO
+
+Translates {directions}; from run `{run}`, step {step}. One file for all of
+{platforms}.
+
+    pip install jax flatbuffers sentencepiece
+    python translate.py --symbol='{symbol}' < source.txt > target.txt
+
+```python
+from translate import Translator
+
+translate = Translator().translate
+print(translate(["3 hours"], "{symbol}"))
+```
+
+The symbol of the target language ({symbols}) may be left out where there is
+only one. Parameters and vocabulary are read from the bundle that this folder
+lies in, `../model.safetensors` and `../vocabulary.model`: move the bundle as a
+whole, or copy these two files in here.
+
+**This is no archive.** It was exported by JAX {version}. JAX reads exports for
+six months after the release that made them, then may refuse. The archive is the
+bundle itself; export it again with a newer JAX.
+
+`greedy.bin` translates; `start.bin` and `step.bin` are for searches of your
+own. `translate.py` shows what all are called with. Numbers are float32; the
+product of matrices has the precision that JAX chooses by default, which on TPUs
+and GPUs is less (`jax.config.jax_default_matmul_precision`).
+"""
+
+
+class StableHlo:
+  """The format `stablehlo`."""
+
+  def refuse(self, model: ModelConfig) -> None:
+    """Refuses what has no program; see `Format`."""
+    refuse_routing(model, _NAME, "stablehlo")
+    if importlib.util.find_spec("flatbuffers") is None:
+      raise TaskMoeError(
+        "the format stablehlo is written with flatbuffers, which is not"
+        " installed: pip install 'taskmoe-jax[export]'. Or leave stablehlo out"
+        " of --formats."
+      )
+
+  def write(
+    self, translator: Translator, folder: epath.Path, about: About
+  ) -> None:
+    """Writes the folder.
+
+    Raises:
+      TaskMoeError: The model is not dense.
+    """
+    refuse_mixtures(translator.model, _NAME, "stablehlo")
+    programs = export_programs(translator.model)
+    for name, serialized in programs.serialized.items():
+      (folder / f"{name}.bin").write_bytes(serialized)
+    pairs = translator.task_space.pairs
+    symbols = list(
+      dict.fromkeys(target_symbol(split_pair(pair)[1]) for pair in pairs)
+    )
+    described = {
+      "jax": jax.__version__,
+      "platforms": PLATFORMS,
+      "symbols": symbols,
+      "parameters": programs.parameters,
+    }
+    (folder / "programs.json").write_text(json.dumps(described, indent=2))
+    program = epath.Path(stablehlo_runner.__file__).read_text()
+    (folder / "translate.py").write_text(program)
+    readme = _README.format(
+      title=f"Translation, {about.task}",
+      directions=", ".join(f"`{pair}`" for pair in pairs),
+      run=about.run,
+      step=about.step,
+      platforms=", ".join(PLATFORMS),
+      symbol=symbols[0],
+      symbols=", ".join(f"`{symbol}`" for symbol in symbols),
+      version=jax.__version__,
+    )
+    (folder / "README.md").write_text(readme)
+
+  def check(
+    self, translator: Translator, folder: epath.Path, samples: Samples
+  ) -> FormatCheck:
+    """Loads the programs and compares them with the bundle.
+
+    The folder must lie in the bundle: the parameters are read from there.
+    """
+    engine = StableHloEngine(folder)
+    return check_engine(translator, engine, samples, exact=True, search=GREEDY)
+
+
+STABLEHLO = StableHlo()
