@@ -90,7 +90,12 @@ class Setting:
 
 
 def random_params(setting: Setting, partitioning: Partitioning) -> PyTree:
-  """Draws parameters with the scales of T5, unrolled for decoding."""
+  """Parameters unrolled for decoding."""
+  return unrolled(scanned_params(setting, partitioning), setting.model)
+
+
+def scanned_params(setting: Setting, partitioning: Partitioning) -> PyTree:
+  """Draws parameters with the scales of T5."""
   rng = np.random.default_rng(0)
 
   def draw(path, leaf):
@@ -105,15 +110,15 @@ def random_params(setting: Setting, partitioning: Partitioning) -> PyTree:
     return jax.device_put(values, leaf.sharding)
 
   shapes = _shapes(setting, partitioning)
-  drawn = jax.tree_util.tree_map_with_path(draw, shapes)
-  return unrolled(drawn, setting.model)
+  return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 def sources(setting: Setting, num_rows: int) -> Int[np.ndarray, "B S"]:
-  """The same random sentences every time."""
+  """The same random sentences every time, each with its end."""
   found = np.random.default_rng(1).integers(
     EOS_ID + 1, setting.model.vocab_size, (num_rows, setting.source)
   )
+  found[:, -1] = EOS_ID
   return found.astype(np.int32)
 
 

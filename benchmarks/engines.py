@@ -1,96 +1,154 @@
-"""Our decoder against Hugging Face's, with the same weights, side by side.
+"""Our decoder against other engines, with the same weights, side by side.
 
   python benchmarks/engines.py --beams=1,4
 
-A dense model of random weights, T5's shape, becomes a PyTorch
-`T5ForConditionalGeneration`. Both translate the same batch in turn, in one
-process, on the CPU, with `--threads` of PyTorch's; give XLA as many cores
-(`taskset -c 0,1`). Needs `torch` and `transformers`, which nothing else here
-does: `pip install torch transformers`.
+A sub-network of random weights is written by the formats' own writers. Then all
+engines translate the same batch in turn, in one process, on the CPU, with
+`--threads` threads each; give XLA as many cores (`taskset -c 0,1`) and set
+OMP_WAIT_POLICY=passive, so that threads that wait cost no CPU time. Whether
+they compute the same is the job of `agreement.py`; here it is only counted how
+many translations are ours. Needs taskmoe-jax[export].
 """
 
 import argparse
 import json
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ctranslate2
 import jax
 import numpy as np
 import rich.console
 import rich.table
 import torch
-import transformers
+from etils import epath
+from jaxtyping import Int
+from sentencepiece import sentencepiece_model_pb2 as sentencepiece_model
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import decode, decode_programs
+from taskmoe_jax.decoding.search import GREEDY, Beam, Search
+from taskmoe_jax.decoding.translator import Translator
+from taskmoe_jax.export.formats import About, formats_named
+from taskmoe_jax.export.huggingface_engine import HuggingFaceEngine
 from taskmoe_jax.host_memory import keep_freed_memory
+from taskmoe_jax.models.unrolled import unrolled
 from taskmoe_jax.partitioning.meshes import MeshShape, make_mesh
 from taskmoe_jax.partitioning.rules import Partitioning
-from taskmoe_jax.vocabulary import EOS_ID, PAD_ID
+from taskmoe_jax.task_space import TaskSpace
+from taskmoe_jax.vocabulary import EOS_ID, PAD_ID, UNK_ID, Vocabulary
 
-_ATTENTION = {"q": "query", "k": "key", "v": "value", "o": "out"}
+FORMATS = ("huggingface", "ctranslate2", "ctranslate2_int8")
+_LENGTH_PENALTY = 0.6
+
+Tokens = list[list[int]]
 
 
-def hugging_face(params, model) -> transformers.T5ForConditionalGeneration:
-  """A PyTorch model that computes what ours does with unrolled `params`."""
-  config = transformers.T5Config(
-    vocab_size=model.vocab_size,
-    d_model=model.embed_dim,
-    d_kv=model.head_dim,
-    d_ff=model.encoder.mlp_dims[0],
-    num_layers=model.encoder.num_layers,
-    num_decoder_layers=model.decoder.num_layers,
-    num_heads=model.num_heads,
-    feed_forward_proj="relu",
-    dropout_rate=0.0,
-    pad_token_id=PAD_ID,
-    eos_token_id=EOS_ID,
-    decoder_start_token_id=PAD_ID,
+def made_up_vocabulary(size: int) -> Vocabulary:
+  """So many pieces that no text needs."""
+  piece = sentencepiece_model.ModelProto.SentencePiece
+  kinds = {PAD_ID: piece.CONTROL, EOS_ID: piece.CONTROL, UNK_ID: piece.UNKNOWN}
+  names = {PAD_ID: "<pad>", EOS_ID: "</s>", UNK_ID: "<unk>", 3: "<2de>"}
+  kinds[3] = piece.USER_DEFINED
+  model = sentencepiece_model.ModelProto(
+    pieces=[
+      piece(
+        piece=names.get(index, f"piece{index}"),
+        score=-float(index > UNK_ID + 1),
+        type=kinds.get(index, piece.NORMAL),
+      )
+      for index in range(size)
+    ]
   )
-  module = transformers.T5ForConditionalGeneration(config).eval()
-  weights = {}
-  for name in module.state_dict():
-    value = _weight(params, name, model.embed_dim)
-    weights[name] = torch.from_numpy(np.ascontiguousarray(value))
-  module.load_state_dict(weights)
-  return module
+  model.trainer_spec.pad_id = PAD_ID
+  model.trainer_spec.eos_id = EOS_ID
+  model.trainer_spec.unk_id = UNK_ID
+  model.trainer_spec.bos_id = -1
+  model.normalizer_spec.name = "identity"
+  return Vocabulary(model.SerializeToString(), "made up")
 
 
-def _weight(params, name: str, embed_dim: int) -> np.ndarray:
-  """The matrix that Hugging Face knows by `name`; it has them transposed."""
-  stack, *path = name.split(".")
-  if stack in ("shared", "lm_head") or path[0] == "embed_tokens":
-    return np.asarray(params["embedding"]["table"])
-  if path[0] == "final_layer_norm":
-    return np.asarray(params[stack]["final_norm"]["scale"])
-  if path[-2] == "relative_attention_bias":
-    return np.asarray(params[stack]["position_bias"]["table"])
-  block, part, kind = int(path[1]), int(path[3]), path[-2]
-  if stack == "encoder":
-    layer = jax.tree.map(
-      lambda leaf: leaf[block], params[stack]["blocks"]["layer_0"]
+def write_formats(
+  setting: decode_programs.Setting, params: Any, folder: Path
+) -> dict[str, epath.Path]:
+  """Writes a sub-network in all formats."""
+  model = setting.model
+  translator = Translator(
+    model,
+    params,
+    TaskSpace.from_pairs(("en-de",), "target"),
+    made_up_vocabulary(model.vocab_size),
+  )
+  size = sum(leaf.size for leaf in jax.tree.leaves(params))
+  about = About("de", "random weights", 0, (size, size), {})
+  folders = {}
+  for name, writer in formats_named(",".join(FORMATS)).items():
+    folders[name] = epath.Path(folder) / name
+    folders[name].mkdir()
+    writer.refuse(model)
+    writer.write(translator, folders[name], about)
+  return folders
+
+
+def hugging_face(
+  folder: epath.Path,
+  sources: Int[np.ndarray, "B S"],
+  beam_size: int,
+  steps: int,
+) -> Callable[[], Tokens]:
+  """Translates a batch with `generate`."""
+  engine = HuggingFaceEngine(folder)
+  search: Search = GREEDY
+  if beam_size > 1:
+    search = Beam(
+      size=beam_size,
+      length_penalty=_LENGTH_PENALTY,
+      normalization="power",
     )
-    ours = ("self_attention", "mlp")[part]
-  else:
-    layer = params[stack][f"block_{block}"]["layer_0"]
-    ours = ("self_attention", "source_attention", "mlp")[part]
-  if kind == "layer_norm":
-    return np.asarray(layer[f"{ours}_norm"]["scale"])
-  if kind in ("wi", "wo"):
-    return np.asarray(layer[ours][kind]).T
-  matrix = np.asarray(layer[ours][_ATTENTION[kind]])
-  if kind == "o":
-    return matrix.reshape(-1, embed_dim).T
-  return matrix.reshape(embed_dim, -1).T
+  return lambda: engine.generate(sources, search, steps)
+
+
+def ctranslate2_of(
+  folder: epath.Path,
+  sources: Int[np.ndarray, "B S"],
+  beam_size: int,
+  steps: int,
+  threads: int,
+) -> Callable[[], Tokens]:
+  """Translates a batch with CTranslate2."""
+  names = json.loads((folder / "shared_vocabulary.json").read_text())
+  ids = {name: index for index, name in enumerate(names)}
+  # It computes in what is stored, unless the CPU cannot.
+  engine = ctranslate2.Translator(
+    os.fspath(folder), device="cpu", intra_threads=threads
+  )
+  # It adds the end of sentence itself.
+  texts = [[names[i] for i in row[:-1]] for row in sources]
+
+  def translate() -> Tokens:
+    results = engine.translate_batch(
+      texts,
+      beam_size=beam_size,
+      length_penalty=_LENGTH_PENALTY if beam_size > 1 else 0.0,
+      min_decoding_length=0,
+      max_decoding_length=steps,
+      max_input_length=0,
+      max_batch_size=len(texts),
+      return_end_token=True,
+    )
+    return [[ids[name] for name in r.hypotheses[0]] for r in results]
+
+  return translate
 
 
 def race(
-  programs: dict[str, Callable[[], np.ndarray]], repeats: int
+  programs: dict[str, Callable[[], Tokens]], repeats: int
 ) -> dict[str, dict[str, Any]]:
   """Least seconds, by the wall and of the process, of each; in turn."""
   found = {
@@ -108,67 +166,78 @@ def race(
 
 
 def compared(
-  flags: argparse.Namespace, beam_size: int, partitioning: Partitioning
-) -> dict[str, Any]:
-  """One row of the table."""
+  flags: argparse.Namespace,
+  beam_size: int,
+  folder: Path,
+  partitioning: Partitioning,
+) -> list[dict[str, Any]]:
+  """A row of the table for each engine."""
   flags.beam_size = beam_size
-  setting = decode_programs.Setting.from_flags(flags, "dense")
-  params = decode_programs.random_params(setting, partitioning)
+  setting = decode_programs.Setting.from_flags(flags, flags.model)
+  scanned = decode_programs.scanned_params(setting, partitioning)
+  folders = write_formats(setting, scanned, folder)
+  sources = decode_programs.sources(setting, flags.rows)
+  params = unrolled(scanned, setting.model)
   ours = decode_programs.translation(setting, params, partitioning, flags.rows)
-  module = hugging_face(params, setting.model)
-  sources = torch.from_numpy(decode_programs.sources(setting, flags.rows))
 
-  def theirs() -> np.ndarray:
-    with torch.inference_mode():
-      found = module.generate(
-        sources.long(),
-        attention_mask=torch.ones_like(sources),
-        num_beams=beam_size,
-        max_new_tokens=flags.steps,
-        length_penalty=0.6,
-        do_sample=False,
-        early_stopping=False,
+  def translate() -> Tokens:
+    return np.asarray(ours().tokens)[:, 0].tolist()
+
+  programs = {"ours": translate}
+  for name, of_format in folders.items():
+    if name == "huggingface":
+      program = hugging_face(of_format, sources, beam_size, flags.steps)
+    else:
+      program = ctranslate2_of(
+        of_format, sources, beam_size, flags.steps, flags.threads
       )
-    return found[:, 1:].numpy()
-
-  found = race(
+    programs[name] = program
+  found = race(programs, flags.repeats)
+  our = found["ours"]
+  return [
     {
-      "ours": lambda: np.asarray(ours().tokens)[:, 0],
-      "hugging_face": theirs,
-    },
-    flags.repeats,
+      "beam": beam_size,
+      "engine": name,
+      "wall s": of_one["wall"],
+      "cpu s": of_one["cpu"],
+      "wall / ours": of_one["wall"] / our["wall"],
+      "cpu / ours": of_one["cpu"] / our["cpu"],
+      "same": f"{_same(our['tokens'], of_one['tokens'])}/{flags.rows}",
+    }
+    for name, of_one in found.items()
+  ]
+
+
+def _same(ours: Tokens, theirs: Tokens) -> int:
+  """How many are the same; ours have padding behind them."""
+  return sum(
+    our[: len(their)] == their and not any(our[len(their) :])
+    for our, their in zip(ours, theirs, strict=True)
   )
-  tokens = {name: of_one.pop("tokens") for name, of_one in found.items()}
-  width = tokens["hugging_face"].shape[1]
-  same = np.all(tokens["ours"][:, :width] == tokens["hugging_face"], axis=1)
-  row: dict[str, Any] = {"beam": beam_size, "rows": flags.rows}
-  for kind in ("wall", "cpu"):
-    for name, of_one in found.items():
-      row[f"{name} {kind} s"] = of_one[kind]
-    row[f"{kind} ratio"] = found["hugging_face"][kind] / found["ours"][kind]
-  return {**row, "same": f"{int(same.sum())}/{flags.rows}"}
 
 
 def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
+  parser.add_argument("--model", default="sub_network", help="or dense")
   parser.add_argument("--beams", default="1,4")
   parser.add_argument("--rows", type=int, default=32)
   parser.add_argument("--threads", type=int, default=os.cpu_count())
   parser.add_argument("--vocab_size", type=int, default=32000, help="V")
   parser.add_argument("--repeats", type=int, default=3)
   parser.add_argument("--json", type=Path, help="where to write the rows")
-  own = parser.parse_args(arguments)
-  flags = decode.parse([])
+  own, others = parser.parse_known_args(arguments)
+  # Sizes of the model are flags of `decode.py`.
+  flags = decode.parse(others)
   vars(flags).update(vars(own))
   keep_freed_memory()
   torch.set_num_threads(flags.threads)
   mesh = make_mesh(MeshShape(data=1, expert=1, model=1), jax.devices()[:1])
-  rows = [
-    compared(flags, beam_size, Partitioning(mesh))
-    for beam_size in map(int, flags.beams.split(","))
-  ]
+  rows = []
+  for beam_size in map(int, flags.beams.split(",")):
+    with tempfile.TemporaryDirectory() as folder:
+      rows += compared(flags, beam_size, Path(folder), Partitioning(mesh))
   table = rich.table.Table(*rows[0], title="seconds for one batch")
   for row in rows:
     table.add_row(*(decode.text(value) for value in row.values()))
