@@ -1,0 +1,160 @@
+"""Whether other engines say what our bundles say, sentence by sentence.
+
+  python benchmarks/agreement.py --bundles=runs/a/export-700 --tasks=cs,de,en
+  python benchmarks/agreement.py ... --tsv=FOLDER     # other text than CLDR's
+
+Each bundle is written in each format. Then both translate, greedily and with a
+beam of four, and both say how likely the references are. A tie is a translation
+with other tokens whose score is no worse than ours, but for 1e-3; what is worse
+is printed. Needs taskmoe-jax[export].
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import rich.console
+import rich.table
+import torch
+from etils import epath
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from taskmoe_jax.data.corpus import Mixture, examples
+from taskmoe_jax.decoding.search import GREEDY, Beam, Stopping
+from taskmoe_jax.decoding.translator import Translator
+from taskmoe_jax.export.bundle import load_bundle
+from taskmoe_jax.export.ctranslate2_engine import CTranslate2Engine
+from taskmoe_jax.export.engine_check import (
+  SEARCH,
+  Engine,
+  compare_translations,
+  score_differences,
+)
+from taskmoe_jax.export.formats import About, formats_named
+from taskmoe_jax.export.huggingface_engine import HuggingFaceEngine
+from taskmoe_jax.export.verify import in_float32
+from taskmoe_jax.tasks.cldr import cldr_30
+from taskmoe_jax.tasks.tsv import tsv
+
+# How to run each, and the beam search that it does by convention.
+_ENGINES: dict[str, tuple[Callable[[epath.Path], Engine], Beam]] = {
+  "huggingface": (HuggingFaceEngine, SEARCH),
+  "ctranslate2": (
+    CTranslate2Engine,
+    dataclasses.replace(SEARCH, stopping=Stopping.FULL),
+  ),
+}
+
+
+def engine_of(name: str, bundle: Translator, folder: Path) -> Engine:
+  """Writes a bundle in a format, and loads it."""
+  folder.mkdir(parents=True)
+  writer = formats_named(name)[name]
+  writer.refuse(bundle.model)
+  about = About(name, "agreement", 0, (0, 0), {})
+  writer.write(bundle, epath.Path(folder), about)
+  return _ENGINES[name][0](epath.Path(folder))
+
+
+def agreement(
+  name: str,
+  bundle: Translator,
+  engine: Engine,
+  pair: str,
+  rows: Sequence[tuple[str, str]],
+) -> dict[str, Any]:
+  """A row of the table."""
+  found: dict[str, Any] = {
+    "engine": engine.version,
+    "pair": pair,
+    "sentences": len(rows),
+    "max score difference": float(
+      np.max(score_differences(bundle, engine, pair, rows))
+    ),
+  }
+  sources = [source for source, _ in rows]
+  for title, search in (("greedy", GREEDY), ("beam 4", _ENGINES[name][1])):
+    of_one = compare_translations(bundle, engine, pair, sources, search)
+    found[f"{title} same"] = of_one.identical
+    found[f"{title} ties"] = of_one.ties
+    found[f"{title} worse"] = list(of_one.worse)
+  return found
+
+
+def show(console: rich.console.Console, rows: list[dict[str, Any]]) -> None:
+  table = rich.table.Table(title="agreement with our own decoder")
+  for name in rows[0]:
+    table.add_column(name, justify="left" if name == "engine" else "right")
+  for row in rows:
+    table.add_row(*map(_text, row.values()))
+  console.print(table)
+  for row in rows:
+    for title in ("greedy", "beam 4"):
+      for source in row[f"{title} worse"]:
+        console.print(
+          f"worse: {row['engine']}, {row['pair']}, {title}: {source}",
+          highlight=False,
+          markup=False,
+        )
+
+
+def _text(value: Any) -> str:
+  if isinstance(value, float):
+    return f"{value:.1e}"
+  return str(len(value) if isinstance(value, list) else value)
+
+
+def mixture_of(flags: argparse.Namespace) -> Mixture:
+  if flags.tsv:
+    return tsv(flags.tsv, vocabulary=None, temperature=1.0)
+  return cldr_30(None, seed=0, temperature=1.0)
+
+
+def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("--bundles", type=Path, required=True)
+  parser.add_argument("--tasks", required=True, help="of the bundles")
+  parser.add_argument("--formats", default=",".join(_ENGINES))
+  parser.add_argument("--sentences", type=int, default=200, help="of a pair")
+  parser.add_argument("--part", default="test")
+  parser.add_argument("--tsv", help="a folder of parallel text")
+  parser.add_argument("--threads", type=int, default=os.cpu_count())
+  parser.add_argument("--json", type=Path, help="where to write the rows")
+  flags = parser.parse_args(arguments)
+  torch.set_num_threads(flags.threads)
+  mixture = mixture_of(flags)
+  rows = []
+  console = rich.console.Console()
+  with (
+    tempfile.TemporaryDirectory() as folder,
+    jax.default_matmul_precision("highest"),
+  ):
+    for task in flags.tasks.split(","):
+      bundle = in_float32(load_bundle(flags.bundles / task))
+      for name in flags.formats.split(","):
+        engine = engine_of(name, bundle, Path(folder) / task / name)
+        for pair in bundle.task_space.pairs:
+          console.print(f"{task}: {engine.version}, {pair}", highlight=False)
+          text = examples(
+            mixture, part=flags.part, pair=pair, limit=flags.sentences
+          )
+          rows.append(agreement(name, bundle, engine, pair, text))
+  show(console, rows)
+  if flags.json:
+    flags.json.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  return rows
+
+
+if __name__ == "__main__":
+  main()
