@@ -53,6 +53,7 @@ _ENGINES: dict[str, tuple[Callable[[epath.Path], Engine], Beam]] = {
     dataclasses.replace(SEARCH, stopping=Stopping.FULL),
   ),
 }
+_SEARCHES = ("greedy", "beam 4")
 
 
 def engine_of(name: str, bundle: Translator, folder: Path) -> Engine:
@@ -82,7 +83,8 @@ def agreement(
     ),
   }
   sources = [source for source, _ in rows]
-  for title, search in (("greedy", GREEDY), ("beam 4", _ENGINES[name][1])):
+  searches = (GREEDY, _ENGINES[name][1])
+  for title, search in zip(_SEARCHES, searches, strict=True):
     of_one = compare_translations(bundle, engine, pair, sources, search)
     found[f"{title} same"] = of_one.identical
     found[f"{title} ties"] = of_one.ties
@@ -91,26 +93,35 @@ def agreement(
 
 
 def show(console: rich.console.Console, rows: list[dict[str, Any]]) -> None:
-  table = rich.table.Table(title="agreement with our own decoder")
-  for name in rows[0]:
-    table.add_column(name, justify="left" if name == "engine" else "right")
+  table = rich.table.Table(
+    "engine",
+    "pair",
+    "sentences",
+    "score difference",
+    *(f"{title}: same, ties, worse" for title in _SEARCHES),
+    title="agreement with our own decoder",
+  )
   for row in rows:
-    table.add_row(*map(_text, row.values()))
+    table.add_row(
+      row["engine"],
+      row["pair"],
+      str(row["sentences"]),
+      f"{row['max score difference']:.1e}",
+      *(
+        f"{row[f'{title} same']}, {row[f'{title} ties']},"
+        f" {len(row[f'{title} worse'])}"
+        for title in _SEARCHES
+      ),
+    )
   console.print(table)
   for row in rows:
-    for title in ("greedy", "beam 4"):
+    for title in _SEARCHES:
       for source in row[f"{title} worse"]:
         console.print(
           f"worse: {row['engine']}, {row['pair']}, {title}: {source}",
           highlight=False,
           markup=False,
         )
-
-
-def _text(value: Any) -> str:
-  if isinstance(value, float):
-    return f"{value:.1e}"
-  return str(len(value) if isinstance(value, list) else value)
 
 
 def mixture_of(flags: argparse.Namespace) -> Mixture:

@@ -4,6 +4,7 @@ Imported only by who checks or measures: torch takes seconds to load.
 """
 
 import os
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,10 +28,22 @@ _EARLY_STOPPING = {
 }
 
 
+def spare_triton() -> None:
+  """Keeps torch from importing Triton where TensorFlow is loaded already.
+
+  Both bring an LLVM, and Triton, coming second, ends the process by a
+  segmentation fault. Nothing needs it here: without it torch is as on a machine
+  where it is not installed.
+  """
+  if "tensorflow" in sys.modules:
+    sys.modules.setdefault("triton", None)
+
+
 class HuggingFaceEngine:
   """A model and its tokenizer, as `from_pretrained` finds them."""
 
   def __init__(self, folder: str | os.PathLike):
+    spare_triton()
     transformers.utils.logging.disable_progress_bar()
     path = os.fspath(folder)
     self.version = f"transformers {transformers.__version__}"

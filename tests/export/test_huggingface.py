@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.export.formats import About, formats_named
 from taskmoe_jax.export.huggingface import HUGGING_FACE
+from taskmoe_jax.export.huggingface_engine import spare_triton
 from taskmoe_jax.models.config import ModelConfig, StackConfig
 from taskmoe_jax.models.transformer import Transformer
 from taskmoe_jax.task_space import TaskSpace
@@ -127,6 +129,22 @@ def test_another_tokenizer_is_found(written, samples, tmp_path):
   (copy / "tokenizer.json").write_text(json.dumps(text))
   with pytest.raises(TaskMoeError, match=r"tokenizer of transformers .* 'abc'"):
     HUGGING_FACE.check(translator, copy, samples)
+
+
+def test_triton_is_not_loaded_after_tensorflow(monkeypatch):
+  # So that all is as it was, afterwards.
+  monkeypatch.setitem(sys.modules, "triton", sys)
+  monkeypatch.delitem(sys.modules, "triton")
+  monkeypatch.setitem(sys.modules, "tensorflow", sys)
+  monkeypatch.delitem(sys.modules, "tensorflow")
+  spare_triton()
+  assert "triton" not in sys.modules
+  monkeypatch.setitem(sys.modules, "tensorflow", sys)
+  spare_triton()
+  assert importlib.util.find_spec("triton") is None
+  monkeypatch.setitem(sys.modules, "triton", json)
+  spare_triton()
+  assert sys.modules["triton"] is json
 
 
 def test_settings_of_the_search(written):
