@@ -28,11 +28,11 @@ import rich.table
 import torch
 from etils import epath
 from jaxtyping import Int
-from sentencepiece import sentencepiece_model_pb2 as sentencepiece_model
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import decode, decode_programs
+from benchmarks.made_up import made_up_vocabulary
 from taskmoe_jax.decoding.search import GREEDY, Beam, Search
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.export.formats import About, formats_named
@@ -42,36 +42,11 @@ from taskmoe_jax.models.unrolled import unrolled
 from taskmoe_jax.partitioning.meshes import MeshShape, make_mesh
 from taskmoe_jax.partitioning.rules import Partitioning
 from taskmoe_jax.task_space import TaskSpace
-from taskmoe_jax.vocabulary import EOS_ID, PAD_ID, UNK_ID, Vocabulary
 
 FORMATS = ("huggingface", "ctranslate2", "ctranslate2_int8")
 _LENGTH_PENALTY = 0.6
 
 Tokens = list[list[int]]
-
-
-def made_up_vocabulary(size: int) -> Vocabulary:
-  """So many pieces that no text needs."""
-  piece = sentencepiece_model.ModelProto.SentencePiece
-  kinds = {PAD_ID: piece.CONTROL, EOS_ID: piece.CONTROL, UNK_ID: piece.UNKNOWN}
-  names = {PAD_ID: "<pad>", EOS_ID: "</s>", UNK_ID: "<unk>", 3: "<2de>"}
-  kinds[3] = piece.USER_DEFINED
-  model = sentencepiece_model.ModelProto(
-    pieces=[
-      piece(
-        piece=names.get(index, f"piece{index}"),
-        score=-float(index > UNK_ID + 1),
-        type=kinds.get(index, piece.NORMAL),
-      )
-      for index in range(size)
-    ]
-  )
-  model.trainer_spec.pad_id = PAD_ID
-  model.trainer_spec.eos_id = EOS_ID
-  model.trainer_spec.unk_id = UNK_ID
-  model.trainer_spec.bos_id = -1
-  model.normalizer_spec.name = "identity"
-  return Vocabulary(model.SerializeToString(), "made up")
 
 
 def write_formats(
