@@ -19,8 +19,8 @@ from etils import epath
 
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError
+from taskmoe_jax.export import engine_check
 from taskmoe_jax.export.dense import refuse_mixtures, refuse_routing
-from taskmoe_jax.export.engine_check import SEARCH, check_engine
 from taskmoe_jax.export.formats import About, FormatCheck
 from taskmoe_jax.export.verify import Samples
 from taskmoe_jax.models.config import ModelConfig
@@ -29,7 +29,7 @@ from taskmoe_jax.vocabulary import target_symbol
 
 _NAME = "CTranslate2"
 # With a length penalty CTranslate2 knows no other.
-_SEARCH = dataclasses.replace(SEARCH, stopping="full")
+SEARCH = dataclasses.replace(engine_check.SEARCH, stopping="full")
 _README = """\
 # {title}, for CTranslate2
 
@@ -136,13 +136,13 @@ class CTranslate2:
     """Loads the folder in CTranslate2 and compares it with the bundle."""
     from taskmoe_jax.export.ctranslate2_engine import CTranslate2Engine
 
-    return check_engine(
+    return engine_check.check_engine(
       translator,
       CTranslate2Engine(folder),
       samples,
       exact=self.most_per_token is None,
       most_per_token=self.most_per_token,
-      search=_SEARCH,
+      search=SEARCH,
     )
 
   def _readme(self, translator: Translator, about: About) -> str:

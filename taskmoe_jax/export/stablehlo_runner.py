@@ -86,8 +86,7 @@ class Translator:
 
     Args:
       sources: Token ids.
-      limits: Longest translation of each; at most twice the length that the
-        sources are padded to, and 32.
+      limits: Longest translation of each.
       batch_size: Rows translated together; fewer lines fill the batch up.
     """
     order = sorted(range(len(sources)), key=lambda i: -len(sources[i]))
@@ -96,8 +95,12 @@ class Translator:
       chosen = order[first : first + batch_size]
       most = np.zeros((batch_size,), np.int32)
       most[: len(chosen)] = [limits[i] for i in chosen]
+      # The program has room for twice a source's length and 32.
+      length = max(len(sources[chosen[0]]), (int(most.max()) - 31) // 2)
       rows, sums = self._programs["greedy"](
-        self._parameters, padded([sources[i] for i in chosen], batch_size), most
+        self._parameters,
+        padded([sources[i] for i in chosen], batch_size, length),
+        most,
       )
       for i, row, score in zip(
         chosen, np.asarray(rows).tolist(), np.asarray(sums), strict=False
@@ -123,10 +126,12 @@ class Translator:
     return self.pieces.decode([i for i in known if i not in (PAD, EOS)])
 
 
-def padded(sequences: Sequence[Sequence[int]], rows: int) -> np.ndarray:
+def padded(
+  sequences: Sequence[Sequence[int]], rows: int, least: int = 0
+) -> np.ndarray:
   """As rows of 32, 64, 128, ... ids, so that few shapes are compiled."""
   length = _SHORTEST
-  while length < max(map(len, sequences)):
+  while length < max(least, *map(len, sequences)):
     length *= 2
   array = np.full((rows, length), PAD, np.int32)
   for row, ids in enumerate(sequences):

@@ -1,6 +1,5 @@
 """Folders that are written, loaded by CTranslate2, and compared."""
 
-import dataclasses
 import importlib.util
 import json
 import re
@@ -14,13 +13,12 @@ from etils import epath
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.export.ctranslate2_engine import CTranslate2Engine
-from taskmoe_jax.export.ctranslate2_format import FLOAT16, FLOAT32, INT8
-from taskmoe_jax.export.engine_check import SEARCH, score_differences
+from taskmoe_jax.export.ctranslate2_format import FLOAT16, FLOAT32, INT8, SEARCH
+from taskmoe_jax.export.engine_check import score_differences
 from taskmoe_jax.export.formats import About, formats_named
 
 ABOUT = About("de", "runs/a", 70, (5000, 1234), {})
 FORMATS = (FLOAT32, FLOAT16, INT8)
-FULL = dataclasses.replace(SEARCH, stopping="full")
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +140,7 @@ def test_it_translates_elsewhere(
   moved = tmp_path / "moved"
   shutil.copytree(folders[FLOAT32], moved)
   (here,) = CTranslate2Engine(folders[FLOAT32]).translate(
-    ["hg </s>fe"], "en-de", FULL, 256
+    ["hg </s>fe"], "en-de", SEARCH, 256
   )
   assert run_readme(python, moved, "hg </s>fe") == here.text
 
