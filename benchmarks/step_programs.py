@@ -124,18 +124,14 @@ def _model(flags: argparse.Namespace, name: str) -> Any:
   )
 
 
-def _t5x(flags: argparse.Namespace) -> Callable[[], float]:
-  """T5 1.1 and its trainer, as its gin files put them together."""
-  import jax
+def _t5x_model(flags: argparse.Namespace) -> Any:
+  """T5 1.1 with its optimizer, as its gin files put them together."""
   import seqio
-
-  # In this order: its modules import each other in a circle.
-  from t5x import utils  # isort: skip
-  from t5x import adafactor, models, partitioning, trainer
+  from t5x import adafactor, models
   from t5x.examples.t5 import network
 
   vocabulary = seqio.PassThroughVocabulary(VOCABULARY)
-  model = models.EncoderDecoderModel(
+  return models.EncoderDecoderModel(
     module=network.Transformer(
       config=network.T5Config(
         vocab_size=VOCABULARY,
@@ -159,6 +155,17 @@ def _t5x(flags: argparse.Namespace) -> Callable[[], float]:
     ),
     z_loss=1e-4,
   )
+
+
+def _t5x(flags: argparse.Namespace) -> Callable[[], float]:
+  """T5 1.1 and its trainer, as its gin files put them together."""
+  import jax
+
+  # In this order: its modules import each other in a circle.
+  from t5x import utils  # isort: skip
+  from t5x import partitioning, trainer
+
+  model = _t5x_model(flags)
   batch = _tokens(flags)
   partitioner = partitioning.PjitPartitioner(num_partitions=1)
   initializer = utils.TrainStateInitializer(
