@@ -13,8 +13,10 @@ import yaml
 from etils import epath
 from safetensors import numpy as safetensors
 
+from taskmoe_jax.decoding.search import Lengths
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError
+from taskmoe_jax.export.engine_check import SEARCH
 from taskmoe_jax.export.formats import About, formats_named
 from taskmoe_jax.export.huggingface import HUGGING_FACE
 from taskmoe_jax.export.huggingface_engine import spare_triton
@@ -171,6 +173,22 @@ def test_model_card(written):
   for name in ("model.safetensors", "tokenizer.json", "config.json"):
     checksum = hashlib.sha256((folder / name).read_bytes()).hexdigest()
     assert f"| {name} | `{checksum}` |" in body
+
+
+def test_the_card_says_how(written, capsys):
+  translator, folder = written
+  card = (folder / "README.md").read_text()
+  code = card.split("```python\n", 2)[1].split("```")[0]
+  exec(code.replace("FOLDER", repr(str(folder))).replace("3 hours", "abc"), {})
+  (ours,) = translator.decode(
+    ["abc"],
+    "en-de",
+    batch_size=1,
+    search=SEARCH,
+    lengths=Lengths(max_target=256),
+  ).texts
+  # Ours shows an unknown token, which is none of the text's.
+  assert capsys.readouterr().out == f"{[ours.replace(' ⁇ ', '')]}\n"
 
 
 def test_norwegian_is_a_language(translator_of, tmp_path, written):

@@ -114,6 +114,11 @@ def test_ids_and_texts_are_the_same(settings, tmp_path):
   )
 
 
+def test_a_batch_has_what_t5_takes(tmp_path):
+  theirs = opened(trained(**LIKE_OURS), tmp_path)
+  assert set(theirs(["a", "b c"])) == {"input_ids", "attention_mask"}
+
+
 def test_saved_again_it_is_the_same(tmp_path):
   theirs = opened(trained(**LIKE_OURS), tmp_path)
   theirs.save_pretrained(tmp_path / "again")
