@@ -1,31 +1,88 @@
-"""`taskmoe export`: extracts the dense sub-networks of tasks, and proves them.
+"""`taskmoe export`: extracts the sub-networks of tasks, and proves them.
+
+  taskmoe export --run_dir=runs/a --tasks=de,fr --formats=ctranslate2_int8
+  taskmoe export --bundle=runs/a/export-500/de --formats=huggingface
+  taskmoe export --verify=runs/a/export-500
 
 Each bundle is compared with the whole mixture on sentences that the run kept:
 its logits must be equal to float32 rounding, and its translations identical.
+Each format is loaded by its own engine and compared with the bundle.
 """
 
 import argparse
 
+from taskmoe_jax.errors import TaskMoeError
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument("--run_dir", required=True, help="what to export")
+  what = parser.add_argument_group("what to do, one of")
+  what.add_argument("--run_dir", help="a run, whose sub-networks to export")
+  what.add_argument(
+    "--bundle",
+    help="a bundle, to which --formats are added (--run_dir says"
+    " where its run is now)",
+  )
+  what.add_argument(
+    "--verify",
+    help="a bundle, or a folder of them, whose files to compare"
+    " with their checksums",
+  )
   parser.add_argument(
     "--tasks", default="all", help="all, or tasks and pairs: de,fr or de-en"
+  )
+  parser.add_argument(
+    "--formats",
+    default="",
+    help="for other engines, such as huggingface,ctranslate2_int8: each a"
+    " folder in the bundle",
   )
   parser.add_argument("--out", help="RUN_DIR/export-STEP unless given")
   parser.add_argument("--step", type=int, help="which checkpoint; the newest")
   parser.add_argument(
-    "--overwrite", action="store_true", help="replace bundles that are there"
+    "--overwrite", action="store_true", help="replace what is there"
   )
 
 
 def run(args: argparse.Namespace) -> None:
-  from taskmoe_jax.export.exporting import export
+  if args.verify:
+    from taskmoe_jax.export.damage import check_bundles
 
-  export(
-    args.run_dir,
-    tasks=args.tasks,
-    out=args.out,
-    step=args.step,
-    overwrite=args.overwrite,
+    check_bundles(args.verify)
+  elif args.bundle:
+    _add(args)
+  elif args.run_dir:
+    from taskmoe_jax.export.exporting import export
+
+    export(
+      args.run_dir,
+      tasks=args.tasks,
+      formats=args.formats,
+      out=args.out,
+      step=args.step,
+      overwrite=args.overwrite,
+    )
+  else:
+    raise TaskMoeError(
+      "nothing to export: set --run_dir to a run, --bundle to a bundle that"
+      " --formats are added to, or --verify to what is to be compared with its"
+      " checksums."
+    )
+
+
+def _add(args: argparse.Namespace) -> None:
+  from taskmoe_jax.export.format_folders import add_formats
+
+  if not args.formats:
+    raise TaskMoeError(
+      f"nothing to add to the bundle {args.bundle!r}. Set --formats."
+    )
+  added = add_formats(
+    args.bundle, args.formats, run_dir=args.run_dir, overwrite=args.overwrite
   )
+  for name, said in added.items():
+    print(
+      f"{args.bundle}/{name}: {said['bytes'] / 1e6:.2f} MB,"
+      f" {said['engine']}, scores within {said['max_score_difference']:.1e},"
+      f" {said['identical_translations']} of {said['sentences']} translations"
+      " identical"
+    )

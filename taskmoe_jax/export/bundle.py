@@ -25,6 +25,7 @@ from safetensors import numpy as safetensors
 
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError
+from taskmoe_jax.files import write_whole
 from taskmoe_jax.models.config import ModelConfig
 from taskmoe_jax.task_space import TaskSpace
 from taskmoe_jax.vocabulary import Vocabulary
@@ -51,11 +52,16 @@ def new_folder(
     TaskMoeError: There is something already, and it may not be replaced.
   """
   target = epath.Path(folder)
-  refuse_existing(folder, overwrite=overwrite)
   temporary = target.with_name(target.name + ".tmp")
+  replaced = target.with_name(target.name + ".replaced.tmp")
+  if replaced.exists() and not target.exists():
+    # Killed between two renames: what was there is there again.
+    replaced.rename(target)
+  refuse_existing(folder, overwrite=overwrite)
   try:
-    if temporary.exists():
-      temporary.rmtree()
+    for left in (temporary, replaced):
+      if left.exists():
+        left.rmtree()
     temporary.mkdir(parents=True)
   except OSError as error:
     raise TaskMoeError(
@@ -65,8 +71,10 @@ def new_folder(
   try:
     yield temporary
     if target.exists():
-      target.rmtree()
+      target.rename(replaced)
     temporary.rename(target)
+    if replaced.exists():
+      replaced.rmtree()
   finally:
     if temporary.exists():
       temporary.rmtree()
@@ -94,10 +102,27 @@ def write_model(folder: epath.Path, translator: Translator) -> None:
 
 
 def write_manifest(folder: epath.Path, manifest: dict[str, Any]) -> None:
-  """Writes the manifest, with the checksums of all other files."""
-  files = {name: _checksum(folder / name) for name in _FILES}
+  """Writes the manifest, with the checksums of all other files.
+
+  Those of a format are named with its folder: `ctranslate2/model.bin`.
+  """
+  names = [*_FILES, *(name for name in _files_in(folder) if "/" in name)]
+  files = {name: checksum_of_file(folder / name) for name in names}
   text = json.dumps({"format": _FORMAT, **manifest, "sha256": files}, indent=2)
-  (folder / _MANIFEST).write_text(text)
+  write_whole(folder / _MANIFEST, text.encode())
+
+
+def _files_in(folder: epath.Path) -> list[str]:
+  """All files of a folder and of those in it, as `sub/name`."""
+  found = []
+  for path in sorted(folder.iterdir()):
+    if path.name.endswith(".tmp"):
+      continue
+    if path.is_dir():
+      found += [f"{path.name}/{name}" for name in _files_in(path)]
+    else:
+      found.append(path.name)
+  return found
 
 
 def read_manifest(folder: epath.PathLike) -> dict[str, Any]:
@@ -134,7 +159,7 @@ def load_bundle(folder: epath.PathLike) -> Translator:
     path = epath.Path(folder) / name
     if not path.exists():
       raise TaskMoeError(f"the bundle {str(folder)!r} lacks its file {name}.")
-    found, written = _checksum(path), manifest["sha256"].get(name)
+    found, written = checksum_of_file(path), manifest["sha256"].get(name)
     if found != written:
       raise TaskMoeError(
         f"{str(path)!r} is damaged: its SHA-256 is {found[:12]}..., and the"
@@ -162,5 +187,7 @@ def _read_params(path: epath.Path) -> PyTree:
   return traverse_util.unflatten_dict(flat, sep="/")
 
 
-def _checksum(path: epath.Path) -> str:
-  return hashlib.sha256(path.read_bytes()).hexdigest()
+def checksum_of_file(path: epath.Path) -> str:
+  """Its SHA-256; a file need not fit into memory."""
+  with path.open("rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()

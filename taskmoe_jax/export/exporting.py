@@ -2,46 +2,34 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import rich.console
 import rich.progress
-import rich.table
 from etils import epath
 
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError, one_of
 from taskmoe_jax.export import bundle
+from taskmoe_jax.export.exported import Exported, exported_table
 from taskmoe_jax.export.extract import (
   SelectedExperts,
   extract,
   reducible_stacks,
 )
-from taskmoe_jax.export.verify import Check, Samples, verify
+from taskmoe_jax.export.format_folders import (
+  known_scores,
+  size_of,
+  write_formats,
+)
+from taskmoe_jax.export.formats import About, Format, formats_named
+from taskmoe_jax.export.verify import Samples, verify
 from taskmoe_jax.task_space import TaskSpace
+from taskmoe_jax.train.checkpoint_folders import checkpoint_folder
 from taskmoe_jax.train.restoring import load_translator
-from taskmoe_jax.train.run_directory import load_samples
-
-
-@dataclasses.dataclass(frozen=True)
-class Exported:
-  """One bundle that was written.
-
-  Attributes:
-    task: Its task.
-    folder: Where it is.
-    parameters: Of the mixture, and of the sub-network.
-    check: How the two compared.
-    seconds: What extracting, writing and checking took.
-  """
-
-  task: str
-  folder: str
-  parameters: tuple[int, int]
-  check: Check
-  seconds: float
+from taskmoe_jax.train.run_directory import load_run, load_samples
 
 
 def tasks_named(space: TaskSpace, names: str) -> tuple[str, ...]:
@@ -69,6 +57,7 @@ def export(
   run_dir: epath.PathLike,
   *,
   tasks: str,
+  formats: str = "",
   out: epath.PathLike | None = None,
   step: int | None = None,
   overwrite: bool = False,
@@ -77,55 +66,86 @@ def export(
   """Writes a bundle for each task, to `OUT/<task>`.
 
   Every bundle is read back from its files and compared with the mixture on
-  sentences that the run kept for this, before it gets its name.
+  sentences that the run kept for this, before it gets its name; and so is every
+  format with the bundle, in its own engine.
 
   Args:
     run_dir: The run directory.
     tasks: See `tasks_named`.
+    formats: For further engines, see `formats_named`.
     out: `RUN_DIR/export-<step>` unless given.
     step: Which checkpoint; the newest unless given.
     overwrite: Whether bundles that are there may be replaced.
     console: Where the table is shown.
 
   Raises:
-    TaskMoeError: No stack can be reduced, a name is unknown, a bundle is there
-      already, or a sub-network is not its mixture.
+    TaskMoeError: No stack can be reduced, a name is unknown, an engine cannot
+      represent the model, a bundle is there already, or a sub-network is not
+      its mixture.
   """
   console = console or rich.console.Console()
-  mixture, step = load_translator(run_dir, step=step)
-  reducible_stacks(mixture.model)
-  names = tasks_named(mixture.task_space, tasks)
+  run = load_run(run_dir)
+  reducible_stacks(run.model)
+  names = tasks_named(run.task_space, tasks)
+  writers = formats_named(formats)
+  for writer in writers.values():
+    writer.refuse(run.model)
+  _, step = checkpoint_folder(run_dir, step)
   folder = epath.Path(out or epath.Path(run_dir) / f"export-{step}")
   for name in names:
     bundle.refuse_existing(folder / name, overwrite=overwrite)
-  samples = load_samples(run_dir)
+  mixture, step = load_translator(run_dir, step=step)
+  job = _Job(
+    mixture, str(run_dir), step, load_samples(run_dir), writers, overwrite
+  )
+  exported = _export_all(job, names, folder, console)
+  console.print(exported_table(exported))
+  console.print(f"bundles in {folder}", highlight=False, soft_wrap=True)
+  return exported
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+  """What all bundles of an export have in common."""
+
+  mixture: Translator
+  run: str
+  step: int
+  samples: Samples
+  formats: Mapping[str, Format]
+  overwrite: bool
+
+
+def _export_all(
+  job: _Job,
+  names: Sequence[str],
+  folder: epath.Path,
+  console: rich.console.Console,
+) -> list[Exported]:
+  """Exports one task after the other, and shows how far it is."""
   exported = []
   columns = rich.progress.Progress.get_default_columns()
   with rich.progress.Progress(
     *columns, console=console, transient=True
   ) as progress:
-    bar = progress.add_task("exporting", total=len(names))
+    # Extracting and writing, checking, and each format.
+    phases = 2 + len(job.formats)
+    bar = progress.add_task("exporting", total=len(names) * phases)
     for name in names:
-      progress.update(bar, description=f"exporting {name}")
-      exported.append(
-        _export(mixture, name, folder / name, samples, run_dir, step, overwrite)
-      )
-      progress.advance(bar)
-  console.print(_table(exported))
-  console.print(f"bundles in {folder}", highlight=False, soft_wrap=True)
+
+      def advance(what: str, name: str = name) -> None:
+        progress.update(bar, advance=1, description=f"{name}: {what}")
+
+      progress.update(bar, description=f"{name}: extracting")
+      exported.append(_export(job, name, folder / name, advance))
   return exported
 
 
 def _export(
-  mixture: Translator,
-  task: str,
-  folder: epath.Path,
-  samples: Samples,
-  run_dir: epath.PathLike,
-  step: int,
-  overwrite: bool,
+  job: _Job, task: str, folder: epath.Path, advance: Callable[[str], None]
 ) -> Exported:
   begin = time.perf_counter()
+  mixture = job.mixture
   space = mixture.task_space
   params, config, selected = extract(
     mixture.params, mixture.model, space.task_id(task), len(space.tasks)
@@ -136,13 +156,20 @@ def _export(
     sum(leaf.size for leaf in jax.tree.leaves(tree))
     for tree in (mixture.params, params)
   )
-  with bundle.new_folder(folder, overwrite=overwrite) as temporary:
-    small = Translator(config, params, served, mixture.vocabulary)
-    bundle.write_model(temporary, small)
-    check = verify(
-      mixture,
-      bundle.read_model(temporary),
-      {pair: samples[pair] for pair in pairs},
+  samples = {pair: job.samples[pair] for pair in pairs}
+  scores = known_scores(job.run, job.step)
+  scores = {pair: scores[pair] for pair in pairs if pair in scores}
+  with bundle.new_folder(folder, overwrite=job.overwrite) as temporary:
+    bundle.write_model(
+      temporary, Translator(config, params, served, mixture.vocabulary)
+    )
+    advance("checking")
+    small = bundle.read_model(temporary)
+    check = verify(mixture, small, samples)
+    size = size_of(temporary)
+    about = About(task, job.run, job.step, counts, scores)
+    described = write_formats(
+      small, temporary, job.formats, about, samples, advance=advance
     )
     bundle.write_manifest(
       temporary,
@@ -150,17 +177,22 @@ def _export(
         "task": task,
         "pairs": list(pairs),
         "task_by": str(space.task_by),
-        "source": {"run": str(run_dir), "step": step},
+        "source": {"run": job.run, "step": job.step},
         "parameters": {"mixture": counts[0], "bundle": counts[1]},
         "stacks": {
           name: _describe(mixture, name, selected.get(name))
           for name in ("encoder", "decoder")
         },
         "check": dataclasses.asdict(check),
+        "scores": scores,
+        "formats": described,
       },
     )
+  advance("done")
   seconds = time.perf_counter() - begin
-  return Exported(task, str(folder), counts, check, seconds)
+  sizes = {"bundle": size}
+  sizes |= {name: entry["bytes"] for name, entry in described.items()}
+  return Exported(task, str(folder), counts, check, sizes, seconds)
 
 
 def _describe(
@@ -190,22 +222,3 @@ def _describe(
       )
     ]
   return {**described, "layers": layers}
-
-
-def _table(exported: Sequence[Exported]) -> rich.table.Table:
-  table = rich.table.Table(title="sub-networks")
-  table.add_column("task")
-  for name in ("parameters", "kept", "max difference", "identical", "seconds"):
-    table.add_column(name, justify="right")
-  for row in exported:
-    full, kept = row.parameters
-    check = row.check
-    table.add_row(
-      row.task,
-      f"{full / 1e6:.2f}M",
-      f"{kept / 1e6:.2f}M",
-      f"{check.max_logit_difference:.1e}",
-      f"{check.identical_translations}/{check.sentences}",
-      f"{row.seconds:.1f}",
-    )
-  return table

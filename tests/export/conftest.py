@@ -1,10 +1,13 @@
 """Mixtures of random weights, made without compiling anything."""
 
+import dataclasses
 import importlib.metadata
 import io
 import json
 import os
 import subprocess
+import sys
+import types
 import venv
 
 import jaxtyping
@@ -13,6 +16,9 @@ import pytest
 import sentencepiece
 
 from taskmoe_jax.decoding.translator import Translator
+from taskmoe_jax.errors import TaskMoeError
+from taskmoe_jax.export import formats
+from taskmoe_jax.export.formats import FormatCheck
 from taskmoe_jax.models.config import ModelConfig, StackConfig
 from taskmoe_jax.models.transformer import Transformer
 from taskmoe_jax.moe.config import MoeConfig
@@ -210,3 +216,37 @@ def run_readme():
     return translation
 
   return run
+
+
+class Plain:
+  """Writes what it is told; refuses a model of two heads if it should."""
+
+  def __init__(self):
+    self.refuses = self.fails = False
+
+  def refuse(self, model):
+    if self.refuses:
+      raise TaskMoeError(f"plain has no {model.num_heads} heads.")
+
+  def write(self, translator, folder, about):
+    assert list(folder.iterdir()) == []
+    (folder / "deep").mkdir()
+    (folder / "deep" / "model.bin").write_bytes(b"weights")
+    about = dataclasses.asdict(about)
+    (folder / "about.json").write_text(json.dumps(about))
+
+  def check(self, translator, folder, samples):
+    if self.fails:
+      raise TaskMoeError("plain 3 does not compute what the bundle does.")
+    rows = sum(map(len, samples.values()))
+    return FormatCheck("plain 3", rows, 0.0, rows, True)
+
+
+@pytest.fixture
+def plain(monkeypatch):
+  """Registers a format that needs no engine, by two names."""
+  module = types.SimpleNamespace(PLAIN=Plain())
+  monkeypatch.setitem(sys.modules, "plain_format", module)
+  for name in ("plain", "other"):
+    monkeypatch.setitem(formats._WRITERS, name, "plain_format:PLAIN")
+  return module.PLAIN

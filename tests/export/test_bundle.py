@@ -139,6 +139,18 @@ def test_what_a_killed_export_left_is_replaced(tmp_path, translator):
   assert [path.name for path in tmp_path.rglob("*")] == ["de", "new"]
 
 
+def test_what_was_being_replaced_is_not_lost(tmp_path):
+  """Killed between two renames: the old folder has its name again."""
+  (tmp_path / "de.replaced.tmp").mkdir()
+  (tmp_path / "de.replaced.tmp" / "old").write_text("")
+  with (
+    pytest.raises(TaskMoeError, match="/de' exists and is left as it is"),
+    bundle.new_folder(tmp_path / "de", overwrite=False),
+  ):
+    raise AssertionError("must not get so far")
+  assert [path.name for path in tmp_path.rglob("*")] == ["de", "old"]
+
+
 def test_a_folder_that_cannot_be_written(tmp_path):
   (tmp_path / "file").write_text("")
   with (

@@ -43,8 +43,12 @@ def exported(mixture_of, samples, tmp_path, monkeypatch):
 
   def run(tasks, encoder="task", decoder="static", **changes):
     mixture = mixture_of(encoder, decoder)
+    monkeypatch.setattr(exporting, "load_run", lambda _: mixture)
     monkeypatch.setattr(
-      exporting, "load_translator", lambda *_, step: (mixture, step or 30)
+      exporting, "checkpoint_folder", lambda _, step: ("", step or 30)
+    )
+    monkeypatch.setattr(
+      exporting, "load_translator", lambda *_, step: (mixture, step)
     )
     monkeypatch.setattr(exporting, "load_samples", lambda _: samples)
     return export(tmp_path, tasks=tasks, **changes)
@@ -52,8 +56,8 @@ def exported(mixture_of, samples, tmp_path, monkeypatch):
   return run
 
 
-def test_a_bundle_for_each_task(exported, tmp_path, samples, capsys):
-  rows = exported("en,de", out=tmp_path / "out")
+def test_a_bundle_for_each_task(exported, tmp_path, plain, capsys):
+  rows = exported("en,de", out=tmp_path / "out", formats="plain")
   assert [row.task for row in rows] == ["en", "de"]
   folders = [tmp_path / "out" / name for name in ("de", "en")]
   assert sorted((tmp_path / "out").iterdir()) == folders
@@ -67,12 +71,23 @@ def test_a_bundle_for_each_task(exported, tmp_path, samples, capsys):
     "parameters",
     "stacks",
     "check",
+    "scores",
+    "formats",
     "sha256",
   }
   assert manifest["pairs"] == ["de-en", "fr-en"]
   assert manifest["source"] == {"run": str(tmp_path), "step": 30}
   assert manifest["check"] == dataclasses.asdict(rows[0].check)
   assert manifest["check"]["sentences"] == 5
+  assert manifest["sha256"].keys() > {"model.safetensors", "plain/about.json"}
+  assert manifest["formats"]["plain"]["sentences"] == 5
+  own = [path for path in folders[1].iterdir() if path.is_file()]
+  assert rows[0].bytes == {
+    "bundle": sum(
+      path.stat().st_size for path in own if path.name != "manifest.json"
+    ),
+    "plain": manifest["formats"]["plain"]["bytes"],
+  }
   # 3 of 5 experts of 8·6·2 weights in 2 layers of 2 stacks less, a router of
   # 8·5 in 2 layers and a table of 3 tasks of width 8 less; all else is kept.
   sizes = manifest["parameters"]
@@ -118,6 +133,14 @@ def test_a_bundle_with_candidates(exported, tmp_path):
   decoder = 2 * (2 * 96 + 2 * 2 * 8) + 2 * 8
   encoder = 2 * (3 * 96 + 40) + 3 * 8
   assert full - kept == decoder + encoder
+
+
+def test_what_an_engine_cannot_represent_is_refused_first(exported, tmp_path):
+  with pytest.raises(TaskMoeError, match=r"decoder is routed by task_then_"):
+    exported("all", decoder="task_then_token", formats="ctranslate2")
+  with pytest.raises(TaskMoeError, match=r"unknown format 'onxx'"):
+    exported("all", formats="onxx")
+  assert list(tmp_path.iterdir()) == []
 
 
 def test_the_folder_is_named_for_the_step(exported, tmp_path):

@@ -1,0 +1,57 @@
+"""What an export has written, and the table of it."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import rich.table
+
+from taskmoe_jax.export.verify import Check
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+  """One bundle that was written.
+
+  Attributes:
+    task: Its task.
+    folder: Where it is.
+    parameters: Of the mixture, and of the sub-network.
+    check: How the two compared.
+    bytes: Of the bundle's own files (`bundle`) and of each format, by name.
+    seconds: What extracting, writing and checking took.
+  """
+
+  task: str
+  folder: str
+  parameters: tuple[int, int]
+  check: Check
+  bytes: Mapping[str, int]
+  seconds: float
+
+
+def exported_table(exported: Sequence[Exported]) -> rich.table.Table:
+  formats = exported[0].bytes
+  table = rich.table.Table(title="sub-networks")
+  table.add_column("task")
+  for name in (
+    "parameters",
+    "kept",
+    *(f"{name} MB" for name in formats),
+    "max difference",
+    "identical",
+    "seconds",
+  ):
+    table.add_column(name, justify="right")
+  for row in exported:
+    full, kept = row.parameters
+    check = row.check
+    table.add_row(
+      row.task,
+      f"{full / 1e6:.2f}M",
+      f"{kept / 1e6:.2f}M",
+      *(f"{row.bytes[name] / 1e6:.2f}" for name in formats),
+      f"{check.max_logit_difference:.1e}",
+      f"{check.identical_translations}/{check.sentences}",
+      f"{row.seconds:.1f}",
+    )
+  return table

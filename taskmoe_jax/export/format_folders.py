@@ -1,0 +1,146 @@
+"""The folders of formats in a bundle: written, checked, described."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from etils import epath
+
+from taskmoe_jax.decoding.translator import Translator
+from taskmoe_jax.errors import TaskMoeError
+from taskmoe_jax.evaluate.results import RESULTS, read_results
+from taskmoe_jax.export import bundle
+from taskmoe_jax.export.formats import About, Format, formats_named
+from taskmoe_jax.export.verify import Samples
+from taskmoe_jax.train.run_directory import load_samples
+
+
+def write_formats(
+  translator: Translator,
+  folder: epath.Path,
+  formats: Mapping[str, Format],
+  about: About,
+  samples: Samples,
+  *,
+  advance: Callable[[str], None] = lambda _: None,
+) -> dict[str, dict[str, Any]]:
+  """Writes and checks formats, each in a folder with its name.
+
+  Args:
+    translator: The bundle.
+    folder: Where the bundle is being written.
+    formats: By name; see `formats_named`.
+    about: What the folders may tell their readers.
+    samples: Sentences with references to check with.
+    advance: Told the name of each format before it is written.
+
+  Returns:
+    What a manifest says of each: its check, and its bytes.
+  """
+  described = {}
+  for name, writer in formats.items():
+    advance(name)
+    place = folder / name
+    place.mkdir()
+    writer.write(translator, place, about)
+    check = writer.check(translator, place, samples)
+    described[name] = {**dataclasses.asdict(check), "bytes": size_of(place)}
+  return described
+
+
+def add_formats(
+  folder: epath.PathLike,
+  names: str,
+  *,
+  run_dir: epath.PathLike | None = None,
+  overwrite: bool = False,
+) -> dict[str, dict[str, Any]]:
+  """Adds formats to a bundle that is there.
+
+  A format gets its name when its check is done, and the manifest is written
+  last: whenever this ends, the bundle can be loaded.
+
+  Args:
+    folder: The bundle.
+    names: Comma-separated; see `formats_named`.
+    run_dir: The run whose sentences it is checked with; the one that the bundle
+      is from, unless given.
+    overwrite: Whether formats that are there may be replaced.
+
+  Returns:
+    What the manifest now says of each.
+  """
+  folder = epath.Path(folder)
+  formats = formats_named(names)
+  manifest = bundle.read_manifest(folder)
+  translator = bundle.load_bundle(folder)
+  for name, writer in formats.items():
+    bundle.refuse_existing(folder / name, overwrite=overwrite)
+    writer.refuse(translator.model)
+  samples = _samples_for(folder, manifest, run_dir)
+  sizes = manifest["parameters"]
+  source = manifest["source"]
+  about = About(
+    manifest["task"],
+    source["run"],
+    source["step"],
+    (sizes["mixture"], sizes["bundle"]),
+    manifest.get("scores", {}),
+  )
+  added = {}
+  for name, writer in formats.items():
+    with bundle.new_folder(folder / name, overwrite=overwrite) as place:
+      writer.write(translator, place, about)
+      check = writer.check(translator, place, samples)
+      added[name] = {**dataclasses.asdict(check), "bytes": size_of(place)}
+  manifest["formats"] = {**manifest.get("formats", {}), **added}
+  del manifest["sha256"], manifest["format"]
+  bundle.write_manifest(folder, manifest)
+  return added
+
+
+def _samples_for(
+  folder: epath.Path, manifest: dict, run_dir: epath.PathLike | None
+) -> Samples:
+  run = epath.Path(run_dir or manifest["source"]["run"])
+  if not (run / "samples.json").exists():
+    raise TaskMoeError(
+      f"the run {str(run)!r} that the bundle {str(folder)!r} is from is not"
+      " there, and its sentences are what formats are checked with. Set"
+      " --run_dir to where it is."
+    )
+  samples = load_samples(run)
+  missing = [pair for pair in manifest["pairs"] if pair not in samples]
+  if missing:
+    raise TaskMoeError(
+      f"the run {str(run)!r} has no sentences of {', '.join(missing)}, which"
+      f" the bundle {str(folder)!r} translates. Set --run_dir to its run."
+    )
+  return {pair: samples[pair] for pair in manifest["pairs"]}
+
+
+def known_scores(run_dir: epath.PathLike, step: int) -> dict[str, float]:
+  """BLEU by pair of a run's test part at a step; empty if never evaluated.
+
+  Of several evaluations, with beams or greedily, the first by its name.
+  """
+  folder = epath.Path(run_dir) / "evaluation"
+  if not folder.exists():
+    return {}
+  for path in sorted(folder.glob(f"test-{step}*")):
+    if not (path / RESULTS).exists():
+      continue
+    found = read_results(path)
+    if found.get("step") == step:
+      return {
+        row["pair"]: row["bleu"] for row in found["pairs"] if "bleu" in row
+      }
+  return {}
+
+
+def size_of(folder: epath.Path) -> int:
+  """Bytes of all files of a folder, and of those in it."""
+  return sum(
+    size_of(path) if path.is_dir() else path.stat().length
+    for path in folder.iterdir()
+  )
