@@ -9,14 +9,19 @@
     README.md       how to use it, and until when
 
 Parameters and vocabulary are those of the bundle that the folder lies in: there
-is no second copy of them.
+is no second copy of them. Only where a bundle does not have them in float32, a
+rounded one for instance, or the folder lies in none, it has its own.
 """
 
 import importlib.util
 import json
+from collections.abc import Set
 
 import jax
+import numpy as np
 from etils import epath
+from flax import traverse_util
+from safetensors import numpy as safetensors
 
 from taskmoe_jax.decoding.search import GREEDY
 from taskmoe_jax.decoding.translator import Translator
@@ -32,6 +37,8 @@ from taskmoe_jax.models.config import ModelConfig
 from taskmoe_jax.task_space import split_pair
 from taskmoe_jax.vocabulary import target_symbol
 
+_PARAMETERS = "model.safetensors"
+_VOCABULARY = "vocabulary.model"
 _NAME = "a StableHLO program of open sizes"
 _README = """\
 # {title}, as StableHLO
@@ -51,8 +58,8 @@ print(translate(["3 hours"], "{symbol}"))
 
 The symbol of the target language ({symbols}) may be left out where there is
 only one. Parameters and vocabulary are read from the bundle that this folder
-lies in, `../model.safetensors` and `../vocabulary.model`: move the bundle as a
-whole, or copy these two files in here.
+lies in, `../model.safetensors` and `../vocabulary.model`, unless they are here:
+move the bundle as a whole, or copy these two files in here.
 
 **This is no archive.** It was exported by JAX {version}. JAX reads exports for
 six months after the release that made them, then may refuse. The archive is the
@@ -88,6 +95,19 @@ class StableHlo:
     """
     refuse_mixtures(translator.model, _NAME, "stablehlo")
     programs = export_programs(translator.model)
+    names = {name for name, _ in programs.parameters}
+    if not _has_parameters(folder.parent, names):
+      flat = traverse_util.flatten_dict(translator.params, sep="/")
+      arrays = {
+        name: np.ascontiguousarray(value, np.float32)
+        for name, value in flat.items()
+      }
+      (folder / _PARAMETERS).write_bytes(safetensors.save(arrays))
+    vocabulary = folder.parent / _VOCABULARY
+    if not vocabulary.exists() or (
+      vocabulary.read_bytes() != translator.vocabulary.model
+    ):
+      (folder / _VOCABULARY).write_bytes(translator.vocabulary.model)
     for name, serialized in programs.serialized.items():
       (folder / f"{name}.bin").write_bytes(serialized)
     pairs = translator.task_space.pairs
@@ -118,12 +138,20 @@ class StableHlo:
   def check(
     self, translator: Translator, folder: epath.Path, samples: Samples
   ) -> FormatCheck:
-    """Loads the programs and compares them with the bundle.
-
-    The folder must lie in the bundle: the parameters are read from there.
-    """
+    """Loads the programs and compares them with the bundle."""
     engine = StableHloEngine(folder)
     return check_engine(translator, engine, samples, exact=True, search=GREEDY)
+
+
+def _has_parameters(folder: epath.Path, names: Set[str]) -> bool:
+  """Whether a bundle has all of these in float32."""
+  path = folder / _PARAMETERS
+  if not path.exists():
+    return False
+  with path.open("rb") as file:
+    size = int.from_bytes(file.read(8), "little")
+    header = json.loads(file.read(size))
+  return all(header.get(name, {}).get("dtype") == "F32" for name in names)
 
 
 STABLEHLO = StableHlo()

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
+from safetensors import numpy as safetensors
 
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError
@@ -81,6 +82,20 @@ def test_no_file_holds_the_parameters(folder):
   for name in programs:
     found = jax.export.deserialize(bytearray((folder / name).read_bytes()))
     assert found.platforms == ("cpu", "cuda", "tpu")
+
+
+def test_a_bundle_without_float32_is_not_read(translator, german, tmp_path):
+  """Such as one that is rounded; and of another vocabulary."""
+  path = epath.Path(tmp_path)
+  bundle.write_model(path, translator)
+  arrays = safetensors.load((path / "model.safetensors").read_bytes())
+  arrays["embedding/table"] = arrays["embedding/table"].astype(np.float16)
+  (path / "model.safetensors").write_bytes(safetensors.save(arrays))
+  (path / "vocabulary.model").write_bytes(b"another")
+  folder = path / "stablehlo"
+  folder.mkdir()
+  STABLEHLO.write(translator, folder, ABOUT)
+  assert STABLEHLO.check(translator, folder, german).identical_translations == 4
 
 
 def test_it_translates_elsewhere(
