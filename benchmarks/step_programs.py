@@ -8,6 +8,7 @@ import numpy as np
 
 # Of T5 1.1 with 8k pieces.
 VOCABULARY = 8192
+_TARGETS = ("de", "fr", "cs", "fi")
 
 
 def step_of(flags: argparse.Namespace, name: str) -> Callable[[], float]:
@@ -18,7 +19,7 @@ def step_of(flags: argparse.Namespace, name: str) -> Callable[[], float]:
     name: `t5x`; `dense`, the same model of ours, and `tied`, with one table;
       `wide`, dense with the widths that `task_8` and `task_32` have active.
   """
-  return _t5x(flags) if name == "t5x" else _ours(flags, name)
+  return _t5x(flags) if name == "t5x" else Ours(flags, name)
 
 
 def _tokens(flags: argparse.Namespace) -> dict[str, np.ndarray]:
@@ -35,60 +36,66 @@ def _tokens(flags: argparse.Namespace) -> dict[str, np.ndarray]:
   }
 
 
-def _ours(flags: argparse.Namespace, name: str) -> Callable[[], float]:
-  import functools
+class Ours:
+  """Our trainer's step; `state` is what it has come to."""
 
-  import jax
+  def __init__(self, flags: argparse.Namespace, name: str):
+    import functools
 
-  from benchmarks.made_up import made_up_vocabulary
-  from taskmoe_jax.host_memory import keep_freed_memory
-  from taskmoe_jax.models.losses import Objective
-  from taskmoe_jax.partitioning.meshes import MeshShape, make_mesh
-  from taskmoe_jax.partitioning.rules import Partitioning, activate
-  from taskmoe_jax.task_space import TaskSpace
+    from benchmarks.made_up import made_up_vocabulary
+    from taskmoe_jax.host_memory import keep_freed_memory
+    from taskmoe_jax.models.losses import Objective
+    from taskmoe_jax.partitioning.meshes import MeshShape, make_mesh
+    from taskmoe_jax.partitioning.rules import Partitioning
+    from taskmoe_jax.task_space import TaskSpace
 
-  # The trainer as it is, with all that its import takes.
-  from taskmoe_jax.train import loop, optimizers, schedules
+    # The trainer as it is, with all that its import takes.
+    from taskmoe_jax.train import loop, optimizers, schedules
 
-  keep_freed_memory()
-  targets = ("de", "fr", "cs", "fi")
-  space = TaskSpace.from_pairs([f"en-{code}" for code in targets], "target")
-  vocabulary = made_up_vocabulary(VOCABULARY)
-  run = loop.Run(_model(flags, name), space, vocabulary, 0)
-  partitioning = Partitioning(make_mesh(MeshShape()), False)
-  program = loop.Program.of(
-    run,
-    functools.partial(
-      optimizers.adafactor,
-      schedules.rsqrt_schedule(1.0, warmup_steps=1000),
-      parameter_scale=True,
-    ),
-    partitioning,
-    rows_per_task_group=flags.rows // len(targets),
-    num_microbatches=1,
-    objective=Objective(label_smoothing=0.0, z_loss_weight=1e-4),
-  )
-  english, *others = (space.language_id(code) for code in ("en", *targets))
-  languages = np.repeat(others, flags.rows // len(targets)).astype(np.int32)
-  batch = {
-    **_tokens(flags),
+    keep_freed_memory()
+    space = TaskSpace.from_pairs([f"en-{code}" for code in _TARGETS], "target")
+    vocabulary = made_up_vocabulary(VOCABULARY)
+    program = loop.Program.of(
+      loop.Run(_model(flags, name), space, vocabulary, 0),
+      functools.partial(
+        optimizers.adafactor,
+        schedules.rsqrt_schedule(1.0, warmup_steps=1000),
+        parameter_scale=True,
+      ),
+      Partitioning(make_mesh(MeshShape()), False),
+      rows_per_task_group=flags.rows // len(_TARGETS),
+      num_microbatches=1,
+      objective=Objective(label_smoothing=0.0, z_loss_weight=1e-4),
+    )
+    self._batch = program.on_devices(_with_languages(_tokens(flags), space))
+    self._program, self._step = program, program.compiled_step()
+    self.state = program.initial_state()
+
+  def __call__(self) -> float:
+    import jax
+
+    from taskmoe_jax.partitioning.rules import activate
+
+    with activate(self._program.partitioning):
+      self.state, metrics = self._step(self.state, self._batch)
+    jax.block_until_ready(self.state)
+    return float(metrics.loss) / float(metrics.tokens)
+
+
+def _with_languages(
+  batch: dict[str, np.ndarray], space: Any
+) -> dict[str, np.ndarray]:
+  """Rows of English, in groups of one target language."""
+  english, *others = (space.language_id(code) for code in ("en", *_TARGETS))
+  rows = len(batch["decoder_loss_weights"])
+  languages = np.repeat(others, rows // len(_TARGETS)).astype(np.int32)
+  weights = batch["decoder_loss_weights"].astype(np.float32)
+  return {
+    **batch,
+    "decoder_loss_weights": weights,
     "source_language": np.full_like(languages, english),
     "target_language": languages,
   }
-  batch["decoder_loss_weights"] = batch["decoder_loss_weights"].astype(
-    np.float32
-  )
-  step, state = program.compiled_step(), program.initial_state()
-  batch = program.on_devices(batch)
-
-  def run_step():
-    nonlocal state
-    with activate(partitioning):
-      state, metrics = step(state, batch)
-    jax.block_until_ready(state)
-    return float(metrics.loss) / float(metrics.tokens)
-
-  return run_step
 
 
 def _model(flags: argparse.Namespace, name: str) -> Any:

@@ -140,11 +140,15 @@ def show(console: rich.console.Console, rows: list[dict[str, Any]]) -> None:
 _SIZES = ("rows", "length", "embed_dim", "mlp_dim", "heads", "layers")
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
+def parse(
+  arguments: list[str] | None, description: str, *, models: str
+) -> argparse.Namespace:
+  """Flags of this program, and of `save`."""
   parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    description=description,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  parser.add_argument("--models", default="dense,t5x")
+  parser.add_argument("--models", default=models)
   parser.add_argument("--t5x_python", help="an interpreter that has t5x")
   parser.add_argument("--steps", type=int, default=10)
   for size, default in zip(_SIZES, (16, 64, 256, 1024, 4, 4), strict=True):
@@ -156,7 +160,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> None:
-  flags = parse(arguments)
+  flags = parse(arguments, __doc__, models="dense,tied,t5x")
   if flags.child:
     flags.since_start = lambda: time.time() - flags.started
     child(flags)
