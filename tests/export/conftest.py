@@ -92,6 +92,29 @@ def mixture_of(vocabulary, random_params):
   return make
 
 
+@pytest.fixture(scope="session")
+def dense_of(vocabulary, random_params):
+  """Makes a dense translator of three widths, as a sub-network has them."""
+
+  def make(activation="relu", **changes):
+    config = ModelConfig(
+      vocab_size=17,
+      embed_dim=8,
+      num_heads=2,
+      head_dim=3,
+      activation=activation,
+      embeddings="one",
+      encoder=StackConfig(num_layers=2, mlp_dims=(7, 12)),
+      decoder=StackConfig(num_layers=1, mlp_dims=(5,)),
+      **changes,
+    )
+    params = random_params(Transformer(config, 1))
+    space = TaskSpace.from_pairs(("en-de", "fr-de"), "target")
+    return Translator(config, params, space, vocabulary)
+
+  return make
+
+
 @pytest.fixture
 def samples():
   """Sentences with references of every pair."""

@@ -20,12 +20,9 @@ from taskmoe_jax.export.engine_check import SEARCH
 from taskmoe_jax.export.formats import About, formats_named
 from taskmoe_jax.export.huggingface import HUGGING_FACE
 from taskmoe_jax.export.huggingface_engine import spare_triton
-from taskmoe_jax.models.config import ModelConfig, StackConfig
-from taskmoe_jax.models.transformer import Transformer
 from taskmoe_jax.task_space import TaskSpace
 
 ABOUT = About("de", "runs/a", 70, (5000, 1234), {"en-de": 31.25, "fr-de": 8.0})
-SPACE = TaskSpace.from_pairs(("en-de", "fr-de"), "target")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -41,37 +38,15 @@ def _one_thread():
 def samples():
   return {
     "en-de": [("abc", "cba"), ("hg fe", "efgh"), ("hh a", "ab")],
-    "fr-de": [("dad", "add")],
+    "fr-de": [("dad", "add"), ("f a", "bead"), ("cab", "h")],
   }
 
 
 @pytest.fixture(scope="module")
-def translator_of(vocabulary, random_params):
-  """A dense model of three widths."""
-
-  def make(activation="relu", **changes):
-    config = ModelConfig(
-      vocab_size=17,
-      embed_dim=8,
-      num_heads=2,
-      head_dim=3,
-      activation=activation,
-      embeddings="one",
-      encoder=StackConfig(num_layers=2, mlp_dims=(7, 12)),
-      decoder=StackConfig(num_layers=1, mlp_dims=(5,)),
-      **changes,
-    )
-    params = random_params(Transformer(config, 1))
-    return Translator(config, params, SPACE, vocabulary)
-
-  return make
-
-
-@pytest.fixture(scope="module")
-def written(translator_of, tmp_path_factory):
+def written(dense_of, tmp_path_factory):
   """A folder and what was written there; not to be changed."""
   folder = epath.Path(tmp_path_factory.mktemp("written"))
-  translator = translator_of()
+  translator = dense_of()
   HUGGING_FACE.write(translator, folder, ABOUT)
   return translator, folder
 
@@ -84,18 +59,18 @@ def test_transformers_computes_what_the_bundle_does(written, samples):
   translator, folder = written
   check = HUGGING_FACE.check(translator, folder, samples)
   assert check.engine.startswith("transformers 5.")
-  assert check.sentences == check.identical_translations == 4
+  assert check.sentences == check.identical_translations == 6
   assert check.max_score_difference < 1e-4
   assert check.exact
 
 
-def test_gated(translator_of, samples, written, tmp_path):
+def test_gated(dense_of, samples, written, tmp_path):
   # Of bfloat16 the check makes float32.
-  translator = translator_of("gated_gelu", dtype="bfloat16")
+  translator = dense_of("gated_gelu", dtype="bfloat16")
   folder = epath.Path(tmp_path)
   HUGGING_FACE.write(translator, folder, ABOUT)
   check = HUGGING_FACE.check(translator, folder, samples)
-  assert check.identical_translations == 4
+  assert check.identical_translations == 6
   assert check.max_score_difference < 1e-4
 
 
@@ -103,7 +78,7 @@ def test_gated(translator_of, samples, written, tmp_path):
   ("name", "message"),
   [
     ("decoder.block.0.layer.1.EncDecAttention.k.weight", "scores of ref"),
-    ("shared.weight", r"\d of 4 translations are worse, such as that of"),
+    ("shared.weight", r"\d of 6 translations are worse, such as that of"),
   ],
 )
 def test_other_weights_are_found(written, samples, tmp_path, name, message):
@@ -191,9 +166,9 @@ def test_the_card_says_how(written, capsys):
   assert capsys.readouterr().out == f"{[ours.replace(' ⁇ ', '')]}\n"
 
 
-def test_norwegian_is_a_language(translator_of, tmp_path, written):
+def test_norwegian_is_a_language(dense_of, tmp_path, written):
   space = TaskSpace.from_pairs(("en-no",), "pair")
-  other = translator_of()
+  other = dense_of()
   other = Translator(other.model, other.params, space, other.vocabulary)
   folder = epath.Path(tmp_path)
   HUGGING_FACE.write(other, folder, dataclasses.replace(ABOUT, scores={}))
