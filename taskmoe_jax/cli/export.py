@@ -2,6 +2,7 @@
 
   taskmoe export --run_dir=runs/a --tasks=de,fr --formats=ctranslate2_int8
   taskmoe export --bundle=runs/a/export-500/de --formats=huggingface
+  taskmoe export --bundle=runs/a/export-500/de --quantize=int8 --out=small/de
   taskmoe export --verify=runs/a/export-500
 
 Each bundle is compared with the whole mixture on sentences that the run kept:
@@ -10,6 +11,7 @@ Each format is loaded by its own engine and compared with the bundle.
 """
 
 import argparse
+from typing import Any
 
 from taskmoe_jax.errors import TaskMoeError
 
@@ -19,8 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   what.add_argument("--run_dir", help="a run, whose sub-networks to export")
   what.add_argument(
     "--bundle",
-    help="a bundle, to which --formats are added (--run_dir says"
-    " where its run is now)",
+    help="a bundle, to which --formats are added, or which is made smaller"
+    " (--run_dir says where its run is now)",
   )
   what.add_argument(
     "--verify",
@@ -41,6 +43,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--overwrite", action="store_true", help="replace what is there"
   )
+  _add_shrinking(parser)
+
+
+def _add_shrinking(parser: argparse.ArgumentParser) -> None:
+  smaller = parser.add_argument_group("to make bundles smaller")
+  smaller.add_argument(
+    "--quantize",
+    help="round weights: int8, or int8_int4 (feed-forward networks to 4 bits)",
+  )
+  smaller.add_argument(
+    "--score",
+    type=int,
+    default=0,
+    metavar="N",
+    help="BLEU before and after, on N sentences of each pair that the run was"
+    " evaluated on",
+  )
+
+
+def _shrinking(args: argparse.Namespace) -> Any:
+  from taskmoe_jax.export.quantization import quantization_named
+  from taskmoe_jax.export.shrinking import NOTHING, Shrinking
+
+  if not args.quantize:
+    if args.score:
+      raise TaskMoeError(
+        f"--score={args.score} counts what making bundles smaller costs. Set"
+        " --quantize, or leave it out."
+      )
+    return NOTHING
+  return Shrinking(quantization_named(args.quantize), args.score)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -48,6 +81,21 @@ def run(args: argparse.Namespace) -> None:
     from taskmoe_jax.export.damage import check_bundles
 
     check_bundles(args.verify)
+  elif args.bundle and args.quantize:
+    from taskmoe_jax.export.shrinking_bundles import shrink_bundle
+
+    if args.formats:
+      raise TaskMoeError(
+        f"--formats={args.formats} is added to a bundle that is there. First"
+        " make the smaller one, then set --bundle to it."
+      )
+    shrink_bundle(
+      args.bundle,
+      args.out,
+      _shrinking(args),
+      run_dir=args.run_dir,
+      overwrite=args.overwrite,
+    )
   elif args.bundle:
     _add(args)
   elif args.run_dir:
@@ -60,6 +108,7 @@ def run(args: argparse.Namespace) -> None:
       out=args.out,
       step=args.step,
       overwrite=args.overwrite,
+      shrinking=_shrinking(args),
     )
   else:
     raise TaskMoeError(

@@ -2,7 +2,8 @@
 
   DIR/
     model.safetensors   parameters, named `decoder/blocks/layer_0/mlp/wi`, ...
-    config.json         the model's config and the task space it serves
+    config.json         the model's config, the task space it serves, and how to
+                        read weights that are rounded
     vocabulary.model    SentencePiece
     manifest.json       what it is, where from, how it was checked, checksums
 
@@ -25,6 +26,7 @@ from safetensors import numpy as safetensors
 
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError
+from taskmoe_jax.export.quantization import dequantize
 from taskmoe_jax.files import write_whole
 from taskmoe_jax.models.config import ModelConfig
 from taskmoe_jax.task_space import TaskSpace
@@ -169,21 +171,26 @@ def load_bundle(folder: epath.PathLike) -> Translator:
 
 
 def read_model(folder: epath.Path) -> Translator:
-  """Reads a bundle's files without asking the manifest."""
+  """Reads a bundle's files without asking the manifest.
+
+  Weights that were rounded are float32 again.
+  """
   config = json.loads((folder / _CONFIG).read_text())
   return Translator(
     ModelConfig.from_dict(config["model"]),
-    _read_params(folder / _MODEL),
+    _read_params(folder / _MODEL, config.get("quantization")),
     TaskSpace.from_dict(config["task_space"]),
     Vocabulary.load(folder / _VOCABULARY),
   )
 
 
-def _read_params(path: epath.Path) -> PyTree:
+def _read_params(path: epath.Path, rounded: dict[str, Any] | None) -> PyTree:
   try:
     flat = safetensors.load(path.read_bytes())
   except SafetensorError as error:
     raise TaskMoeError(f"{str(path)!r} is damaged: {error}.") from None
+  if rounded is not None:
+    flat = dequantize(flat, rounded["arrays"])
   return traverse_util.unflatten_dict(flat, sep="/")
 
 

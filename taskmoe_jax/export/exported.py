@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import rich.table
 
@@ -19,6 +20,7 @@ class Exported:
     check: How the two compared.
     bytes: Of the bundle's own files (`bundle`) and of each format, by name.
     seconds: What extracting, writing and checking took.
+    shrunk: What the manifest says of making it smaller; see `shrinking`.
   """
 
   task: str
@@ -27,6 +29,7 @@ class Exported:
   check: Check
   bytes: Mapping[str, int]
   seconds: float
+  shrunk: Mapping[str, Any]
 
 
 def exported_table(exported: Sequence[Exported]) -> rich.table.Table:

@@ -25,6 +25,9 @@ from taskmoe_jax.export.format_folders import (
   write_formats,
 )
 from taskmoe_jax.export.formats import About, Format, formats_named
+from taskmoe_jax.export.shrinking import NOTHING, Shrinking, shrink
+from taskmoe_jax.export.shrinking_bundles import shrunk_table
+from taskmoe_jax.export.shrinking_scores import texts_to_score
 from taskmoe_jax.export.verify import Samples, verify
 from taskmoe_jax.task_space import TaskSpace
 from taskmoe_jax.train.checkpoint_folders import checkpoint_folder
@@ -61,6 +64,7 @@ def export(
   out: epath.PathLike | None = None,
   step: int | None = None,
   overwrite: bool = False,
+  shrinking: Shrinking = NOTHING,
   console: rich.console.Console | None = None,
 ) -> list[Exported]:
   """Writes a bundle for each task, to `OUT/<task>`.
@@ -76,6 +80,7 @@ def export(
     out: `RUN_DIR/export-<step>` unless given.
     step: Which checkpoint; the newest unless given.
     overwrite: Whether bundles that are there may be replaced.
+    shrinking: What is done to bundles once they are proved to be right.
     console: Where the table is shown.
 
   Raises:
@@ -96,10 +101,19 @@ def export(
     bundle.refuse_existing(folder / name, overwrite=overwrite)
   mixture, step = load_translator(run_dir, step=step)
   job = _Job(
-    mixture, str(run_dir), step, load_samples(run_dir), writers, overwrite
+    mixture,
+    str(run_dir),
+    step,
+    load_samples(run_dir),
+    writers,
+    overwrite,
+    shrinking,
   )
   exported = _export_all(job, names, folder, console)
   console.print(exported_table(exported))
+  shrunk = {row.task: row.shrunk for row in exported if row.shrunk}
+  if shrunk:
+    console.print(shrunk_table(shrunk))
   console.print(f"bundles in {folder}", highlight=False, soft_wrap=True)
   return exported
 
@@ -114,6 +128,7 @@ class _Job:
   samples: Samples
   formats: Mapping[str, Format]
   overwrite: bool
+  shrinking: Shrinking
 
 
 def _export_all(
@@ -166,6 +181,10 @@ def _export(
     advance("checking")
     small = bundle.read_model(temporary)
     check = verify(mixture, small, samples)
+    texts = texts_to_score(job.run, pairs, job.shrinking.score)
+    shrunk = shrink(temporary, job.shrinking, samples, texts)
+    if shrunk:
+      small = bundle.read_model(temporary)
     size = size_of(temporary)
     about = About(task, job.run, job.step, counts, scores)
     described = write_formats(
@@ -184,6 +203,7 @@ def _export(
           for name in ("encoder", "decoder")
         },
         "check": dataclasses.asdict(check),
+        **shrunk,
         "scores": scores,
         "formats": described,
       },
@@ -192,7 +212,7 @@ def _export(
   seconds = time.perf_counter() - begin
   sizes = {"bundle": size}
   sizes |= {name: entry["bytes"] for name, entry in described.items()}
-  return Exported(task, str(folder), counts, check, sizes, seconds)
+  return Exported(task, str(folder), counts, check, sizes, seconds, shrunk)
 
 
 def _describe(

@@ -77,7 +77,7 @@ def add_formats(
   for name, writer in formats.items():
     bundle.refuse_existing(folder / name, overwrite=overwrite)
     writer.refuse(translator.model)
-  samples = _samples_for(folder, manifest, run_dir)
+  samples = samples_for(folder, manifest, run_dir)
   sizes = manifest["parameters"]
   source = manifest["source"]
   about = About(
@@ -99,9 +99,14 @@ def add_formats(
   return added
 
 
-def _samples_for(
+def samples_for(
   folder: epath.Path, manifest: dict, run_dir: epath.PathLike | None
 ) -> Samples:
+  """Sentences of a bundle's pairs, which its run has kept.
+
+  Raises:
+    TaskMoeError: The run is not there, or is another.
+  """
   run = epath.Path(run_dir or manifest["source"]["run"])
   if not (run / "samples.json").exists():
     raise TaskMoeError(

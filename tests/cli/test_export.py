@@ -16,6 +16,16 @@ import pytest
       ("--bundle=x",),
       "nothing to add to the bundle 'x'. Set --formats.",
     ),
+    (
+      ("--bundle=x", "--quantize=int8", "--formats=huggingface"),
+      "--formats=huggingface is added to a bundle that is there. First make the"
+      " smaller one, then set --bundle to it.",
+    ),
+    (
+      ("--run_dir=x", "--score=3"),
+      "--score=3 counts what making bundles smaller costs. Set --quantize, or"
+      " leave it out.",
+    ),
   ],
 )
 def test_nothing_to_do(flags, message, fails):

@@ -7,8 +7,11 @@ import taskmoe_jax
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.export import bundle, exporting
 from taskmoe_jax.export.exporting import export, tasks_named
+from taskmoe_jax.export.quantization import Quantization
+from taskmoe_jax.export.shrinking import Shrinking
 from taskmoe_jax.task_space import TaskSpace
 
+INT8 = Quantization.INT8
 PAIRS = ("en-de", "de-en", "en-fr", "fr-en")
 
 
@@ -176,3 +179,14 @@ def test_nothing_to_reduce(exported, tmp_path):
   with pytest.raises(TaskMoeError, match="no sub-network can be extracted"):
     exported("all", encoder="token", decoder="sentence")
   assert list(tmp_path.iterdir()) == []
+
+
+def test_rounded_once_it_is_proved_right(exported, tmp_path, plain, capsys):
+  """The format is of the rounded bundle; the proof is of what it was."""
+  (row,) = exported("fr", formats="plain", shrinking=Shrinking(INT8))
+  manifest = bundle.read_manifest(tmp_path / "export-30" / "fr")
+  assert manifest["check"]["max_logit_difference"] < 1e-4
+  assert manifest["quantization"] == row.shrunk["quantization"]
+  assert manifest["quantization"]["bytes"]["after"] == row.bytes["bundle"]
+  assert manifest["formats"].keys() == {"plain"}
+  assert "made smaller" in capsys.readouterr().out

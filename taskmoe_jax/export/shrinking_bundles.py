@@ -1,0 +1,113 @@
+"""Makes a bundle of a bundle, smaller; and the table of what came of it."""
+
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+import rich.console
+import rich.table
+from etils import epath
+
+from taskmoe_jax.errors import TaskMoeError
+from taskmoe_jax.export import bundle
+from taskmoe_jax.export.format_folders import samples_for
+from taskmoe_jax.export.shrinking import Shrinking, shrink
+from taskmoe_jax.export.shrinking_scores import texts_to_score
+
+
+def shrink_bundle(
+  folder: epath.PathLike,
+  out: epath.PathLike | None,
+  shrinking: Shrinking,
+  *,
+  run_dir: epath.PathLike | None = None,
+  overwrite: bool = False,
+  console: rich.console.Console | None = None,
+) -> dict[str, Any]:
+  """Writes a smaller bundle beside one that is there and stays as it is.
+
+  Formats of the old bundle are not taken along: they hold other weights.
+
+  Args:
+    folder: The bundle.
+    out: The new one.
+    shrinking: What to do.
+    run_dir: The run with whose sentences the two are compared; the one that the
+      bundle is from, unless given.
+    overwrite: Whether what is at `out` may be replaced.
+    console: Where the table is shown.
+
+  Returns:
+    What the new manifest says of it.
+
+  Raises:
+    TaskMoeError: The bundle is damaged or rounded already, or there is nowhere
+      to write; and see `shrink`.
+  """
+  manifest = bundle.read_manifest(folder)
+  if out is None:
+    raise TaskMoeError(
+      f"the bundle {str(folder)!r} stays as it is: set --out to the folder of"
+      " the smaller one."
+    )
+  if "quantization" in manifest:
+    raise TaskMoeError(
+      f"the bundle {str(folder)!r} is rounded already, to"
+      f" {manifest['quantization']['stored_as']}. Set --bundle to one in"
+      " float32."
+    )
+  translator = bundle.load_bundle(folder)
+  samples = samples_for(epath.Path(folder), manifest, run_dir)
+  run = run_dir or manifest["source"]["run"]
+  texts = texts_to_score(run, manifest["pairs"], shrinking.score)
+  with bundle.new_folder(out, overwrite=overwrite) as temporary:
+    bundle.write_model(temporary, translator)
+    said = shrink(temporary, shrinking, samples, texts)
+    kept = {
+      name: value
+      for name, value in manifest.items()
+      if name not in ("format", "formats", "sha256")
+    }
+    bundle.write_manifest(temporary, {**kept, **said, "formats": {}})
+  console = console or rich.console.Console()
+  console.print(shrunk_table({manifest["task"]: said}))
+  console.print(f"bundle in {out}", highlight=False, soft_wrap=True)
+  return said
+
+
+def shrunk_table(
+  described: Mapping[str, Mapping[str, Any]],
+) -> rich.table.Table:
+  """A line for each bundle, by its name, of what `shrink` said."""
+  table = rich.table.Table(title="made smaller")
+  table.add_column("bundle")
+  for name in (
+    "stored as",
+    "MB before",
+    "after",
+    "nats a token",
+    "identical",
+    "BLEU before",
+    "after",
+  ):
+    table.add_column(name, justify="right")
+  for name, said in described.items():
+    rounded = said["quantization"]
+    table.add_row(
+      name,
+      rounded["stored_as"],
+      *(f"{rounded['bytes'][when] / 1e6:.2f}" for when in ("before", "after")),
+      f"{rounded['nats_per_token']:.1e}",
+      f"{rounded['identical_translations']}/{rounded['sentences']}",
+      *_averages(rounded.get("bleu")),
+    )
+  return table
+
+
+def _averages(bleu: Mapping[str, Mapping[str, float]] | None) -> list[str]:
+  if bleu is None:
+    return ["-", "-"]
+  return [
+    f"{statistics.fmean(bleu[when].values()):.2f}"
+    for when in ("before", "after")
+  ]
