@@ -29,7 +29,7 @@ what the whole does.
 | | |
 | --- | --- |
 | parameters | {kept:,} of the mixture's {full:,} |
-| stored here | {stored:,}: narrower layers are padded with zeros |
+| stored here | {stored:,}, with the zeros that pad narrower layers |
 | vocabulary | {pieces:,} pieces, SentencePiece |
 | from | run `{run}`, step {step} |
 
