@@ -4,6 +4,7 @@
   taskmoe export --bundle=runs/a/export-500/de --formats=huggingface
   taskmoe export --bundle=runs/a/export-500/de --quantize=int8 --out=small/de
   taskmoe export --verify=runs/a/export-500
+  taskmoe export --run_dir=runs/b --prune=0.5
 
 Each bundle is compared with the whole mixture on sentences that the run kept:
 its logits must be equal to float32 rounding, and its translations identical.
@@ -13,6 +14,7 @@ Each format is loaded by its own engine and compared with the bundle.
 import argparse
 from typing import Any
 
+from taskmoe_jax.cli import pruning
 from taskmoe_jax.errors import TaskMoeError
 
 
@@ -44,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--overwrite", action="store_true", help="replace what is there"
   )
   _add_shrinking(parser)
+  pruning.add_flags(parser)
 
 
 def _add_shrinking(parser: argparse.ArgumentParser) -> None:
@@ -77,7 +80,9 @@ def _shrinking(args: argparse.Namespace) -> Any:
 
 
 def run(args: argparse.Namespace) -> None:
-  if args.verify:
+  if args.prune is not None:
+    pruning.run(args)
+  elif args.verify:
     from taskmoe_jax.export.damage import check_bundles
 
     check_bundles(args.verify)

@@ -164,7 +164,7 @@ def slice_experts(
     for name, weights in moe["experts"].items()
   }
   router = {
-    name: jax.vmap(lambda w, index: w[:, index])(table, chosen)
+    name: jax.vmap(lambda w, index: w[..., index])(table, chosen)
     for name, table in moe["router"].items()
   }
   return {"experts": experts, "router": router}

@@ -19,7 +19,7 @@ from taskmoe_jax.vocabulary import EOS_ID, PAD_ID, Vocabulary
 
 # Largest difference of two logits that is rounding, in float32.
 TOLERANCE = 1e-4
-_ROWS = 16
+ROWS = 16
 
 Samples = dict[str, Sequence[tuple[str, str]]]
 
@@ -57,7 +57,7 @@ def verify(mixture: Translator, small: Translator, samples: Samples) -> Check:
       differences.append(logit_difference(mixture, small, pair, rows))
       sources = [source for source, _ in rows]
       ours, theirs = (
-        model.translate(sources, pair, batch_size=_ROWS)
+        model.translate(sources, pair, batch_size=ROWS)
         for model in (mixture, small)
       )
       same += sum(a == b for a, b in zip(ours, theirs, strict=True))
@@ -82,9 +82,9 @@ def logit_difference(
 ) -> float:
   """Largest difference of the logits that the two give reference tokens."""
   differences = []
-  for first in range(0, len(rows), _ROWS):
-    chosen = rows[first : first + _ROWS]
-    batch = _batch(chosen, pair, mixture.vocabulary)
+  for first in range(0, len(rows), ROWS):
+    chosen = rows[first : first + ROWS]
+    batch = reference_batch(chosen, pair, mixture.vocabulary)
     ours, theirs = (_logits_of(m, pair, batch) for m in (mixture, small))
     valid = batch["decoder_loss_weights"] > 0
     differences.append(np.abs(ours - theirs)[valid].max())
@@ -110,7 +110,7 @@ def _logits_of(
     _logits(
       translator.params,
       batch,
-      jnp.full((_ROWS,), task_id, jnp.int32),
+      jnp.full((ROWS,), task_id, jnp.int32),
       model=Transformer(translator.model, len(space.tasks)),
     )
   )
@@ -130,16 +130,16 @@ def _logits(
   return logits
 
 
-def _batch(
+def reference_batch(
   rows: Sequence[tuple[str, str]], pair: str, vocabulary: Vocabulary
 ) -> dict[str, np.ndarray]:
-  """Arrays of at most `_ROWS` sentences, filled up with padding."""
+  """Arrays of at most `ROWS` sentences, filled up with padding."""
   symbol = vocabulary.target_id(split_pair(pair)[1])
   sources, targets = (
     vocabulary.encode(side) for side in zip(*rows, strict=True)
   )
-  sources = padded([[symbol, *ids, EOS_ID] for ids in sources], _ROWS)
-  targets = padded([[*ids, EOS_ID] for ids in targets], _ROWS)
+  sources = padded([[symbol, *ids, EOS_ID] for ids in sources], ROWS)
+  targets = padded([[*ids, EOS_ID] for ids in targets], ROWS)
   return {
     "encoder_input_tokens": sources,
     "decoder_input_tokens": np.pad(targets, ((0, 0), (1, 0)))[:, :-1],

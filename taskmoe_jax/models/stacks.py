@@ -15,7 +15,7 @@ from taskmoe_jax.layers.norms import RMSNorm
 from taskmoe_jax.models.blocks import Block, LayerMemory
 from taskmoe_jax.models.config import ModelConfig, Rematerialize, StackConfig
 from taskmoe_jax.moe.routing import RouterInputs
-from taskmoe_jax.moe.statistics import RoutingStatistics
+from taskmoe_jax.moe.statistics import GATE_STATISTICS, RoutingStatistics
 
 
 class Stack(nn.Module):
@@ -145,7 +145,7 @@ class Stack(nn.Module):
   def _scan(self, body):
     return nn.scan(
       body,
-      variable_axes={"params": 0},
+      variable_axes={"params": 0, GATE_STATISTICS: 0},
       split_rngs={"params": True, "dropout": True},
       length=self.stack.num_blocks,
       metadata_params={nn.PARTITION_NAME: axes.LAYER},

@@ -123,6 +123,8 @@ def _check_policy(config: MoeConfig) -> None:
 def _check_gates(config: MoeConfig) -> None:
   if config.jitter:
     _needs_gate(config, "jitter", config.jitter, "0.0")
+  if config.has_padding:
+    _needs_gate(config, "has_padding", config.has_padding, "False")
   if config.balance_bias_rate:
     _check_balance_bias(config)
   if config.priority is not Priority.ORDER:

@@ -107,6 +107,8 @@ class MoeConfig:
     word_table: Which experts a token id has. Read by granularity `word` only.
     num_candidates: M, from K to E: the experts that a task's tokens are routed
       among. Read by granularity `task_then_token` only.
+    has_padding: Whether some layers have fewer experts, and are filled up to E
+      with what no token chooses; see `export.pruning`.
   """
 
   granularity: Granularity | str
@@ -130,6 +132,7 @@ class MoeConfig:
   gating_dropout_rate: float = 0.0
   word_table: WordTable | str | None = None
   num_candidates: int | None = None
+  has_padding: bool = False
 
   def __post_init__(self):
     for field, kind in (("granularity", Granularity), ("dispatch", Dispatch)):

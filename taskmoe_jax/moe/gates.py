@@ -83,6 +83,14 @@ def among_candidates(
   )
 
 
+def without_padding(
+  scores: Float[Array, "*b E"], is_expert: Float[Array, "E"]
+) -> Float[Array, "*b E"]:
+  """Leaves no probability to what only fills a layer up to E experts."""
+  shown = jnp.broadcast_to(is_expert > 0, scores.shape)
+  return jnp.where(shown, scores, _NOT_A_CANDIDATE)
+
+
 def jittered(
   features: Float[Array, "*b D"], uniform: Float[Array, "*b D"], jitter: float
 ) -> Float[Array, "*b D"]:

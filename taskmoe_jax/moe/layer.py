@@ -22,8 +22,13 @@ from taskmoe_jax.moe.dispatch import (
 )
 from taskmoe_jax.moe.expert_fetch import ExpertFetch
 from taskmoe_jax.moe.fetched_experts import apply_fetched
-from taskmoe_jax.moe.routing import Router, RouterInputs
-from taskmoe_jax.moe.statistics import RoutingStatistics, measure
+from taskmoe_jax.moe.routing import Router, RouterInputs, Routing
+from taskmoe_jax.moe.statistics import (
+  GATE_STATISTICS,
+  RoutingStatistics,
+  measure,
+  measure_gates,
+)
 from taskmoe_jax.partitioning.rules import constrain
 
 
@@ -67,6 +72,7 @@ class MoeFeedForward(nn.Module):
   ) -> tuple[Float[Array, "B L D"], RoutingStatistics]:
     config = self.config
     routing = self.router(x, inputs, train=train)
+    self._leave_gate_statistics(routing, inputs)
     weights = self.experts(x.shape[-1])
     engine = self._engine(Phase.of(train=train, length=x.shape[1]), inputs)
     valid = inputs.segment_ids > 0
@@ -114,6 +120,14 @@ class MoeFeedForward(nn.Module):
       return self(x, inputs, train=False)[0]
     y = apply_fetched(x, fetched, self.activation)
     return constrain(y, axes.ACT_BATCH, axes.ACT_LENGTH, axes.ACT_EMBED)
+
+  def _leave_gate_statistics(
+    self, routing: Routing, inputs: RouterInputs
+  ) -> None:
+    """Leaves them to a caller of `apply` that asks for their collection."""
+    asked = self.is_mutable_collection(GATE_STATISTICS)
+    if asked and routing.softmax is not None and not self.is_initializing():
+      self.sow(GATE_STATISTICS, "gates", measure_gates(routing, inputs))
 
   def _engine(self, phase: Phase, inputs: RouterInputs) -> Engine:
     return choose_engine(

@@ -28,6 +28,7 @@ from taskmoe_jax.moe.gates import (
   masked,
   renormalized,
   select_experts,
+  without_padding,
 )
 from taskmoe_jax.moe.sentences import sentence_mean
 from taskmoe_jax.moe.tables import static_experts, word_experts
@@ -193,6 +194,8 @@ class Router(nn.Module):
       noise = self._draw(jax.random.uniform, inputs, features.shape[-1])
       features = jittered(features, noise, config.jitter)
     scores = jnp.einsum("...d,de->...e", features, table)
+    if config.has_padding:
+      scores = without_padding(scores, self._is_expert())
     if config.granularity is not Granularity.TASK_THEN_TOKEN:
       return scores
     task_gate = self._table("task_gate", x.shape[-1])
@@ -214,6 +217,15 @@ class Router(nn.Module):
       name,
       scaled_normal(embed_dim**-0.5, (axes.EMBED, axes.EXPERT)),
       (embed_dim, self.config.num_experts),
+      jnp.float32,
+    )
+
+  def _is_expert(self) -> Float[Array, "E"]:
+    """1 of an expert and 0 of padding, which `export.pruning` says alone."""
+    return self.param(
+      "is_expert",
+      nn.with_logical_partitioning(nn.initializers.ones, (axes.EXPERT,)),
+      (self.config.num_experts,),
       jnp.float32,
     )
 

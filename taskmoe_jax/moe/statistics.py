@@ -12,6 +12,56 @@ from jaxtyping import Array, Bool, Float
 
 from taskmoe_jax.moe.routing import RouterInputs, Routing
 
+# The collection of variables in which MoE layers leave `GateStatistics`, where
+# it is asked for: `model.apply(..., mutable=[GATE_STATISTICS])`.
+GATE_STATISTICS = "gate_statistics"
+
+
+@flax.struct.dataclass
+class GateStatistics:
+  """How often tokens like an expert best, and how sure they are of it.
+
+  Sums over tokens, so that those of several batches are their sums.
+
+  Attributes:
+    tokens: How many there were.
+    first_choices: Of how many each expert was the best.
+    first_probabilities: Sum of its probability, among all E, over these.
+  """
+
+  tokens: Float[Array | np.ndarray, "*layers"]
+  first_choices: Float[Array | np.ndarray, "*layers E"]
+  first_probabilities: Float[Array | np.ndarray, "*layers E"]
+
+  @property
+  def activity(self) -> Float[Array | np.ndarray, "*layers E"]:
+    """Share of tokens whose best expert it is; sums to 1."""
+    return _share(self.first_choices, self.tokens[..., None])
+
+  @property
+  def confidence(self) -> Float[Array | np.ndarray, "*layers E"]:
+    """Its mean probability where it is the best; 0 if it never is."""
+    return _share(self.first_probabilities, self.first_choices)
+
+
+def measure_gates(routing: Routing, inputs: RouterInputs) -> GateStatistics:
+  """Sums up what a learned gate thinks of its experts, over all tasks.
+
+  What experts are pruned by: Koishekenov et al., arXiv 2212.09811, section 3.
+  """
+  weights = (inputs.segment_ids > 0).astype(jnp.float32)
+  if routing.by_row:
+    weights = weights.sum(1)
+  probabilities = routing.softmax.probabilities
+  first = jax.nn.one_hot(routing.experts[..., 0], probabilities.shape[-1])
+  first = first * weights[..., None]
+  tokens = tuple(range(weights.ndim))
+  return GateStatistics(
+    tokens=weights.sum(),
+    first_choices=first.sum(tokens),
+    first_probabilities=(first * probabilities).sum(tokens),
+  )
+
 
 @flax.struct.dataclass
 class RoutingStatistics:

@@ -168,6 +168,11 @@ def test_values_that_cannot_be(moe_config, values, message):
       " to 'all'.",
     ),
     (
+      {"granularity": "static", "has_padding": True},
+      "has_padding=True does nothing with granularity 'static', whose experts"
+      " a fixed table names. Set MoeConfig.has_padding to False.",
+    ),
+    (
       {"jitter": 0.01, "granularity": "word"},
       "jitter=0.01 does nothing with granularity 'word', whose experts a fixed"
       " table names. Set MoeConfig.jitter to 0.0.",

@@ -1,5 +1,7 @@
 """From scores to experts and gates, by hand."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ from taskmoe_jax.moe.gates import (
   masked,
   renormalized,
   select_experts,
+  without_padding,
 )
 
 
@@ -213,3 +216,15 @@ def test_a_task_learns_by_the_scores_of_its_candidates():
   assert gradient[0, 1] > 0.1
   assert gradient[0, 0] == pytest.approx(-gradient[0, 1])
   assert gradient[0, 2] == 0
+
+
+def test_padding_has_no_probability():
+  """Though its score is the highest, and K is the number of experts."""
+  scores = without_padding(
+    jnp.array([[1.0, 9.0, 2.0]]), jnp.array([1.0, 0.0, 1.0])
+  )
+  gates, experts, probabilities = select_experts(scores, 2)
+  assert experts.tolist() == [[2, 0]]
+  share = 1 / (1 + math.exp(-1))
+  np.testing.assert_allclose(gates, [[share, 1 - share]], rtol=1e-6)
+  np.testing.assert_allclose(probabilities, [[1 - share, 0, share]], rtol=1e-6)

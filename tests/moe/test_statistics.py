@@ -9,7 +9,7 @@ import pytest
 
 from taskmoe_jax.moe.gates import select_experts
 from taskmoe_jax.moe.routing import RouterInputs, Routing, Softmax
-from taskmoe_jax.moe.statistics import measure
+from taskmoe_jax.moe.statistics import measure, measure_gates
 
 # Three tokens and padding in one row, padding and one token in the other.
 PROBABILITIES = [
@@ -138,3 +138,25 @@ def test_nothing_but_padding():
   assert not found.load.any()
   assert found.entropy == found.dropped == 0
   assert not found.task_load.any()
+
+
+def test_gates_by_hand():
+  """First choices .9 .8 .6 and .7; padding's 0.99 counts nowhere."""
+  scores = jnp.log(jnp.array(PROBABILITIES))
+  gates, experts, _ = select_experts(scores, 2)
+  routing = Routing(experts, gates, softmax=Softmax.of(scores))
+  inputs = RouterInputs(jnp.array(TASK_IDS), SEGMENTS)
+  found = measure_gates(routing, inputs)
+  assert found.tokens == 4
+  np.testing.assert_allclose(found.activity, [0.75, 0.25])
+  np.testing.assert_allclose(found.confidence, [0.8, 0.6], rtol=1e-6)
+
+
+def test_gates_of_rows():
+  """A decision for a row counts for each of its tokens: three and one."""
+  scores = jnp.log(jnp.array([[0.2, 0.8, 0.0], [0.6, 0.4, 0.0]]))
+  gates, experts, _ = select_experts(scores, 1)
+  routing = Routing(experts, gates, softmax=Softmax.of(scores))
+  found = measure_gates(routing, RouterInputs(jnp.array(TASK_IDS), SEGMENTS))
+  np.testing.assert_allclose(found.first_choices, [1, 3, 0])
+  np.testing.assert_allclose(found.confidence, [0.6, 0.8, 0], rtol=1e-6)
