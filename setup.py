@@ -43,6 +43,8 @@ INSTALL_REQUIRES = [
   "Babel>=2.18,<2.19",
   # Host-side rows. Python 3.11 ends at 2.4; newer ones take 2.5.
   "numpy>=2.4,<2.6",
+  # Trees of tasks that share experts. JAX needs it too.
+  "scipy>=1.17,<2",
   # Paths that may lie in a bucket (gs://), as Orbax takes them.
   "etils[epath]>=1.15,<2",
   # Progress bars and tables on a terminal.

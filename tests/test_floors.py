@@ -14,6 +14,7 @@ FLOORS = {
   "axes": 0,
   "files": 0,
   "host_memory": 0,
+  "pages": 0,
   "errors": 0,
   "task_space": 0,
   "vocabulary": 0,
@@ -29,6 +30,7 @@ FLOORS = {
   "pods": 3,
   "export": 4,
   "evaluate": 4,
+  "report": 4,
   "config": 5,
   "cli": 6,
   # taskmoe_jax/__init__.py offers `load` and may reach everything; nothing

@@ -50,6 +50,7 @@ COMMANDS = {
     "translate a test set and score every pair",
     ("taskmoe_jax.evaluate.evaluation.evaluate",),
   ),
+  "report": Command("make a page of a run: experts of tasks, sizes, scores"),
   "average": Command("take the mean of a run's last checkpoints"),
   "export": Command("extract the dense sub-networks of tasks"),
   "translate": Command("translate lines of text with a bundle or a run"),

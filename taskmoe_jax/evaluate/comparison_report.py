@@ -10,7 +10,6 @@ import rich.table
 from etils import epath
 
 from taskmoe_jax.evaluate import tables
-from taskmoe_jax.evaluate.chart import Bar, bars
 from taskmoe_jax.evaluate.comparison import (
   LEVEL,
   Comparison,
@@ -18,7 +17,10 @@ from taskmoe_jax.evaluate.comparison import (
   find_results,
 )
 from taskmoe_jax.evaluate.groups import GROUPS
-from taskmoe_jax.evaluate.markup import (
+from taskmoe_jax.evaluate.scores import LOWER_IS_BETTER, METRICS
+from taskmoe_jax.files import write_whole
+from taskmoe_jax.pages.chart import Bar, bars
+from taskmoe_jax.pages.markup import (
   Html,
   document,
   element,
@@ -27,8 +29,6 @@ from taskmoe_jax.evaluate.markup import (
   sentence_table,
   table,
 )
-from taskmoe_jax.evaluate.scores import LOWER_IS_BETTER, METRICS
-from taskmoe_jax.files import write_whole
 from taskmoe_jax.task_space import split_pair
 
 # Sentences on the terminal, of all pairs together.

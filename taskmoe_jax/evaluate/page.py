@@ -6,16 +6,6 @@ from typing import Any
 from etils import epath
 
 from taskmoe_jax.evaluate import tables
-from taskmoe_jax.evaluate.chart import Bar, bars
-from taskmoe_jax.evaluate.markup import (
-  Html,
-  document,
-  element,
-  joined,
-  marked,
-  sentence_table,
-  table,
-)
 from taskmoe_jax.evaluate.results import (
   Results,
   read_hypotheses,
@@ -25,6 +15,16 @@ from taskmoe_jax.evaluate.results import (
   signature_lines,
 )
 from taskmoe_jax.evaluate.scores import METRICS, Tokenizer, sacrebleu_flags
+from taskmoe_jax.pages.chart import Bar, bars
+from taskmoe_jax.pages.markup import (
+  Html,
+  document,
+  element,
+  joined,
+  marked,
+  sentence_table,
+  table,
+)
 from taskmoe_jax.task_space import split_pair
 
 # Sentences shown of each pair, worst and best.
@@ -48,7 +48,7 @@ def results_page(results: Results, folder: epath.Path) -> str:
       sortable=False,
     ),
     element("h2", f"{columns[2]} by pair"),
-    _chart(results["pairs"], metrics[0]),
+    pair_chart(results["pairs"], metrics[0]),
     element("h2", "Pairs"),
     table(
       columns,
@@ -98,13 +98,13 @@ def _cells(
   return [(tables.score_text(row, name), row[name]) for name in metrics]
 
 
-def _chart(rows: Sequence[Mapping[str, Any]], metric: str) -> Html:
-  """Best pairs first; those into English in a colour of their own."""
+def pair_chart(rows: Sequence[Mapping[str, Any]], metric: str) -> Html:
+  """Draws a bar a pair, best first; into English in a colour of its own."""
   chart = [
     Bar(
       row["pair"],
       row[metric],
-      row["intervals"][metric],
+      row.get("intervals", {}).get(metric),
       f"{row[metric]:.1f}",
       "bar" if split_pair(row["pair"])[1] == "en" else "other",
     )

@@ -45,7 +45,7 @@ print({{"tensorflow", "seqio", "jax", "flax"}} & set(sys.modules))
 def test_a_folder_that_is_no_run_directory(tmp_path, fails):
   folder = str(tmp_path)
   name = "Name the RUN_DIR of a run that `taskmoe train` has begun."
-  for command in ("export", "translate"):
+  for command in ("export", "report", "translate"):
     fails(
       [command, f"--run_dir={folder}"],
       f"{folder!r} is no run directory: it has no run.json. {name}",

@@ -47,6 +47,9 @@ pre { padding: .75rem; overflow-x: auto; }
 svg { display: block; max-width: 100%; height: auto; }
 svg text { font: 12px system-ui, sans-serif; fill: var(--ink); }
 .note { border-left: 4px solid var(--other); padding-left: .75rem; }
+.panels { display: flex; flex-wrap: wrap; gap: 1rem 2rem; }
+figure { margin: 0; max-width: 100%; overflow-x: auto; }
+figcaption { color: var(--soft); }
 .better { color: var(--better); } .worse { color: var(--worse); }
 """
 

@@ -3,7 +3,7 @@
 import html.parser
 import re
 
-from taskmoe_jax.evaluate import chart, markup
+from taskmoe_jax.pages import chart, markup
 
 NASTY = "<script>alert('a & \"b\"')</script>"
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from taskmoe_jax.evaluate.markup import Html, element
+from taskmoe_jax.pages.markup import Html, element
 
 _WIDTH = 900
 _LEFT = 90

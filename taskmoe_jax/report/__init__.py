@@ -1,0 +1,1 @@
+"""One page of a run: who meets which experts, and what that gives."""
