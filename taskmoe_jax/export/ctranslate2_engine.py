@@ -24,13 +24,13 @@ class CTranslate2Engine:
   def __init__(self, folder: epath.PathLike):
     path = epath.Path(folder)
     self.version = f"ctranslate2 {ctranslate2.__version__}"
-    # What int8 is computed in depends on the machine; what float16 is stored in
-    # no CPU computes in, and it would warn of that.
+    # As it is stored, but for float16: no CPU computes in it, and CTranslate2
+    # would warn before it takes float32.
     stored = json.loads((path / "config.json").read_text())["stored_as"]
     self.translator = ctranslate2.Translator(
       path.name,
       device="cpu",
-      compute_type="int8" if stored == "int8" else "float32",
+      compute_type="float32" if stored == "float16" else "default",
       files={file.name: file.read_bytes() for file in path.iterdir()},
     )
     self._names = json.loads((path / "shared_vocabulary.json").read_text())

@@ -76,7 +76,7 @@ be empty, which changes its probability.
 
 For a GPU: `ctranslate2.Translator(FOLDER, device="cuda")`. What is computed in
 is `compute_type`: `"int8"`, `"float16"`, `"float32"` or `"auto"`, whatever the
-numbers are stored as.
+numbers are stored as. No CPU computes in float16: it takes float32, and warns.
 """
 
 
