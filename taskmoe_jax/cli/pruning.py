@@ -74,8 +74,8 @@ def run(args: argparse.Namespace) -> None:
     )
   if args.quantize or args.score:
     raise TaskMoeError(
-      "--quantize and --score do nothing beside --prune. Leave them out, and set"
-      " --bundle to a pruned bundle afterwards."
+      "--quantize and --score do nothing beside --prune. Leave them out, and"
+      " set --bundle to a pruned bundle afterwards."
     )
   pruning = Pruning(
     rate=args.prune,
