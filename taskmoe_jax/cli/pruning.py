@@ -72,6 +72,11 @@ def run(args: argparse.Namespace) -> None:
       "--prune prunes the experts of a run. Set --run_dir to it, and leave"
       " --bundle and --verify out."
     )
+  if args.formats:
+    raise TaskMoeError(
+      f"--formats={args.formats}: a pruned model is a mixture of experts, which"
+      " no engine of --formats has. Leave --formats out."
+    )
   if args.quantize or args.score:
     raise TaskMoeError(
       "--quantize and --score do nothing beside --prune. Leave them out, and"
@@ -89,7 +94,6 @@ def run(args: argparse.Namespace) -> None:
     pruning,
     _Text(args.run_dir, args.prune_tsv),
     tasks=args.tasks,
-    formats=args.formats,
     examples=args.prune_examples,
     scored=args.prune_score,
     out=args.out,

@@ -14,8 +14,6 @@ from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.export import bundle
 from taskmoe_jax.export.extract import extract
-from taskmoe_jax.export.format_folders import write_formats
-from taskmoe_jax.export.formats import About, Format, formats_named
 from taskmoe_jax.export.pruned_table import Pruned, pruned_table
 from taskmoe_jax.export.pruning import (
   Kept,
@@ -38,7 +36,6 @@ from taskmoe_jax.export.verify import Samples
 from taskmoe_jax.models.config import ModelConfig, StackConfig
 from taskmoe_jax.task_space import TaskSpace
 from taskmoe_jax.train.restoring import load_translator
-from taskmoe_jax.train.run_directory import load_samples
 
 # Sentences of some pairs: (part, pairs, the first so many of each).
 ReadText = Callable[[str, Sequence[str], int], Samples]
@@ -50,7 +47,6 @@ def export_pruned(
   read_text: ReadText,
   *,
   tasks: str,
-  formats: str = "",
   examples: int,
   scored: int,
   out: epath.PathLike | None = None,
@@ -69,7 +65,6 @@ def export_pruned(
     pruning: How many experts go, and which.
     read_text: Gives sentences with references.
     tasks: See `plans_named`.
-    formats: For further engines, see `formats_named`.
     examples: Sentences of each pair to rank experts on.
     scored: Sentences of each pair to translate with the mixture and with the
       pruned model; 0 scores nothing.
@@ -86,14 +81,11 @@ def export_pruned(
   console = console or rich.console.Console()
   mixture, step = load_translator(run_dir, step=step)
   stacks = prunable_stacks(mixture.model)
-  writers = formats_named(formats)
-  for writer in writers.values():
-    writer.refuse(mixture.model)
   plans = plans_named(mixture.task_space, mixture.model, tasks, pruning.by)
   folder = epath.Path(out or epath.Path(run_dir) / f"pruned-{step}")
   for plan in plans:
     bundle.refuse_existing(folder / plan.name, overwrite=overwrite)
-  job = _Job(mixture, str(run_dir), step, pruning, stacks, writers, overwrite)
+  job = _Job(mixture, str(run_dir), step, pruning, stacks, overwrite)
   rows = _export_all(job, plans, folder, read_text, examples, scored, console)
   console.print(pruned_table(rows, stacks))
   console.print(f"bundles in {folder}", highlight=False, soft_wrap=True)
@@ -109,7 +101,6 @@ class _Job:
   step: int
   pruning: Pruning
   stacks: Mapping[str, StackConfig]
-  formats: Mapping[str, Format]
   overwrite: bool
 
 
@@ -228,18 +219,9 @@ def _export(
     small = bundle.read_model(temporary)
     of_plan = {pair: text[pair] for pair in plan.pairs if pair in text}
     after = _score(small, of_plan, progress, plan.name)
-    manifest = _manifest(job, plan, kept, counts, before, after)
-    if job.formats:
-      about = About(plan.name, job.run, job.step, counts, manifest["scores"])
-      samples = load_samples(job.run)
-      manifest["formats"] = write_formats(
-        small,
-        temporary,
-        job.formats,
-        about,
-        {pair: samples[pair] for pair in plan.pairs},
-      )
-    bundle.write_manifest(temporary, manifest)
+    bundle.write_manifest(
+      temporary, _manifest(job, plan, kept, counts, before, after)
+    )
   return Pruned(
     plan.name,
     str(folder / plan.name),

@@ -31,3 +31,5 @@ def test_only_runs_are_pruned(capsys):
   assert "--prune prunes the experts of a run" in capsys.readouterr().err
   assert main(["export", "--run_dir=x", "--prune=0.5", "--score=3"]) == 2
   assert "do nothing beside --prune" in capsys.readouterr().err
+  assert main(["export", "--run_dir=x", "--prune=0.5", "--formats=a"]) == 2
+  assert "which no engine of --formats has" in capsys.readouterr().err

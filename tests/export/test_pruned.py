@@ -270,10 +270,3 @@ def test_too_few_sentences(exported):
     run("de", examples=0)
   with pytest.raises(TaskMoeError, match="prune_score=-1 is below 0"):
     run("de", scored=-1)
-
-
-def test_formats_of_dense_models_are_refused(exported):
-  run, asked = exported
-  with pytest.raises(TaskMoeError, match="encoder is routed by sentence, so"):
-    run("de", formats="ctranslate2")
-  assert asked == []
