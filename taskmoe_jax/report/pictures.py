@@ -103,7 +103,8 @@ def load_section(history: History) -> Html:
     )
   )
   figures = []
-  for layer, (steps, loads) in history.loads.items():
+  for layer in sorted(history.loads, key=_depth):
+    steps, loads = history.loads[layer]
     groups = np.array_split(
       np.arange(len(steps)), min(_MOST_COLUMNS, len(steps))
     )
@@ -124,6 +125,12 @@ def load_section(history: History) -> Html:
       )
     )
   return joined([*parts, element("div", *figures, class_="panels")])
+
+
+def _depth(layer: str) -> tuple[bool, int]:
+  """Sorts `encoder/layer_3` as data passes through."""
+  stack, number = layer.split("/layer_")
+  return stack == "decoder", int(number)
 
 
 def loss_section(history: History) -> Html:

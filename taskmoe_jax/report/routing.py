@@ -59,7 +59,10 @@ def read_routing(
     elif stack.moe.granularity.by_task:
       found.append(_of_gates(name, stack, tasks, gates, step))
     else:
-      found.append(_of_load(name, stack, tasks, history, step))
+      found.append(
+        _of_load(name, stack, tasks, history, step)
+        or _of_candidates(name, stack, tasks, gates, step)
+      )
   return found
 
 
@@ -91,18 +94,15 @@ def _of_load(
   tasks: tuple[str, ...],
   history: History,
   step: int,
-) -> StackRouting:
+) -> StackRouting | None:
+  """None if the log says nothing."""
   size, moe = stack.block_size, stack.moe
   layers = tuple(range(size - 1, stack.num_layers, size))
   loads = [history.task_loads.get(f"{name}/layer_{i}", {}) for i in layers]
   seen = tuple(task for task in tasks if all(task in load for load in loads))
   decides = _DECIDES[moe.granularity]
   if not seen:
-    return StackRouting(
-      name,
-      f"{decides}, so which experts serve a task only the training's log could"
-      f" tell: metrics.jsonl has no load of tasks up to step {step}.",
-    )
+    return None
   weights = np.stack([[load[task] for task in seen] for load in loads])
   about = (
     f"{decides}, so these are no gates but loads: the share of a task's choices"
@@ -112,6 +112,35 @@ def _of_load(
   if missing := [task for task in tasks if task not in seen]:
     about += f" Not seen in training until then: {', '.join(missing)}."
   return StackRouting(name, about, layers, seen, weights)
+
+
+def _of_candidates(
+  name: str,
+  stack: StackConfig,
+  tasks: tuple[str, ...],
+  gates: ByTask,
+  step: int,
+) -> StackRouting:
+  """What is known without a log: a task's candidates, or nothing."""
+  moe = stack.moe
+  decides = _DECIDES[moe.granularity]
+  no_log = f"metrics.jsonl has no load of tasks up to step {step}"
+  if not moe.granularity.has_sub_network:
+    about = (
+      f"{decides}, so which experts serve a task only the training's log could"
+      f" tell: {no_log}."
+    )
+    return StackRouting(name, about)
+  layers = gates[tasks[0]][name].layers
+  weights = np.zeros((len(layers), len(tasks), moe.num_experts))
+  for index, task in enumerate(tasks):
+    chosen = gates[task][name].experts
+    np.put_along_axis(weights[:, index], chosen, 1 / moe.num_candidates, -1)
+  about = (
+    f"{decides}: these are its {moe.num_candidates} candidates, from the"
+    f" routers of step {step}, all equally strong, since {no_log}."
+  )
+  return StackRouting(name, about, layers, tasks, weights)
 
 
 _DECIDES = {

@@ -59,6 +59,9 @@ def test_a_page_shows_the_whole_run(run_of, capsys):
     "# A recipe with &lt;angles&gt;.",
   ):
     assert said in shown, said
+  load = "layer {}: experts × steps"
+  maps = [shown.index(f"decoder, {load.format(layer)}") for layer in (1, 3)]
+  assert maps == sorted(maps)
   assert "test-98765" not in shown
   # Encoder and decoder: 2 layers and how alike tasks are; load of 2; 1 curve.
   assert page.count("<svg") == 2 * 2 + 2 + 2 + 1 + 1

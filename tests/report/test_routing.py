@@ -88,6 +88,25 @@ def test_without_a_log_there_is_a_reason(run_of):
   )
 
 
+def test_without_a_log_candidates_are_known(run_of):
+  made = run_of("task_then_token", None)
+  encoder, _ = routing_of(made)
+  _, run, params = made
+  for index, task in enumerate(run.task_space.tasks):
+    _, _, chosen = extract(params, run.model, index, 3)
+    for block in range(2):
+      (found,) = np.nonzero(encoder.weights[block, index])
+      np.testing.assert_array_equal(found, chosen["encoder"].experts[block])
+    assert encoder.tasks[index] == task
+  np.testing.assert_allclose(encoder.weights.max(-1), 1 / 3)
+  np.testing.assert_allclose(encoder.weights.sum(-1), 1.0)
+  assert encoder.about == (
+    "A task has a few candidates, and each of its tokens chooses among them:"
+    " these are its 3 candidates, from the routers of step 7, all equally"
+    " strong, since metrics.jsonl has no load of tasks up to step 7."
+  )
+
+
 def test_tasks_that_share_experts_are_neighbours():
   """A and c share 0.75 in one layer, all in the other; b shares nothing."""
   weights = np.asarray(
