@@ -2,6 +2,7 @@
 
   taskmoe export --run_dir=runs/a --tasks=de,fr --formats=ctranslate2_int8
   taskmoe export --bundle=runs/a/export-500/de --formats=huggingface
+  taskmoe export --run_dir=runs/a --whole --quantize=int8_int4
   taskmoe export --bundle=runs/a/export-500/de --quantize=int8 --out=small/de
   taskmoe export --verify=runs/a/export-500
   taskmoe export --run_dir=runs/b --prune=0.5
@@ -35,6 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--tasks", default="all", help="all, or tasks and pairs: de,fr or de-en"
   )
   parser.add_argument(
+    "--whole",
+    action="store_true",
+    help="the whole mixture as one bundle, and no sub-network",
+  )
+  parser.add_argument(
     "--formats",
     default="",
     help="for other engines, such as huggingface,ctranslate2_int8: each a"
@@ -51,6 +57,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_shrinking(parser: argparse.ArgumentParser) -> None:
   smaller = parser.add_argument_group("to make bundles smaller")
+  smaller.add_argument(
+    "--trim_vocabulary",
+    default="",
+    metavar="TEXT",
+    help="keep the pieces that this text uses: files, or folders of xx-yy.*.tsv"
+    " and xx-yy.*.txt, comma-separated",
+  )
   smaller.add_argument(
     "--quantize",
     help="round weights: int8, or int8_int4 (feed-forward networks to 4 bits)",
@@ -69,14 +82,15 @@ def _shrinking(args: argparse.Namespace) -> Any:
   from taskmoe_jax.export.quantization import quantization_named
   from taskmoe_jax.export.shrinking import NOTHING, Shrinking
 
-  if not args.quantize:
+  if not (args.quantize or args.trim_vocabulary):
     if args.score:
       raise TaskMoeError(
         f"--score={args.score} counts what making bundles smaller costs. Set"
-        " --quantize, or leave it out."
+        " --quantize or --trim_vocabulary, or leave it out."
       )
     return NOTHING
-  return Shrinking(quantization_named(args.quantize), args.score)
+  quantization = quantization_named(args.quantize) if args.quantize else None
+  return Shrinking(args.trim_vocabulary, quantization, args.score)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -86,7 +100,7 @@ def run(args: argparse.Namespace) -> None:
     from taskmoe_jax.export.damage import check_bundles
 
     check_bundles(args.verify)
-  elif args.bundle and args.quantize:
+  elif args.bundle and (args.quantize or args.trim_vocabulary):
     from taskmoe_jax.export.shrinking_bundles import shrink_bundle
 
     if args.formats:
@@ -103,6 +117,21 @@ def run(args: argparse.Namespace) -> None:
     )
   elif args.bundle:
     _add(args)
+  elif args.run_dir and args.whole:
+    from taskmoe_jax.export.whole import export_whole
+
+    if args.formats or args.tasks != "all":
+      raise TaskMoeError(
+        "--whole writes one bundle, of the whole model and in our own format."
+        " Leave out --tasks, and add --formats to the bundle if it is dense."
+      )
+    export_whole(
+      args.run_dir,
+      out=args.out,
+      step=args.step,
+      overwrite=args.overwrite,
+      shrinking=_shrinking(args),
+    )
   elif args.run_dir:
     from taskmoe_jax.export.exporting import export
 

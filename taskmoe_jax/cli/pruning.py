@@ -77,10 +77,11 @@ def run(args: argparse.Namespace) -> None:
       f"--formats={args.formats}: a pruned model is a mixture of experts, which"
       " no engine of --formats has. Leave --formats out."
     )
-  if args.quantize or args.score:
+  if args.quantize or args.trim_vocabulary or args.score or args.whole:
     raise TaskMoeError(
-      "--quantize and --score do nothing beside --prune. Leave them out, and"
-      " set --bundle to a pruned bundle afterwards."
+      "--quantize, --trim_vocabulary, --score and --whole do nothing beside"
+      " --prune. Leave them out, and set --bundle to a pruned bundle"
+      " afterwards."
     )
   pruning = Pruning(
     rate=args.prune,

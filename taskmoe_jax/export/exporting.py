@@ -184,6 +184,7 @@ def _export(
     texts = texts_to_score(job.run, pairs, job.shrinking.score)
     shrunk = shrink(temporary, job.shrinking, samples, texts)
     if shrunk:
+      counts = (counts[0], shrunk["cost"]["parameters"]["after"])
       small = bundle.read_model(temporary)
     size = size_of(temporary)
     about = About(task, job.run, job.step, counts, scores)

@@ -44,7 +44,7 @@ _INPUTS = {
   "out": (-3, -2),
 }
 _FEED_FORWARD = ("wi", "wi_1", "wo")
-_VOCABULARIES = ("embedding/table", "decoder_embedding/table", "softmax/table")
+VOCABULARIES = ("embedding/table", "decoder_embedding/table", "softmax/table")
 
 Arrays = dict[str, np.ndarray]
 
@@ -116,7 +116,7 @@ def dequantize(
 
 def _input_axes(name: str) -> tuple[int, ...] | None:
   """Which axes share a scale; None of what is not rounded."""
-  return (-1,) if name in _VOCABULARIES else _INPUTS.get(_leaf(name))
+  return (-1,) if name in VOCABULARIES else _INPUTS.get(_leaf(name))
 
 
 def _leaf(name: str) -> str:

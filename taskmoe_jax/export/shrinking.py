@@ -1,11 +1,13 @@
-"""Bundles made smaller: rounded, and compared with what they were.
+"""Bundles made smaller: fewer pieces, fewer bits; compared with what they were.
 
 A bundle is written in float32 first and proved to be its mixture. What is done
-here comes after that, and is no proof but a measurement: by how much the
-translations of the smaller bundle are others, and what that costs in BLEU.
+here comes after that. Trimming is exact for text that needs no dropped piece,
+and checked to be. Rounding is not: by how much translations differ is measured,
+and what that costs in BLEU.
 """
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -23,7 +25,18 @@ from taskmoe_jax.export import bundle
 from taskmoe_jax.export.format_folders import size_of
 from taskmoe_jax.export.quantization import Quantization, quantize
 from taskmoe_jax.export.shrinking_scores import bleu_by_pair
+from taskmoe_jax.export.trimming import (
+  check_tokens,
+  count_pieces,
+  kept_pieces,
+  lines_of,
+  refuse_trimming,
+  text_files,
+  trim,
+)
+from taskmoe_jax.export.trimming_check import check_trimmed
 from taskmoe_jax.export.verify import Samples, in_float32, logit_difference
+from taskmoe_jax.task_space import split_pair
 
 # By how many nats a token of the references may become more or less likely.
 # That is many times what rounding does to a trained model (docs/shrinking.md),
@@ -39,10 +52,13 @@ class Shrinking:
   """What is done to bundles.
 
   Attributes:
+    text: On which files, or folders of them, the pieces are counted that the
+      vocabulary keeps; see `text_files`. Empty: it keeps all.
     quantization: To how many bits weights are rounded, if they are.
     score: Sentences of each pair to count BLEU on, before and after; 0: none.
   """
 
+  text: str = ""
   quantization: Quantization | None = None
   score: int = 0
 
@@ -91,21 +107,65 @@ def shrink(
   if shrinking == NOTHING:
     return {}
   before = bundle.read_model(folder)
-  size = size_of(folder)
-  write_rounded(folder, before, shrinking.quantization)
-  after = bundle.read_model(folder)
-  check = _check_rounded(before, after, samples, shrinking.quantization)
-  said = {
-    "stored_as": str(shrinking.quantization),
+  size, said, small = size_of(folder), {}, before
+  if shrinking.text:
+    small, said["trimming"] = _trimmed(before, shrinking.text, samples)
+    bundle.write_model(folder, small)
+  if shrinking.quantization is not None:
+    write_rounded(folder, small, shrinking.quantization)
+    after = bundle.read_model(folder)
+    check = _check_rounded(small, after, samples, shrinking.quantization)
+    said["quantization"] = {
+      "stored_as": str(shrinking.quantization),
+      **dataclasses.asdict(check),
+    }
+    small = after
+  said["cost"] = {
     "bytes": {"before": size, "after": size_of(folder)},
-    **dataclasses.asdict(check),
+    "parameters": {"before": _size(before), "after": _size(small)},
   }
   if texts:
-    said["bleu"] = {
-      name: bleu_by_pair(translator, texts)
-      for name, translator in (("before", before), ("after", after))
+    said["cost"]["bleu"] = {
+      when: bleu_by_pair(translator, texts)
+      for when, translator in (("before", before), ("after", small))
     }
-  return {"quantization": said}
+  return said
+
+
+def _size(translator: Translator) -> int:
+  return sum(leaf.size for leaf in jax.tree.leaves(translator.params))
+
+
+def _trimmed(
+  whole: Translator, text: str, samples: Samples
+) -> tuple[Translator, dict[str, Any]]:
+  """Counts pieces on text, and drops the others.
+
+  Sentences to compare on are counted too.
+  """
+  pairs = whole.task_space.pairs
+  vocabulary = whole.vocabulary
+  refuse_trimming(whole.model, vocabulary)
+  files = text_files(text, pairs)
+  compared = [side for rows in samples.values() for row in rows for side in row]
+  counts = count_pieces(vocabulary, itertools.chain(lines_of(files), compared))
+  kept = kept_pieces(
+    vocabulary, counts, [split_pair(pair)[1] for pair in pairs]
+  )
+  small = trim(whole, kept)
+  lines = check_tokens(
+    vocabulary,
+    small.vocabulary,
+    kept,
+    itertools.chain(lines_of(files), compared),
+  )
+  check = check_trimmed(whole, small, kept, samples)
+  return small, {
+    "text": list(map(str, files)),
+    "lines": lines,
+    "pieces": {"before": len(vocabulary), "after": len(kept)},
+    **dataclasses.asdict(check),
+  }
 
 
 def write_rounded(

@@ -68,7 +68,11 @@ def shrink_bundle(
       for name, value in manifest.items()
       if name not in ("format", "formats", "sha256")
     }
-    bundle.write_manifest(temporary, {**kept, **said, "formats": {}})
+    after = said["cost"]["parameters"]["after"]
+    parameters = {**manifest["parameters"], "bundle": after}
+    bundle.write_manifest(
+      temporary, {**kept, "parameters": parameters, **said, "formats": {}}
+    )
   console = console or rich.console.Console()
   console.print(shrunk_table({manifest["task"]: said}))
   console.print(f"bundle in {out}", highlight=False, soft_wrap=True)
@@ -82,32 +86,46 @@ def shrunk_table(
   table = rich.table.Table(title="made smaller")
   table.add_column("bundle")
   for name in (
+    "pieces",
     "stored as",
-    "MB before",
-    "after",
+    "MB",
+    "parameters",
     "nats a token",
     "identical",
-    "BLEU before",
-    "after",
+    "BLEU",
   ):
-    table.add_column(name, justify="right")
+    table.add_column(name, justify="right", overflow="fold")
   for name, said in described.items():
-    rounded = said["quantization"]
+    cost = said["cost"]
+    trimmed, rounded = said.get("trimming"), said.get("quantization")
+    # Rounding comes last, and both are compared with what was before.
+    last = rounded or trimmed
     table.add_row(
       name,
-      rounded["stored_as"],
-      *(f"{rounded['bytes'][when] / 1e6:.2f}" for when in ("before", "after")),
-      f"{rounded['nats_per_token']:.1e}",
-      f"{rounded['identical_translations']}/{rounded['sentences']}",
-      *_averages(rounded.get("bleu")),
+      _change(trimmed["pieces"]) if trimmed else "-",
+      rounded["stored_as"] if rounded else "float32",
+      _change(cost["bytes"], "{:.2f}", 1e-6),
+      _change(cost["parameters"], "{:.2f}M", 1e-6),
+      f"{last['nats_per_token']:.1e}",
+      f"{last['identical_translations']}/{last['sentences']}",
+      _bleu(cost.get("bleu")),
     )
   return table
 
 
-def _averages(bleu: Mapping[str, Mapping[str, float]] | None) -> list[str]:
+def _change(
+  value: Mapping[str, int | float], form: str = "{}", unit: float = 1
+) -> str:
+  return " → ".join(
+    form.format(value[when] * unit) for when in ("before", "after")
+  )
+
+
+def _bleu(bleu: Mapping[str, Mapping[str, float]] | None) -> str:
+  """Averages over pairs."""
   if bleu is None:
-    return ["-", "-"]
-  return [
-    f"{statistics.fmean(bleu[when].values()):.2f}"
-    for when in ("before", "after")
-  ]
+    return "-"
+  averages = {
+    when: statistics.fmean(scores.values()) for when, scores in bleu.items()
+  }
+  return _change(averages, "{:.2f}")

@@ -22,9 +22,14 @@ import pytest
       " smaller one, then set --bundle to it.",
     ),
     (
+      ("--run_dir=x", "--whole", "--tasks=de"),
+      "--whole writes one bundle, of the whole model and in our own format."
+      " Leave out --tasks, and add --formats to the bundle if it is dense.",
+    ),
+    (
       ("--run_dir=x", "--score=3"),
-      "--score=3 counts what making bundles smaller costs. Set --quantize, or"
-      " leave it out.",
+      "--score=3 counts what making bundles smaller costs. Set --quantize or"
+      " --trim_vocabulary, or leave it out.",
     ),
   ],
 )

@@ -30,6 +30,6 @@ def test_only_runs_are_pruned(capsys):
   assert main(["export", "--bundle=x", "--prune=0.5"]) == 2
   assert "--prune prunes the experts of a run" in capsys.readouterr().err
   assert main(["export", "--run_dir=x", "--prune=0.5", "--score=3"]) == 2
-  assert "do nothing beside --prune" in capsys.readouterr().err
+  assert "do nothing beside" in capsys.readouterr().err
   assert main(["export", "--run_dir=x", "--prune=0.5", "--formats=a"]) == 2
   assert "which no engine of --formats has" in capsys.readouterr().err

@@ -183,10 +183,10 @@ def test_nothing_to_reduce(exported, tmp_path):
 
 def test_rounded_once_it_is_proved_right(exported, tmp_path, plain, capsys):
   """The format is of the rounded bundle; the proof is of what it was."""
-  (row,) = exported("fr", formats="plain", shrinking=Shrinking(INT8))
+  (row,) = exported("fr", formats="plain", shrinking=Shrinking("", INT8))
   manifest = bundle.read_manifest(tmp_path / "export-30" / "fr")
   assert manifest["check"]["max_logit_difference"] < 1e-4
   assert manifest["quantization"] == row.shrunk["quantization"]
-  assert manifest["quantization"]["bytes"]["after"] == row.bytes["bundle"]
+  assert manifest["cost"]["bytes"]["after"] == row.bytes["bundle"]
   assert manifest["formats"].keys() == {"plain"}
   assert "made smaller" in capsys.readouterr().out

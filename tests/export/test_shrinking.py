@@ -35,7 +35,7 @@ def test_a_rounded_bundle_translates(
   translator, written, german, tmp_path, quantization
 ):
   texts = {"en-de": PairText(["abc", "hg fe"], [["cba", "efgh"]])}
-  said = shrink(written, Shrinking(quantization, 2), german, texts)
+  said = shrink(written, Shrinking("", quantization, 2), german, texts)
   rounded = said["quantization"]
   assert rounded["stored_as"] == quantization
   assert rounded["sentences"] == 4
@@ -43,8 +43,8 @@ def test_a_rounded_bundle_translates(
   assert rounded["max_logit_difference"] > 0
   assert 0 <= rounded["identical_translations"] <= 4
   for when in ("before", "after"):
-    assert rounded["bleu"][when].keys() == {"en-de"}
-  assert rounded["bytes"]["after"] == sum(
+    assert said["cost"]["bleu"][when].keys() == {"en-de"}
+  assert said["cost"]["bytes"]["after"] == sum(
     path.stat().length for path in written.iterdir()
   )
   bundle.write_manifest(written, {"task": "de", **said})
@@ -87,7 +87,7 @@ def test_another_model_is_refused(written, german, monkeypatch):
     match=r"rounded to int8 the bundle for en-de, fr-de is another model:"
     r" .* by \d.\de[-+]\d\d a token, where at most 0.01 is accepted\. Nothing",
   ):
-    shrink(written, Shrinking(INT8), german, {})
+    shrink(written, Shrinking("", INT8), german, {})
 
 
 @pytest.fixture
@@ -106,6 +106,7 @@ def bundled(translator, tmp_path, monkeypatch, german):
         "pairs": list(german),
         "source": {"run": str(run), "step": 3},
         "check": {"sentences": 4},
+        "parameters": {"mixture": 5000, "bundle": 2000},
         "formats": {"plain": {}},
       },
     )
@@ -114,7 +115,7 @@ def bundled(translator, tmp_path, monkeypatch, german):
 
 def test_a_bundle_of_a_bundle(bundled, tmp_path, capsys):
   old = {path.name: path.read_bytes() for path in bundled.iterdir()}
-  said = shrink_bundle(bundled, tmp_path / "small", Shrinking(INT4))
+  said = shrink_bundle(bundled, tmp_path / "small", Shrinking("", INT4))
   assert "bundle in" in capsys.readouterr().out
   assert old == {path.name: path.read_bytes() for path in bundled.iterdir()}
   manifest = bundle.read_manifest(tmp_path / "small")
@@ -123,15 +124,15 @@ def test_a_bundle_of_a_bundle(bundled, tmp_path, capsys):
   assert manifest["formats"] == {}
   taskmoe_jax.load(tmp_path / "small")
   with pytest.raises(TaskMoeError, match="/small' exists and is left as it is"):
-    shrink_bundle(bundled, tmp_path / "small", Shrinking(INT8))
+    shrink_bundle(bundled, tmp_path / "small", Shrinking("", INT8))
   with pytest.raises(
     TaskMoeError,
     match=r"/small' is rounded already, to int8_int4\. Set --bundle to one in",
   ):
-    shrink_bundle(tmp_path / "small", tmp_path / "a", Shrinking(INT8))
+    shrink_bundle(tmp_path / "small", tmp_path / "a", Shrinking("", INT8))
   assert not (tmp_path / "a").exists()
   with pytest.raises(TaskMoeError, match=r"/de' stays as it is: set --out to"):
-    shrink_bundle(bundled, None, Shrinking(INT8))
+    shrink_bundle(bundled, None, Shrinking("", INT8))
 
 
 def test_text_to_score(tmp_path):
