@@ -44,18 +44,7 @@ def shrink_bundle(
     TaskMoeError: The bundle is damaged or rounded already, or there is nowhere
       to write; and see `shrink`.
   """
-  manifest = bundle.read_manifest(folder)
-  if out is None:
-    raise TaskMoeError(
-      f"the bundle {str(folder)!r} stays as it is: set --out to the folder of"
-      " the smaller one."
-    )
-  if "quantization" in manifest:
-    raise TaskMoeError(
-      f"the bundle {str(folder)!r} is rounded already, to"
-      f" {manifest['quantization']['stored_as']}. Set --bundle to one in"
-      " float32."
-    )
+  manifest = _read_float32(folder, out)
   translator = bundle.load_bundle(folder)
   samples = samples_for(epath.Path(folder), manifest, run_dir)
   run = run_dir or manifest["source"]["run"]
@@ -77,6 +66,25 @@ def shrink_bundle(
   console.print(shrunk_table({manifest["task"]: said}))
   console.print(f"bundle in {out}", highlight=False, soft_wrap=True)
   return said
+
+
+def _read_float32(
+  folder: epath.PathLike, out: epath.PathLike | None
+) -> dict[str, Any]:
+  """Reads a manifest, if it is that of a bundle that can be made smaller."""
+  manifest = bundle.read_manifest(folder)
+  if out is None:
+    raise TaskMoeError(
+      f"the bundle {str(folder)!r} stays as it is: set --out to the folder of"
+      " the smaller one."
+    )
+  if "quantization" in manifest:
+    raise TaskMoeError(
+      f"the bundle {str(folder)!r} is rounded already, to"
+      f" {manifest['quantization']['stored_as']}. Set --bundle to one in"
+      " float32."
+    )
+  return manifest
 
 
 def shrunk_table(

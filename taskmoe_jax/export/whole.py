@@ -53,35 +53,42 @@ def export_whole(
   console = console or rich.console.Console()
   model, step = load_translator(run_dir, step=step)
   folder = epath.Path(out or epath.Path(run_dir) / f"export-{step}") / WHOLE
-  space = model.task_space
-  texts = texts_to_score(run_dir, space.pairs, shrinking.score)
+  pairs = model.task_space.pairs
+  texts = texts_to_score(run_dir, pairs, shrinking.score)
   with bundle.new_folder(folder, overwrite=overwrite) as temporary:
     bundle.write_model(temporary, model)
     _check_written(temporary, model)
     said = shrink(temporary, shrinking, load_samples(run_dir), texts)
     size = sum(leaf.size for leaf in jax.tree.leaves(model.params))
     kept = said["cost"]["parameters"]["after"] if said else size
-    unreduced = {"reduced": False, "reason": "the model is kept whole"}
-    bundle.write_manifest(
-      temporary,
-      {
-        "task": WHOLE,
-        "tasks": list(space.tasks),
-        "pairs": list(space.pairs),
-        "task_by": str(space.task_by),
-        "source": {"run": str(run_dir), "step": step},
-        "parameters": {"mixture": size, "bundle": kept},
-        "stacks": {"encoder": unreduced, "decoder": unreduced},
-        "check": {"by": "bits", "numbers": size},
-        **said,
-        "scores": known_scores(run_dir, step),
-        "formats": {},
-      },
-    )
+    manifest = _describe(model, run_dir, step, (size, kept))
+    bundle.write_manifest(temporary, {**manifest, **said})
   if said:
     console.print(shrunk_table({WHOLE: said}))
   console.print(f"bundle in {folder}", highlight=False, soft_wrap=True)
   return said
+
+
+def _describe(
+  model: Translator,
+  run_dir: epath.PathLike,
+  step: int,
+  parameters: tuple[int, int],
+) -> dict[str, Any]:
+  space = model.task_space
+  unreduced = {"reduced": False, "reason": "the model is kept whole"}
+  return {
+    "task": WHOLE,
+    "tasks": list(space.tasks),
+    "pairs": list(space.pairs),
+    "task_by": str(space.task_by),
+    "source": {"run": str(run_dir), "step": step},
+    "parameters": dict(zip(("mixture", "bundle"), parameters, strict=True)),
+    "stacks": {"encoder": unreduced, "decoder": unreduced},
+    "check": {"by": "bits", "numbers": parameters[0]},
+    "scores": known_scores(run_dir, step),
+    "formats": {},
+  }
 
 
 def _check_written(folder: epath.Path, model: Translator) -> None:
