@@ -1,6 +1,7 @@
-"""What the C library does with the host's memory that a program has freed."""
+"""How much of the host's memory there is, and what becomes of what is freed."""
 
 import ctypes
+import pathlib
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
@@ -26,3 +27,29 @@ def keep_freed_memory() -> bool:
     return False
   # Never a mapping of its own for a block, and never a shorter heap.
   return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, _NEVER))
+
+
+def available_memory(root: pathlib.Path = pathlib.Path("/")) -> int | None:
+  """Bytes that this process can still have; None where nobody says (not Linux).
+
+  What the kernel thinks available, or what the container may still take.
+
+  Args:
+    root: Where /proc and /sys are.
+  """
+  known = []
+  try:
+    lines = (root / "proc/meminfo").read_text().splitlines()
+    sizes = dict(line.split(":", 1) for line in lines)
+    known.append(int(sizes["MemAvailable"].split()[0]) * 1024)
+  except (OSError, KeyError, ValueError):
+    pass
+  try:
+    group = root / "sys/fs/cgroup"
+    most = (group / "memory.max").read_text().strip()
+    used = int((group / "memory.current").read_text())
+    if most != "max":
+      known.append(max(int(most) - used, 0))
+  except (OSError, ValueError):
+    pass
+  return min(known, default=None)

@@ -1,6 +1,7 @@
 """`taskmoe export`: extracts the sub-networks of tasks, and proves them.
 
   taskmoe export --run_dir=runs/a --tasks=de,fr --formats=ctranslate2_int8
+  taskmoe export --run_dir=runs/a --union=de,fr
   taskmoe export --bundle=runs/a/export-500/de --formats=huggingface
   taskmoe export --run_dir=runs/a --whole --quantize=int8_int4
   taskmoe export --bundle=runs/a/export-500/de --quantize=int8 --out=small/de
@@ -33,7 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     " with their checksums",
   )
   parser.add_argument(
-    "--tasks", default="all", help="all, or tasks and pairs: de,fr or de-en"
+    "--tasks", help="all, or tasks and pairs: de,fr or de-en; a bundle for each"
+  )
+  parser.add_argument(
+    "--union", default="", help="the same: one bundle for all of these together"
   )
   parser.add_argument(
     "--whole",
@@ -45,6 +49,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default="",
     help="for other engines, such as huggingface,ctranslate2_int8: each a"
     " folder in the bundle",
+  )
+  parser.add_argument(
+    "--check",
+    default="auto",
+    help="mixture: beside the whole model, on sentences; slices: number by"
+    " number, with the memory of the sub-network; auto: what there is room for",
+  )
+  parser.add_argument(
+    "--score",
+    type=int,
+    default=0,
+    metavar="N",
+    help="BLEU of the whole model and of each bundle, on N sentences of each"
+    " pair that the run was evaluated on; of rounded ones before and after",
   )
   parser.add_argument("--out", help="RUN_DIR/export-STEP unless given")
   parser.add_argument("--step", type=int, help="which checkpoint; the newest")
@@ -68,14 +86,6 @@ def _add_shrinking(parser: argparse.ArgumentParser) -> None:
     "--quantize",
     help="round weights: int8, or int8_int4 (feed-forward networks to 4 bits)",
   )
-  smaller.add_argument(
-    "--score",
-    type=int,
-    default=0,
-    metavar="N",
-    help="BLEU before and after, on N sentences of each pair that the run was"
-    " evaluated on",
-  )
 
 
 def _shrinking(args: argparse.Namespace) -> Any:
@@ -83,11 +93,6 @@ def _shrinking(args: argparse.Namespace) -> Any:
   from taskmoe_jax.export.shrinking import NOTHING, Shrinking
 
   if not (args.quantize or args.trim_vocabulary):
-    if args.score:
-      raise TaskMoeError(
-        f"--score={args.score} counts what making bundles smaller costs. Set"
-        " --quantize or --trim_vocabulary, or leave it out."
-      )
     return NOTHING
   quantization = quantization_named(args.quantize) if args.quantize else None
   return Shrinking(args.trim_vocabulary, quantization, args.score)
@@ -118,26 +123,16 @@ def run(args: argparse.Namespace) -> None:
   elif args.bundle:
     _add(args)
   elif args.run_dir and args.whole:
-    from taskmoe_jax.export.whole import export_whole
-
-    if args.formats or args.tasks != "all":
-      raise TaskMoeError(
-        "--whole writes one bundle, of the whole model and in our own format."
-        " Leave out --tasks, and add --formats to the bundle if it is dense."
-      )
-    export_whole(
-      args.run_dir,
-      out=args.out,
-      step=args.step,
-      overwrite=args.overwrite,
-      shrinking=_shrinking(args),
-    )
+    _whole(args)
   elif args.run_dir:
     from taskmoe_jax.export.exporting import export
 
     export(
       args.run_dir,
       tasks=args.tasks,
+      union=args.union,
+      check=args.check,
+      score=args.score,
       formats=args.formats,
       out=args.out,
       step=args.step,
@@ -150,6 +145,24 @@ def run(args: argparse.Namespace) -> None:
       " --formats are added to, or --verify to what is to be compared with its"
       " checksums."
     )
+
+
+def _whole(args: argparse.Namespace) -> None:
+  from taskmoe_jax.export.whole import export_whole
+
+  if args.formats or args.union or args.tasks not in (None, "all"):
+    raise TaskMoeError(
+      "--whole writes one bundle, of the whole model and in our own format."
+      " Leave out --tasks and --union; --formats can be added to the bundle"
+      " if it is dense."
+    )
+  export_whole(
+    args.run_dir,
+    out=args.out,
+    step=args.step,
+    overwrite=args.overwrite,
+    shrinking=_shrinking(args),
+  )
 
 
 def _add(args: argparse.Namespace) -> None:

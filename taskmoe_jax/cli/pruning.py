@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
     args.run_dir,
     pruning,
     _Text(args.run_dir, args.prune_tsv),
-    tasks=args.tasks,
+    tasks=args.tasks or "all",
     examples=args.prune_examples,
     scored=args.prune_score,
     out=args.out,

@@ -12,12 +12,12 @@ manifest is whole. Loading compares every checksum.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 from etils import epath
 from flax import traverse_util
 from jaxtyping import PyTree
@@ -26,6 +26,7 @@ from safetensors import numpy as safetensors
 
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError
+from taskmoe_jax.export.array_file import WrittenArrays, write_arrays
 from taskmoe_jax.export.quantization import dequantize
 from taskmoe_jax.files import write_whole
 from taskmoe_jax.models.config import ModelConfig
@@ -37,6 +38,7 @@ _CONFIG = "config.json"
 _VOCABULARY = "vocabulary.model"
 _MANIFEST = "manifest.json"
 _FORMAT = 1
+_READ_AT_A_TIME = 2**24
 _FILES = (_MODEL, _CONFIG, _VOCABULARY)
 
 
@@ -90,17 +92,33 @@ def refuse_existing(folder: epath.PathLike, *, overwrite: bool) -> None:
     )
 
 
-def write_model(folder: epath.Path, translator: Translator) -> None:
+@dataclasses.dataclass(frozen=True)
+class Content:
+  """What a bundle holds, before it is written; a `Translator` has it too.
+
+  Attributes:
+    model: Its config.
+    params: Its parameters. `StoredArray`s go from a checkpoint to its file.
+    task_space: What it translates.
+    vocabulary: Its own.
+  """
+
+  model: ModelConfig
+  params: PyTree
+  task_space: TaskSpace
+  vocabulary: Vocabulary
+
+
+def write_model(folder: epath.Path, content: Content | Translator) -> None:
   """Writes all of a bundle but the manifest."""
-  flat = traverse_util.flatten_dict(translator.params, sep="/")
-  arrays = {name: np.ascontiguousarray(value) for name, value in flat.items()}
-  (folder / _MODEL).write_bytes(safetensors.save(arrays))
+  params = traverse_util.flatten_dict(content.params, sep="/")
+  write_arrays(folder / _MODEL, params)
   config = {
-    "model": translator.model.to_dict(),
-    "task_space": translator.task_space.to_dict(),
+    "model": content.model.to_dict(),
+    "task_space": content.task_space.to_dict(),
   }
   (folder / _CONFIG).write_text(json.dumps(config, indent=2))
-  (folder / _VOCABULARY).write_bytes(translator.vocabulary.model)
+  (folder / _VOCABULARY).write_bytes(content.vocabulary.model)
 
 
 def write_manifest(folder: epath.Path, manifest: dict[str, Any]) -> None:
@@ -170,6 +188,13 @@ def load_bundle(folder: epath.PathLike) -> Translator:
   return read_model(epath.Path(folder))
 
 
+@contextlib.contextmanager
+def opened_arrays(folder: epath.Path) -> Iterator[WrittenArrays]:
+  """Opens a bundle's arrays, to be read one at a time."""
+  with (folder / _MODEL).open("rb") as file:
+    yield WrittenArrays(file)
+
+
 def read_model(folder: epath.Path) -> Translator:
   """Reads a bundle's files without asking the manifest.
 
@@ -196,5 +221,8 @@ def _read_params(path: epath.Path, rounded: dict[str, Any] | None) -> PyTree:
 
 def checksum_of_file(path: epath.Path) -> str:
   """Its SHA-256; a file need not fit into memory."""
+  found = hashlib.sha256()
   with path.open("rb") as file:
-    return hashlib.file_digest(file, "sha256").hexdigest()
+    while data := file.read(_READ_AT_A_TIME):
+      found.update(data)
+  return found.hexdigest()

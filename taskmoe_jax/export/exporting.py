@@ -1,66 +1,53 @@
 """Exports the sub-networks of a run: extract, write, check, describe."""
 
 import dataclasses
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import rich.console
 import rich.progress
 from etils import epath
 
-from taskmoe_jax.decoding.translator import Translator
-from taskmoe_jax.errors import TaskMoeError, one_of
 from taskmoe_jax.export import bundle
-from taskmoe_jax.export.exported import Exported, exported_table
-from taskmoe_jax.export.extract import (
-  SelectedExperts,
-  extract,
-  reducible_stacks,
+from taskmoe_jax.export.checking import CheckBy, choose_check
+from taskmoe_jax.export.describing import (
+  count,
+  describe_origin,
+  describe_stacks,
 )
+from taskmoe_jax.export.exported import Exported, exported_table
+from taskmoe_jax.export.extract import reducible_stacks
 from taskmoe_jax.export.format_folders import (
   known_scores,
   size_of,
   write_formats,
 )
 from taskmoe_jax.export.formats import About, Format, formats_named
+from taskmoe_jax.export.groups import Groups, groups_named
 from taskmoe_jax.export.shrinking import NOTHING, Shrinking, shrink
 from taskmoe_jax.export.shrinking_bundles import shrunk_table
-from taskmoe_jax.export.shrinking_scores import texts_to_score
-from taskmoe_jax.export.verify import Samples, verify
+from taskmoe_jax.export.shrinking_scores import bleu_by_pair, texts_to_score
+from taskmoe_jax.export.source import Source, check_bundle, read_source
+from taskmoe_jax.export.union import extract_union
+from taskmoe_jax.export.verify import Samples
 from taskmoe_jax.task_space import TaskSpace
 from taskmoe_jax.train.checkpoint_folders import checkpoint_folder
-from taskmoe_jax.train.restoring import load_translator
 from taskmoe_jax.train.run_directory import load_run, load_samples
 
-
-def tasks_named(space: TaskSpace, names: str) -> tuple[str, ...]:
-  """Tasks for `all`, or a comma-separated list of tasks and pairs.
-
-  A pair stands for its task: routed by target, `de-en` means `en`.
-  """
-  if names == "all":
-    return space.tasks
-  tasks = {}
-  for name in names.split(","):
-    if name in space.tasks:
-      tasks[name] = None
-    elif name in space.pairs:
-      tasks[space.task_of_pair(name)] = None
-    else:
-      known = dict.fromkeys((*space.tasks, *space.pairs))
-      raise TaskMoeError(
-        one_of("task", name, ("all", *known)) + ". Set --tasks."
-      )
-  return tuple(tasks)
+# Whose BLEU is reported, in the order of the table.
+_COMPARED = ("mixture", "bundle")
 
 
 def export(
   run_dir: epath.PathLike,
   *,
-  tasks: str,
+  tasks: str | None = None,
+  union: str = "",
   formats: str = "",
+  check: CheckBy | str = CheckBy.AUTO,
+  score: int = 0,
   out: epath.PathLike | None = None,
   step: int | None = None,
   overwrite: bool = False,
@@ -69,14 +56,16 @@ def export(
 ) -> list[Exported]:
   """Writes a bundle for each task, to `OUT/<task>`.
 
-  Every bundle is read back from its files and compared with the mixture on
-  sentences that the run kept for this, before it gets its name; and so is every
-  format with the bundle, in its own engine.
+  Every bundle is read back from its files and compared with the mixture before
+  it gets its name; and every format with the bundle, in its own engine.
 
   Args:
     run_dir: The run directory.
-    tasks: See `tasks_named`.
+    tasks: See `groups_named`.
+    union: See `groups_named`; goes to `OUT/<task>+<task>`.
     formats: For further engines, see `formats_named`.
+    check: With the whole mixture in memory, or number by number without it.
+    score: Sentences of each pair to count BLEU on, of mixture and bundle.
     out: `RUN_DIR/export-<step>` unless given.
     step: Which checkpoint; the newest unless given.
     overwrite: Whether bundles that are there may be replaced.
@@ -85,161 +74,171 @@ def export(
 
   Raises:
     TaskMoeError: No stack can be reduced, a name is unknown, an engine cannot
-      represent the model, a bundle is there already, or a sub-network is not
-      its mixture.
+      run the model, a bundle is there, or a sub-network is not its mixture.
   """
   console = console or rich.console.Console()
   run = load_run(run_dir)
   reducible_stacks(run.model)
-  names = tasks_named(run.task_space, tasks)
+  groups = groups_named(run.task_space, tasks, union)
   writers = formats_named(formats)
   for writer in writers.values():
     writer.refuse(run.model)
+  how = choose_check(check, run.model, run.task_space, console)
   _, step = checkpoint_folder(run_dir, step)
   folder = epath.Path(out or epath.Path(run_dir) / f"export-{step}")
-  for name in names:
+  for name in groups:
     bundle.refuse_existing(folder / name, overwrite=overwrite)
-  mixture, step = load_translator(run_dir, step=step)
-  job = _Job(
-    mixture,
-    str(run_dir),
-    step,
-    load_samples(run_dir),
-    writers,
-    overwrite,
-    shrinking,
-  )
-  exported = _export_all(job, names, folder, console)
+  columns = rich.progress.Progress.get_default_columns()
+  with rich.progress.Progress(
+    *columns, console=console, transient=True
+  ) as progress:
+    source = read_source(run, run_dir, step, how, progress)
+    job = _Job(
+      source, writers, load_samples(run_dir), score, overwrite, shrinking
+    )
+    exported = _export_all(job, groups, folder, progress)
+  _report(exported, folder, console)
+  return exported
+
+
+def _report(
+  exported: Sequence[Exported],
+  folder: epath.Path,
+  console: rich.console.Console,
+) -> None:
+  """Prints what was exported, and what was made smaller."""
   console.print(exported_table(exported))
   shrunk = {row.task: row.shrunk for row in exported if row.shrunk}
   if shrunk:
     console.print(shrunk_table(shrunk))
   console.print(f"bundles in {folder}", highlight=False, soft_wrap=True)
-  return exported
 
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
   """What all bundles of an export have in common."""
 
-  mixture: Translator
-  run: str
-  step: int
-  samples: Samples
+  source: Source
   formats: Mapping[str, Format]
+  samples: Samples
+  score: int
   overwrite: bool
   shrinking: Shrinking
 
 
 def _export_all(
   job: _Job,
-  names: Sequence[str],
+  groups: Groups,
   folder: epath.Path,
-  console: rich.console.Console,
+  progress: rich.progress.Progress,
 ) -> list[Exported]:
-  """Exports one task after the other, and shows how far it is."""
+  """Exports one bundle after the other, and shows how far it is."""
   exported = []
-  columns = rich.progress.Progress.get_default_columns()
-  with rich.progress.Progress(
-    *columns, console=console, transient=True
-  ) as progress:
-    # Extracting and writing, checking, and each format.
-    phases = 2 + len(job.formats)
-    bar = progress.add_task("exporting", total=len(names) * phases)
-    for name in names:
+  # Extracting and writing, checking, each format, and scoring.
+  phases = 2 + len(job.formats) + bool(job.score)
+  bar = progress.add_task("exporting", total=len(groups) * phases)
+  for name, tasks in groups.items():
 
-      def advance(what: str, name: str = name) -> None:
-        progress.update(bar, advance=1, description=f"{name}: {what}")
+    def advance(what: str, name: str = name) -> None:
+      progress.update(bar, advance=1, description=f"{name}: {what}")
 
-      progress.update(bar, description=f"{name}: extracting")
-      exported.append(_export(job, name, folder / name, advance))
+    progress.update(bar, description=f"{name}: extracting")
+    exported.append(_export(job, name, tasks, folder / name, advance))
   return exported
 
 
 def _export(
-  job: _Job, task: str, folder: epath.Path, advance: Callable[[str], None]
+  job: _Job,
+  name: str,
+  tasks: Sequence[str],
+  folder: epath.Path,
+  advance: Callable[[str], None],
 ) -> Exported:
   begin = time.perf_counter()
-  mixture = job.mixture
-  space = mixture.task_space
-  params, config, selected = extract(
-    mixture.params, mixture.model, space.task_id(task), len(space.tasks)
-  )
-  pairs = space.pairs_of_task(task)
+  source = job.source
+  space = source.run.task_space
+  pairs = tuple(p for p in space.pairs if space.task_of_pair(p) in tasks)
   served = TaskSpace.from_pairs(pairs, space.task_by)
-  counts = tuple(
-    sum(leaf.size for leaf in jax.tree.leaves(tree))
-    for tree in (mixture.params, params)
+  # In the order in which the bundle counts them.
+  task_ids = tuple(map(space.task_id, served.tasks))
+  params, config, selected = extract_union(
+    source.params, source.run.model, task_ids, len(space.tasks)
   )
+  counts = tuple(map(count, (source.params, params)))
   samples = {pair: job.samples[pair] for pair in pairs}
-  scores = known_scores(job.run, job.step)
+  scores = known_scores(source.run_dir, source.step)
   scores = {pair: scores[pair] for pair in pairs if pair in scores}
+  about = About(name, source.run_dir, source.step, counts, scores)
   with bundle.new_folder(folder, overwrite=job.overwrite) as temporary:
-    bundle.write_model(
-      temporary, Translator(config, params, served, mixture.vocabulary)
-    )
+    content = bundle.Content(config, params, served, source.run.vocabulary)
+    bundle.write_model(temporary, content)
+    # What was extracted is not held while what was written is read.
+    del params, content
     advance("checking")
-    small = bundle.read_model(temporary)
-    check = verify(mixture, small, samples)
-    texts = texts_to_score(job.run, pairs, job.shrinking.score)
+    check = check_bundle(source, temporary, task_ids, selected, samples)
+    texts = texts_to_score(source.run_dir, pairs, job.shrinking.score)
     shrunk = shrink(temporary, job.shrinking, samples, texts)
     if shrunk:
       counts = (counts[0], shrunk["cost"]["parameters"]["after"])
-      small = bundle.read_model(temporary)
+      about = dataclasses.replace(about, parameters=counts)
     size = size_of(temporary)
-    about = About(task, job.run, job.step, counts, scores)
-    described = write_formats(
-      small, temporary, job.formats, about, samples, advance=advance
-    )
-    bundle.write_manifest(
-      temporary,
-      {
-        "task": task,
-        "pairs": list(pairs),
-        "task_by": str(space.task_by),
-        "source": {"run": job.run, "step": job.step},
-        "parameters": {"mixture": counts[0], "bundle": counts[1]},
-        "stacks": {
-          name: _describe(mixture, name, selected.get(name))
-          for name in ("encoder", "decoder")
-        },
-        "check": dataclasses.asdict(check),
-        **shrunk,
-        "scores": scores,
-        "formats": described,
-      },
-    )
-  advance("done")
-  seconds = time.perf_counter() - begin
-  sizes = {"bundle": size}
-  sizes |= {name: entry["bytes"] for name, entry in described.items()}
-  return Exported(task, str(folder), counts, check, sizes, seconds, shrunk)
-
-
-def _describe(
-  mixture: Translator, name: str, selected: SelectedExperts | None
-) -> dict[str, Any]:
-  """What a manifest says of a stack."""
-  moe = getattr(mixture.model, name).moe
-  if moe is None:
-    return {"reduced": False, "reason": "it is dense"}
-  if selected is None:
-    return {
-      "reduced": False,
-      "reason": f"it is routed by {moe.granularity}: its experts depend on the"
-      " text, so all are kept",
+    formats = _formats(job, temporary, about, samples, advance)
+    bleu = _bleu(job, temporary, pairs, advance)
+    manifest = {
+      **describe_origin(about, served),
+      "stacks": describe_stacks(source.run.model, config, selected),
+      "check": {"by": source.checked_by, **dataclasses.asdict(check)},
+      **shrunk,
+      "scores": scores,
+      "bleu": bleu,
+      "formats": formats,
     }
-  described = {"reduced": True, "granularity": str(moe.granularity)}
-  if selected.gates is None:
-    layers = [
-      {"layer": layer, "candidates": experts.tolist()}
-      for layer, experts in zip(selected.layers, selected.experts, strict=True)
-    ]
-  else:
-    layers = [
-      {"layer": layer, "experts": experts.tolist(), "gates": gates.tolist()}
-      for layer, experts, gates in zip(
-        selected.layers, selected.experts, selected.gates, strict=True
-      )
-    ]
-  return {**described, "layers": layers}
+    bundle.write_manifest(temporary, manifest)
+  advance("done")
+  return Exported(
+    name,
+    str(folder),
+    counts,
+    check,
+    {"bundle": size, **{of: said["bytes"] for of, said in formats.items()}},
+    time.perf_counter() - begin,
+    shrunk,
+    bleu=tuple(_average(bleu.get(of)) for of in _COMPARED),
+  )
+
+
+def _formats(
+  job: _Job,
+  folder: epath.Path,
+  about: About,
+  samples: Samples,
+  advance: Callable[[str], None],
+) -> dict[str, dict[str, Any]]:
+  """Writes all formats; the bundle is read only if there is one."""
+  if not job.formats:
+    return {}
+  translator = bundle.read_model(folder)
+  return write_formats(
+    translator, folder, job.formats, about, samples, advance=advance
+  )
+
+
+def _bleu(
+  job: _Job,
+  folder: epath.Path,
+  pairs: tuple[str, ...],
+  advance: Callable[[str], None],
+) -> dict[str, dict[str, float]]:
+  """BLEU by pair of the mixture, if it is in memory, and of the bundle."""
+  texts = texts_to_score(job.source.run_dir, pairs, job.score)
+  if not texts:
+    return {}
+  advance("scoring")
+  models = {"bundle": bundle.read_model(folder)}
+  if job.source.sums is None:
+    models = {"mixture": job.source.run, **models}
+  return {name: bleu_by_pair(model, texts) for name, model in models.items()}
+
+
+def _average(bleu: Mapping[str, float] | None) -> float | None:
+  return statistics.fmean(bleu.values()) if bleu else None

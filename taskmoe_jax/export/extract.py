@@ -15,7 +15,7 @@ the task's tokens have no probability at all. It has one task, whose id is 0.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -23,10 +23,14 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from taskmoe_jax.errors import TaskMoeError
+from taskmoe_jax.export.stored import StoredArray
 from taskmoe_jax.models.config import ModelConfig, StackConfig
 from taskmoe_jax.moe.config import Granularity
 from taskmoe_jax.moe.gates import candidates, select_experts
 from taskmoe_jax.moe.tables import static_experts
+
+# In memory, or where they lie in a checkpoint.
+Weights = Float[Array, "..."] | Float[np.ndarray, "..."] | StoredArray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +39,8 @@ class SelectedExperts:
 
   Attributes:
     layers: Which layers of the stack these are, counted from 0.
-    experts: Their ids: K, best first, or the M candidates, in order.
-    gates: Their weights; None where each token has its own.
+    experts: Their ids: K, best first, or those of many, in order.
+    gates: Their weights; None where a router decides still.
   """
 
   layers: tuple[int, ...]
@@ -74,7 +78,8 @@ def extract(
   Stacks that the task does not route are kept whole.
 
   Args:
-    params: Of the mixture; not changed.
+    params: Of the mixture; not changed. Experts may be `StoredArray`s: only
+      those chosen are read, and those of stacks that are kept are not.
     config: Of the mixture.
     task_id: The task.
     num_tasks: R, of the mixture's task space.
@@ -86,25 +91,56 @@ def extract(
   params, selected = dict(params), {}
   for name in reducible_stacks(config):
     stack: StackConfig = getattr(config, name)
-    weights = dict(params[name])
-    chosen = _select(weights, stack, task_id, num_tasks)
-    table = weights.pop("task_table", None)
-    blocks = dict(weights["blocks"])
-    last = f"layer_{stack.block_size - 1}"
-    layer = dict(blocks[last])
-    moe = layer.pop("moe")
-    if stack.moe.granularity.by_task:
-      layer["mlp"] = merge_experts(moe["experts"], chosen.experts, chosen.gates)
-      small = _dense(stack)
-    else:
-      layer["moe"] = slice_experts(moe, chosen.experts)
-      weights["task_table"] = table[task_id : task_id + 1]
-      small = _of_candidates(stack)
-    weights["blocks"] = {**blocks, last: layer}
-    params[name] = weights
+    chosen = select(params[name], stack, task_id, num_tasks)
+    small = reduced_config(stack)
+    params[name] = reduce_stack(params[name], stack, small, chosen, (task_id,))
     selected[name] = chosen
     config = dataclasses.replace(config, **{name: small})
   return params, config, selected
+
+
+def reduced_config(stack: StackConfig) -> StackConfig:
+  """What a stack becomes for one task: dense, or a mixture of candidates."""
+  if stack.moe.granularity.by_task:
+    width = stack.moe.num_selected * stack.moe.expert_mlp_dim
+    return StackConfig(
+      num_layers=stack.num_layers, mlp_dims=(*stack.mlp_dims, width)
+    )
+  moe = dataclasses.replace(stack.moe, num_experts=stack.moe.num_candidates)
+  return dataclasses.replace(stack, moe=moe)
+
+
+def reduce_stack(
+  weights: Mapping[str, PyTree],
+  stack: StackConfig,
+  small: StackConfig,
+  chosen: SelectedExperts,
+  task_ids: Sequence[int],
+) -> dict[str, PyTree]:
+  """Makes the parameters of a smaller stack.
+
+  Args:
+    weights: Of the stack; not changed.
+    stack: Its config.
+    small: What it becomes: dense, or with fewer experts.
+    chosen: Which experts it keeps; with gates, if these are to be folded in.
+    task_ids: The tasks that it keeps, in their new order.
+  """
+  weights = dict(weights)
+  table = weights.pop("task_table", None)
+  last = f"layer_{stack.block_size - 1}"
+  layer = dict(weights["blocks"][last])
+  moe = layer.pop("moe")
+  if small.moe is None:
+    layer["mlp"] = merge_experts(moe["experts"], chosen.experts, chosen.gates)
+  else:
+    layer["moe"] = slice_experts(moe, chosen.experts, chosen.gates)
+    if not small.moe.granularity.has_gate:
+      layer["moe"].pop("router", None)
+    if small.moe.granularity.has_task_vectors:
+      weights["task_table"] = table[np.asarray(task_ids)]
+  weights["blocks"] = {**weights["blocks"], last: layer}
+  return weights
 
 
 def experts_of_task(
@@ -126,7 +162,7 @@ def experts_of_task(
       fixed table alone, which need no parameters.
   """
   return {
-    name: _select(params.get(name, {}), stack, task_id, num_tasks)
+    name: select(params.get(name, {}), stack, task_id, num_tasks)
     for name, stack in _routed_by_task(config).items()
     if with_gate or not stack.moe.granularity.has_gate
   }
@@ -155,34 +191,28 @@ def _routed_by_task(config: ModelConfig) -> dict[str, StackConfig]:
 
 
 def slice_experts(
-  moe: Mapping[str, Mapping[str, jax.Array]],
+  moe: Mapping[str, Mapping[str, Weights]],
   chosen: Int[np.ndarray, "blocks M"],
-) -> dict[str, dict[str, jax.Array]]:
+  gates: Float[np.ndarray, "blocks M"] | None = None,
+) -> dict[str, dict[str, Array | np.ndarray]]:
   """Takes the chosen experts of each block, and their columns of the router."""
-  experts = {
-    name: jax.vmap(lambda w, index: w[index])(weights, chosen)
-    for name, weights in moe["experts"].items()
-  }
-  router = {
-    name: jax.vmap(lambda w, index: w[..., index])(table, chosen)
-    for name, table in moe["router"].items()
-  }
-  return {"experts": experts, "router": router}
+  sliced = {"experts": _folded(moe["experts"], chosen, gates)}
+  if "router" in moe:
+    sliced["router"] = {
+      name: jax.vmap(lambda w, index: w[..., index])(table, chosen)
+      for name, table in moe["router"].items()
+    }
+  return sliced
 
 
 def merge_experts(
-  experts: Mapping[str, Float[Array, "blocks E _ _"]],
+  experts: Mapping[str, Weights],
   chosen: Int[np.ndarray, "blocks K"],
   gates: Float[np.ndarray, "blocks K"],
-) -> dict[str, Float[Array, "blocks _ _"]]:
+) -> dict[str, Float[Array | np.ndarray, "blocks _ _"]]:
   """Joins the chosen experts of each block along their hidden axis."""
-  gated = "wi_1" in experts
-  root = jnp.sqrt(jnp.asarray(gates))[:, :, None, None]
   merged = {}
-  for name, weights in experts.items():
-    picked = jax.vmap(lambda w, index: w[index])(weights, chosen)
-    if name in ("wo", "wi_1" if gated else "wi"):
-      picked = picked * root
+  for name, picked in _folded(experts, chosen, gates).items():
     blocks, k, rows, columns = picked.shape
     if name == "wo":
       merged[name] = picked.reshape(blocks, k * rows, columns)
@@ -191,7 +221,35 @@ def merge_experts(
   return merged
 
 
-def _select(
+def _folded(
+  experts: Mapping[str, Weights],
+  chosen: Int[np.ndarray, "blocks M"],
+  gates: Float[np.ndarray, "blocks M"] | None,
+) -> dict[str, Float[Array | np.ndarray, "blocks M _ _"]]:
+  """Takes the chosen experts, with the roots of their gates if given."""
+  taken = {name: take_experts(w, chosen) for name, w in experts.items()}
+  if gates is not None:
+    # NumPy's root is the same on every platform.
+    root = np.sqrt(gates)[:, :, None, None]
+    taken |= {name: taken[name] * root for name in folded_into(experts)}
+  return taken
+
+
+def folded_into(experts: Iterable[str]) -> tuple[str, str]:
+  """Which matrices have the root of the gate in them, of these."""
+  return ("wo", "wi_1" if "wi_1" in experts else "wi")
+
+
+def take_experts(
+  weights: Weights, chosen: Int[np.ndarray, "blocks M"]
+) -> Float[Array | np.ndarray, "blocks M _ _"]:
+  """Takes the chosen experts of each block, from memory or a checkpoint."""
+  if isinstance(weights, StoredArray):
+    return weights.take(chosen)
+  return jax.vmap(lambda w, index: w[index])(weights, chosen)
+
+
+def select(
   weights: Mapping, stack: StackConfig, task_id: int, num_tasks: int
 ) -> SelectedExperts:
   """Evaluates what a task's router says, with its own functions."""
@@ -216,15 +274,3 @@ def _select(
   # In ascending order, so that ties are decided as they were.
   experts = np.sort(candidates(scores, moe.num_candidates), axis=-1)
   return SelectedExperts(layers, experts, None)
-
-
-def _dense(stack: StackConfig) -> StackConfig:
-  width = stack.moe.num_selected * stack.moe.expert_mlp_dim
-  return StackConfig(
-    num_layers=stack.num_layers, mlp_dims=(*stack.mlp_dims, width)
-  )
-
-
-def _of_candidates(stack: StackConfig) -> StackConfig:
-  moe = dataclasses.replace(stack.moe, num_experts=stack.moe.num_candidates)
-  return dataclasses.replace(stack, moe=moe)

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from taskmoe_jax.errors import TaskMoeError, one_of
-from taskmoe_jax.export.exporting import tasks_named
+from taskmoe_jax.export.groups import tasks_named
 from taskmoe_jax.export.pruning import PruneBy
 from taskmoe_jax.models.config import ModelConfig
 from taskmoe_jax.task_space import TaskSpace, split_pair

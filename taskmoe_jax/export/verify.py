@@ -81,14 +81,24 @@ def logit_difference(
   rows: Sequence[tuple[str, str]],
 ) -> float:
   """Largest difference of the logits that the two give reference tokens."""
-  differences = []
+  ours, theirs = (
+    logits_of_references(model, pair, rows) for model in (mixture, small)
+  )
+  return float(np.abs(ours - theirs).max())
+
+
+def logits_of_references(
+  translator: Translator, pair: str, rows: Sequence[tuple[str, str]]
+) -> Float[np.ndarray, "tokens V"]:
+  """The logits that a model gives all tokens of the references, in order."""
+  found = []
   for first in range(0, len(rows), ROWS):
-    chosen = rows[first : first + ROWS]
-    batch = reference_batch(chosen, pair, mixture.vocabulary)
-    ours, theirs = (_logits_of(m, pair, batch) for m in (mixture, small))
-    valid = batch["decoder_loss_weights"] > 0
-    differences.append(np.abs(ours - theirs)[valid].max())
-  return float(np.max(differences))
+    batch = reference_batch(
+      rows[first : first + ROWS], pair, translator.vocabulary
+    )
+    logits = _logits_of(translator, pair, batch)
+    found.append(logits[batch["decoder_loss_weights"] > 0])
+  return np.concatenate(found)
 
 
 def in_float32(translator: Translator) -> Translator:

@@ -40,11 +40,25 @@ def checkpoint_folder(
     found = ", ".join(map(str, steps)) or "none"
     wanted = "checkpoint" if step is None else f"checkpoint {step}"
     raise TaskMoeError(
-      f"{str(run_dir)!r} has no {wanted}: complete ones are {found}. Train it"
-      " first, or set --step to one of these."
+      f"{str(run_dir)!r} has no {wanted}: complete ones are {found}"
+      f"{_being_written(folder)}. Train it first, or set --step to one of"
+      " these."
     )
   step = steps[-1] if step is None else step
   return folder / str(step), step
+
+
+def _being_written(folder: epath.Path) -> str:
+  """Says which checkpoints are there and not whole."""
+  if not folder.exists():
+    return ""
+  found = ocp.utils.tmp_checkpoints(folder)
+  steps = sorted({unfinished.get().name.split(".")[0] for unfinished in found})
+  return (
+    f" ({', '.join(steps)} is still being written, or its run was killed)"
+    if steps
+    else ""
+  )
 
 
 def tidy(folder: epath.Path) -> None:

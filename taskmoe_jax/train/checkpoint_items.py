@@ -43,12 +43,30 @@ def saved_items(
     shapes, sums = shapes_by_path(tree), checksums(tree)
     contents[name] = {path: [list(shapes[path]), sums[path]] for path in shapes}
   return ocp.args.Composite(
-    **{name: ocp.args.StandardSave(tree) for name, tree in arrays.items()},
+    **{
+      name: ocp.args.StandardSave(
+        tree, save_args=_save_args(tree) if name == "params" else None
+      )
+      for name, tree in arrays.items()
+    },
     **{name: ocp.args.JsonSave(value) for name, value in texts.items()},
     contents=ocp.args.JsonSave(
       {"items": contents, "checksum": text_checksum(contents)}
     ),
   )
+
+
+def _save_args(tree: PyTree) -> PyTree:
+  """Each expert of each block lies by itself, to be read without the others.
+
+  That is what export does with a model larger than its machine.
+  """
+
+  def of(path: tuple, leaf: Any) -> ocp.SaveArgs:
+    experts = "/moe/experts/" in path_name(path)
+    return ocp.SaveArgs(shard_axes=(0, 1) if experts else ())
+
+  return jax.tree_util.tree_map_with_path(of, tree)
 
 
 def read_contents(folder: epath.Path) -> Contents:
@@ -80,7 +98,7 @@ def read_arrays(
   """
   contents = read_contents(folder)
   for name, shapes in wanted.items():
-    _check_same_arrays(folder, contents, name, shapes_by_path(shapes))
+    check_same_arrays(folder, contents, name, shapes_by_path(shapes))
   read = {}
   for name, shapes in wanted.items():
     with ocp.StandardCheckpointer() as checkpointer:
@@ -103,9 +121,10 @@ def read_text(folder: epath.Path, name: str) -> Any:
   return value
 
 
-def _check_same_arrays(
+def check_same_arrays(
   folder: epath.Path, contents: Contents, name: str, wanted: Shapes
 ) -> None:
+  """Refuses a checkpoint whose item holds other arrays than wanted."""
   if name not in contents:
     raise TaskMoeError(
       f"checkpoint {str(folder)!r} has no {name}: it holds averaged parameters,"

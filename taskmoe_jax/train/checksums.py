@@ -12,23 +12,30 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PyTree, Shaped, UInt32
 
 _UNSIGNED = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
 
 
 @jax.jit
-def checksum(array: Shaped[Array, "..."]) -> UInt32[Array, ""]:
+def checksum(
+  array: Shaped[Array | np.ndarray, "..."], first: int | Array = 0
+) -> UInt32[Array, ""]:
   """The sum, modulo 2^32, of a hash of each number's bits and place.
 
-  A sum of integers is the same in any order, and so on any mesh. The hash is
-  that of MurmurHash3's finaliser.
+  A sum of integers is the same in any order, and so on any mesh; and that of an
+  array is the sum of its pieces'. The hash is that of MurmurHash3's finaliser.
+
+  Args:
+    array: The numbers.
+    first: The place of its first number, modulo 2^32, if it is a piece of one.
   """
   unsigned = _UNSIGNED[array.dtype.itemsize]
   if array.dtype == jnp.bool_:
     array = array.astype(unsigned)
   bits = jax.lax.bitcast_convert_type(array, unsigned).astype(jnp.uint32)
-  place = jnp.zeros(array.shape, jnp.uint32)
+  place = jnp.full(array.shape, first, jnp.uint32)
   stride = 1
   for axis in reversed(range(array.ndim)):
     step = jnp.uint32(stride % 2**32)

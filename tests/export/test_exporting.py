@@ -2,14 +2,19 @@ import dataclasses
 import json
 
 import pytest
+from etils import epath
 
 import taskmoe_jax
 from taskmoe_jax.errors import TaskMoeError
-from taskmoe_jax.export import bundle, exporting
-from taskmoe_jax.export.exporting import export, tasks_named
+from taskmoe_jax.evaluate.results import write_texts
+from taskmoe_jax.evaluate.texts import PairText
+from taskmoe_jax.export import bundle, exporting, source
+from taskmoe_jax.export.exporting import export
+from taskmoe_jax.export.groups import groups_named, tasks_named
 from taskmoe_jax.export.quantization import Quantization
 from taskmoe_jax.export.shrinking import Shrinking
 from taskmoe_jax.task_space import TaskSpace
+from taskmoe_jax.train.run_directory import Run
 
 INT8 = Quantization.INT8
 PAIRS = ("en-de", "de-en", "en-fr", "fr-en")
@@ -40,18 +45,32 @@ def test_names_of_no_task(names):
     tasks_named(space, names)
 
 
+def test_bundles_by_name():
+  space = TaskSpace.from_pairs(PAIRS, "target")
+  each = {"en": ("en",), "de": ("de",), "fr": ("fr",)}
+  assert groups_named(space, None, "") == each
+  assert groups_named(space, "fr", "") == {"fr": ("fr",)}
+  # In the order of the tasks; a pair stands for its task.
+  assert groups_named(space, None, "fr,en-de") == {"de+fr": ("de", "fr")}
+  both = groups_named(space, "en", "en,fr")
+  assert both == {"en": ("en",), "en+fr": ("en", "fr")}
+  with pytest.raises(TaskMoeError, match=r"unknown task 'xx'.* Set --union\."):
+    groups_named(space, None, "de,xx")
+
+
 @pytest.fixture
 def exported(mixture_of, samples, tmp_path, monkeypatch):
   """Exports a mixture of random weights, as if it were the run `tmp_path`."""
 
   def run(tasks, encoder="task", decoder="static", **changes):
     mixture = mixture_of(encoder, decoder)
-    monkeypatch.setattr(exporting, "load_run", lambda _: mixture)
+    run = Run(mixture.model, mixture.task_space, mixture.vocabulary, seed=3)
+    monkeypatch.setattr(exporting, "load_run", lambda _: run)
     monkeypatch.setattr(
       exporting, "checkpoint_folder", lambda _, step: ("", step or 30)
     )
     monkeypatch.setattr(
-      exporting, "load_translator", lambda *_, step: (mixture, step)
+      source, "load_translator", lambda *_, step: (mixture, step)
     )
     monkeypatch.setattr(exporting, "load_samples", lambda _: samples)
     return export(tmp_path, tasks=tasks, **changes)
@@ -68,6 +87,7 @@ def test_a_bundle_for_each_task(exported, tmp_path, plain, capsys):
   assert manifest.keys() == {
     "format",
     "task",
+    "tasks",
     "pairs",
     "task_by",
     "source",
@@ -75,12 +95,14 @@ def test_a_bundle_for_each_task(exported, tmp_path, plain, capsys):
     "stacks",
     "check",
     "scores",
+    "bleu",
     "formats",
     "sha256",
   }
   assert manifest["pairs"] == ["de-en", "fr-en"]
   assert manifest["source"] == {"run": str(tmp_path), "step": 30}
-  assert manifest["check"] == dataclasses.asdict(rows[0].check)
+  check = {"by": "mixture", **dataclasses.asdict(rows[0].check)}
+  assert manifest["check"] == check
   assert manifest["check"]["sentences"] == 5
   assert manifest["sha256"].keys() > {"model.safetensors", "plain/about.json"}
   assert manifest["formats"]["plain"]["sentences"] == 5
@@ -164,12 +186,13 @@ def test_bundles_that_are_there_are_left_alone(exported, tmp_path):
 def test_a_bundle_that_is_not_its_mixture_is_not_written(
   exported, tmp_path, monkeypatch
 ):
-  extract = exporting.extract
+  extract_union = exporting.extract_union
 
-  def of_another_task(params, config, task_id, num_tasks):
-    return extract(params, config, (task_id + 1) % num_tasks, num_tasks)
+  def of_another_task(params, config, task_ids, num_tasks):
+    others = [(task + 1) % num_tasks for task in task_ids]
+    return extract_union(params, config, others, num_tasks)
 
-  monkeypatch.setattr(exporting, "extract", of_another_task)
+  monkeypatch.setattr(exporting, "extract_union", of_another_task)
   with pytest.raises(TaskMoeError, match=r"en-de is not its mixture: .* Noth"):
     exported("de")
   assert list((tmp_path / "export-30").iterdir()) == []
@@ -183,10 +206,18 @@ def test_nothing_to_reduce(exported, tmp_path):
 
 def test_rounded_once_it_is_proved_right(exported, tmp_path, plain, capsys):
   """The format is of the rounded bundle; the proof is of what it was."""
-  (row,) = exported("fr", formats="plain", shrinking=Shrinking("", INT8))
+  place = tmp_path / "evaluation" / "test-30"
+  text = PairText(["ab"], [["ba"]])
+  write_texts(epath.Path(place), "en-fr", text, ["ba"])
+  shrinking = Shrinking("", INT8)
+  (row,) = exported("fr", formats="plain", shrinking=shrinking, score=1)
   manifest = bundle.read_manifest(tmp_path / "export-30" / "fr")
   assert manifest["check"]["max_logit_difference"] < 1e-4
   assert manifest["quantization"] == row.shrunk["quantization"]
   assert manifest["cost"]["bytes"]["after"] == row.bytes["bundle"]
   assert manifest["formats"].keys() == {"plain"}
+  # Both models are scored on what the run was evaluated on.
+  full, kept = row.bleu
+  assert [full] == list(manifest["bleu"]["mixture"].values())
+  assert [kept] == list(manifest["bleu"]["bundle"].values())
   assert "made smaller" in capsys.readouterr().out
