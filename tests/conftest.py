@@ -162,11 +162,6 @@ def use_devices(monkeypatch):
   )
 
 
-@pytest.fixture
-def quick_compilation():
-  """What every test has by now; the fixture is about to go."""
-
-
 @pytest.fixture(scope="session")
 def random_params():
   """Draws a model's parameters without compiling anything."""

@@ -25,7 +25,7 @@ STACKS = [
 
 
 @pytest.fixture(autouse=True)
-def one_device(use_devices, quick_compilation):
+def one_device(use_devices):
   use_devices(1)
 
 

@@ -2,8 +2,6 @@
 
 import json
 
-import pytest
-
 from benchmarks import decode
 
 SIZES = [
@@ -17,11 +15,6 @@ SIZES = [
   "--steps=3",
   "--repeats=1",
 ]
-
-
-@pytest.fixture(autouse=True)
-def _quick(quick_compilation):
-  pass
 
 
 def test_rows_of_json(tmp_path):

@@ -22,7 +22,7 @@ SIZES = [
 
 
 @pytest.fixture(autouse=True)
-def _quick(quick_compilation):
+def _threads():
   before = torch.get_num_threads()
   yield
   torch.set_num_threads(before)

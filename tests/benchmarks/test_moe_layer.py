@@ -16,11 +16,6 @@ SIZES = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _quick(quick_compilation):
-  pass
-
-
 @pytest.mark.parametrize(
   ("flags", "engines"),
   [

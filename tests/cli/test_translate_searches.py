@@ -29,9 +29,7 @@ from taskmoe_jax.decoding.search import Beam, Lengths, Sampling
     ),
   ],
 )
-def test_searches(
-  bundle_folder, stdin, tmp_path, capsys, quick_compilation, flags, search
-):
+def test_searches(bundle_folder, stdin, tmp_path, capsys, flags, search):
   """Number, score and text; lengths and prefixes are passed on."""
   (tmp_path / "prefixes.txt").write_text("hat\n\n")
   stdin(b"the cat\nand the hat\n")

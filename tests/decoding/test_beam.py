@@ -56,11 +56,6 @@ class HistoryModel:
     return after[position], memory
 
 
-@pytest.fixture(autouse=True)
-def _quick(quick_compilation):
-  pass
-
-
 @functools.partial(jax.jit, static_argnames=("model", "search"))
 def searched(model, search, limits, prefixes):
   shape = (NUM_ROWS, T + 1, search.size)

@@ -31,11 +31,6 @@ SEARCHES = (
 )
 
 
-@pytest.fixture(autouse=True)
-def _quick(quick_compilation):
-  pass
-
-
 @pytest.fixture
 def search_rows(model, params):
   """Searches two groups of rows, on one device or on two."""

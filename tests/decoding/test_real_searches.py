@@ -77,11 +77,6 @@ CONFIG = ModelConfig(
 MODEL = Transformer(CONFIG, len(SPACE.tasks))
 
 
-@pytest.fixture(autouse=True)
-def _quick(quick_compilation):
-  pass
-
-
 @pytest.fixture(scope="module")
 def params(random_params):
   return random_params(MODEL)

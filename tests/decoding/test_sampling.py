@@ -14,11 +14,6 @@ PROBABILITIES = np.array([0.05, 1e-9, 0.4, 0.25, 0.1, 0.2])
 NUM_ROWS, T = 40, 25
 
 
-@pytest.fixture(autouse=True)
-def _quick(quick_compilation):
-  pass
-
-
 def run(search, seed=0, limits=(T,) * NUM_ROWS, prefixes=None):
   if prefixes is None:
     prefixes = np.zeros((NUM_ROWS, 0), np.int32)

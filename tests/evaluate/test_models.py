@@ -3,14 +3,7 @@
 import json
 import shutil
 
-import pytest
-
 from taskmoe_jax.evaluate.models import load_evaluated
-
-
-@pytest.fixture(autouse=True)
-def _quick(quick_compilation):
-  pass
 
 
 def test_a_bundle_is_evaluated_as_its_run(

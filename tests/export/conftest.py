@@ -28,11 +28,6 @@ from taskmoe_jax.vocabulary import EOS_ID, PAD_ID, UNK_ID, Vocabulary
 PAIRS = ("en-de", "de-en", "en-fr", "fr-en")
 
 
-@pytest.fixture(autouse=True)
-def _quick(quick_compilation):
-  pass
-
-
 @pytest.fixture(scope="session")
 def vocabulary():
   """The letters a to h, and three target symbols."""

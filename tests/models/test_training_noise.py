@@ -3,14 +3,8 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from taskmoe_jax.models.transformer import Transformer
-
-
-@pytest.fixture(autouse=True)
-def _quick(quick_compilation):
-  pass
 
 
 def test_scanned_blocks_do_not_share_their_noise(tiny_config, draw_params):

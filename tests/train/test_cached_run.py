@@ -28,7 +28,6 @@ def test_losses_parameters_and_samples_are_those_of_the_text(
   finished_run,
   taskmoe,
   tmp_path,
-  quick_compilation,
   capsys,
 ):
   run_dir = tmp_path / "run"

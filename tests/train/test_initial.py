@@ -12,7 +12,7 @@ FLAGS = ("--gin.config.StackConfig.mlp_dims=()", "--gin.ENCODER=task")
 
 
 @pytest.fixture(autouse=True)
-def _one_device(use_devices, quick_compilation):
+def _one_device(use_devices):
   use_devices(1)
 
 

@@ -79,7 +79,7 @@ def test_what_a_device_holds(build):
   assert found.dispatch["encoder"].startswith("dropless: ")
 
 
-def test_activations_as_xla_needs_them(build, quick_compilation):
+def test_activations_as_xla_needs_them(build):
   """XLA also needs room for gradients and for what it is at."""
   dense = StackConfig(num_layers=1, mlp_dims=(100,))
   build = functools.partial(build, encoder=dense, decoder=dense)

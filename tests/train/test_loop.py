@@ -36,7 +36,7 @@ BATCHES = {
 
 
 @pytest.fixture(autouse=True)
-def one_device(use_devices, quick_compilation):
+def one_device(use_devices):
   use_devices(1)
 
 

@@ -180,7 +180,7 @@ def test_losses_and_parameters_are_those_of_one_process(many, one):
 
 
 def test_evaluation_is_that_of_one_process(
-  many, start, taskmoe, use_devices, quick_compilation, tmp_path
+  many, start, taskmoe, use_devices, tmp_path
 ):
   """Of the same checkpoint, on the same mesh: the very same files."""
   run_dir, *_ = many

@@ -33,11 +33,6 @@ MESHES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _quick(quick_compilation):
-  pass
-
-
 @pytest.fixture
 def train(small_recipe, taskmoe, use_devices, tmp_path, capsys):
   """Trains on a mesh, and returns what each step reports."""

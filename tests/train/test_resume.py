@@ -92,7 +92,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.fixture(autouse=True)
-def one_device(use_devices, quick_compilation):
+def one_device(use_devices):
   use_devices(1)
 
 

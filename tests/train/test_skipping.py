@@ -5,18 +5,12 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from taskmoe_jax.models.losses import Objective
 from taskmoe_jax.models.transformer import Transformer
 from taskmoe_jax.train import optimizers
 from taskmoe_jax.train.state import TrainState
 from taskmoe_jax.train.step import TrainStep
-
-
-@pytest.fixture(autouse=True)
-def _quick(quick_compilation):
-  pass
 
 
 @functools.partial(jax.jit, static_argnums=0)

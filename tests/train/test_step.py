@@ -15,11 +15,6 @@ from taskmoe_jax.train.state import TrainState
 from taskmoe_jax.train.step import TrainStep
 
 
-@pytest.fixture(autouse=True)
-def _quick(quick_compilation):
-  pass
-
-
 def _sgd(learning_rate, clip=None):
   clipping = optax.clip_by_global_norm(clip) if clip else optax.identity()
   return optimizers.Optimizer(
