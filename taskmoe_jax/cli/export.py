@@ -98,28 +98,53 @@ def _shrinking(args: argparse.Namespace) -> Any:
   return Shrinking(args.trim_vocabulary, quantization, args.score)
 
 
+_SMALLER = {"quantize", "trim_vocabulary", "score"}
+# What each way of exporting reads.
+_READ = {
+  "--verify": {"verify"},
+  "--bundle with --quantize or --trim_vocabulary": {
+    *("bundle", "run_dir", "out", "overwrite"),
+    *_SMALLER,
+  },
+  "--bundle": {"bundle", "run_dir", "formats", "overwrite"},
+  "--whole": {"whole", "run_dir", "out", "step", "overwrite", *_SMALLER},
+  "--run_dir": {
+    *("run_dir", "tasks", "union", "formats", "check", "out", "step"),
+    "overwrite",
+    *_SMALLER,
+  },
+}
+
+
+def _refuse_idle(args: argparse.Namespace, way: str) -> None:
+  """Refuses flags that would do nothing."""
+  parser = argparse.ArgumentParser()
+  add_arguments(parser)
+  idle = [
+    f"--{name}"
+    for name, value in vars(args).items()
+    if name in vars(parser.parse_args([]))
+    and name not in _READ[way]
+    and value != parser.get_default(name)
+  ]
+  if idle:
+    raise TaskMoeError(
+      f"{', '.join(idle)} would do nothing beside {way}: it takes"
+      f" {', '.join(f'--{name}' for name in sorted(_READ[way]))}. Leave out"
+      " what it does not take."
+    )
+
+
 def run(args: argparse.Namespace) -> None:
   if args.prune is not None:
     pruning.run(args)
   elif args.verify:
     from taskmoe_jax.export.damage import check_bundles
 
+    _refuse_idle(args, "--verify")
     check_bundles(args.verify)
   elif args.bundle and (args.quantize or args.trim_vocabulary):
-    from taskmoe_jax.export.shrinking_bundles import shrink_bundle
-
-    if args.formats:
-      raise TaskMoeError(
-        f"--formats={args.formats} is added to a bundle that is there. First"
-        " make the smaller one, then set --bundle to it."
-      )
-    shrink_bundle(
-      args.bundle,
-      args.out,
-      _shrinking(args),
-      run_dir=args.run_dir,
-      overwrite=args.overwrite,
-    )
+    _shrink(args)
   elif args.bundle:
     _add(args)
   elif args.run_dir and args.whole:
@@ -127,6 +152,7 @@ def run(args: argparse.Namespace) -> None:
   elif args.run_dir:
     from taskmoe_jax.export.exporting import export
 
+    _refuse_idle(args, "--run_dir")
     export(
       args.run_dir,
       tasks=args.tasks,
@@ -147,6 +173,24 @@ def run(args: argparse.Namespace) -> None:
     )
 
 
+def _shrink(args: argparse.Namespace) -> None:
+  from taskmoe_jax.export.shrinking_bundles import shrink_bundle
+
+  if args.formats:
+    raise TaskMoeError(
+      f"--formats={args.formats} is added to a bundle that is there. First"
+      " make the smaller one, then set --bundle to it."
+    )
+  _refuse_idle(args, "--bundle with --quantize or --trim_vocabulary")
+  shrink_bundle(
+    args.bundle,
+    args.out,
+    _shrinking(args),
+    run_dir=args.run_dir,
+    overwrite=args.overwrite,
+  )
+
+
 def _whole(args: argparse.Namespace) -> None:
   from taskmoe_jax.export.whole import export_whole
 
@@ -156,6 +200,7 @@ def _whole(args: argparse.Namespace) -> None:
       " Leave out --tasks and --union; --formats can be added to the bundle"
       " if it is dense."
     )
+  _refuse_idle(args, "--whole")
   export_whole(
     args.run_dir,
     out=args.out,
@@ -172,6 +217,7 @@ def _add(args: argparse.Namespace) -> None:
     raise TaskMoeError(
       f"nothing to add to the bundle {args.bundle!r}. Set --formats."
     )
+  _refuse_idle(args, "--bundle")
   added = add_formats(
     args.bundle, args.formats, run_dir=args.run_dir, overwrite=args.overwrite
   )

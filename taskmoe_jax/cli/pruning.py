@@ -77,11 +77,12 @@ def run(args: argparse.Namespace) -> None:
       f"--formats={args.formats}: a pruned model is a mixture of experts, which"
       " no engine of --formats has. Leave --formats out."
     )
-  if args.quantize or args.trim_vocabulary or args.score or args.whole:
+  shrinks = args.quantize or args.trim_vocabulary or args.score
+  if shrinks or args.whole or args.union or args.check != "auto":
     raise TaskMoeError(
-      "--quantize, --trim_vocabulary, --score and --whole do nothing beside"
-      " --prune. Leave them out, and set --bundle to a pruned bundle"
-      " afterwards."
+      "--quantize, --trim_vocabulary, --score, --whole, --union and --check do"
+      " nothing beside --prune. Leave them out, and set --bundle to a pruned"
+      " bundle afterwards."
     )
   pruning = Pruning(
     rate=args.prune,

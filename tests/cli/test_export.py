@@ -32,6 +32,35 @@ from taskmoe_jax.export.bundle import read_manifest
       " Leave out --tasks and --union; --formats can be added to the bundle"
       " if it is dense.",
     ),
+    (
+      ("--verify=x", "--tasks=de", "--overwrite"),
+      "--tasks, --overwrite would do nothing beside --verify: it takes"
+      " --verify. Leave out what it does not take.",
+    ),
+    (
+      ("--bundle=x", "--formats=huggingface", "--score=3"),
+      "--score would do nothing beside --bundle: it takes --bundle, --formats,"
+      " --overwrite, --run_dir. Leave out what it does not take.",
+    ),
+    (
+      ("--bundle=x", "--quantize=int8", "--step=3"),
+      "--step would do nothing beside --bundle with --quantize or"
+      " --trim_vocabulary: it takes --bundle, --out, --overwrite, --quantize,"
+      " --run_dir, --score, --trim_vocabulary. Leave out what it does not"
+      " take.",
+    ),
+    (
+      ("--run_dir=x", "--prune_by=pair"),
+      "--prune_by would do nothing beside --run_dir: it takes --check,"
+      " --formats, --out, --overwrite, --quantize, --run_dir, --score, --step,"
+      " --tasks, --trim_vocabulary, --union. Leave out what it does not take.",
+    ),
+    (
+      ("--run_dir=x", "--whole", "--check=slices"),
+      "--check would do nothing beside --whole: it takes --out, --overwrite,"
+      " --quantize, --run_dir, --score, --step, --trim_vocabulary, --whole."
+      " Leave out what it does not take.",
+    ),
   ],
 )
 def test_nothing_to_do(flags, message, fails):
