@@ -19,6 +19,9 @@ INSTALL_REQUIRES = [
   "optax>=0.2.8,<0.3",
   # Checkpoints. The format on disk must outlive an upgrade.
   "orbax-checkpoint>=0.12.8,<0.13",
+  # Single experts of a checkpoint, which Orbax cannot read apart. It asks for
+  # it itself, with no bound.
+  "tensorstore>=0.1.86,<0.2",
   # Tasks and mixtures. It leaves its own dependencies unpinned, see below.
   "seqio>=0.0.20,<0.1",
   # seqio reads text with it. One minor with tensorflow-text: its custom

@@ -200,6 +200,7 @@ def test_dict_by_hand():
     "gating_dropout_rate": 0.0,
     "word_table": None,
     "num_candidates": None,
+    "has_padding": False,
   }
   assert config.to_dict() == {
     "vocab_size": 19,
