@@ -142,7 +142,9 @@ def test_logits_of_kept_pieces_are_the_same(trimmed_of, embeddings):
   assert small.model.vocab_size == len(small.vocabulary) == len(kept) < 15
   for pair, rows in SAMPLES.items():
     ours, theirs = (
-      verify._logits_of(m, pair, verify.reference_batch(rows, pair, m.vocabulary))
+      verify._logits_of(
+        m, pair, verify.reference_batch(rows, pair, m.vocabulary)
+      )
       for m in (whole, small)
     )
     assert theirs.shape[-1] == len(kept)
