@@ -54,19 +54,23 @@ def reducible_stacks(config: ModelConfig) -> tuple[str, ...]:
   Raises:
     TaskMoeError: There is none, so there is no sub-network to extract.
   """
-  reducible = tuple(_routed_by_task(config))
+  reducible = tuple(stacks_routed_by_task(config))
   if reducible:
     return reducible
+  raise TaskMoeError(
+    f"no sub-network can be extracted: {how_routed(config)}, and only experts"
+    " that the task decides on can be told before the text is seen. Train with"
+    " ENCODER or DECODER set to 'task', 'static' or 'task_then_token'."
+  )
+
+
+def how_routed(config: ModelConfig) -> str:
+  """Says for an error by what each stack is routed."""
   stacks = {"encoder": config.encoder, "decoder": config.decoder}
-  routed = " and ".join(
+  return " and ".join(
     f"the {name} "
     + (f"is routed by {stack.moe.granularity}" if stack.moe else "is dense")
     for name, stack in stacks.items()
-  )
-  raise TaskMoeError(
-    f"no sub-network can be extracted: {routed}, and only experts that the task"
-    " decides on can be told before the text is seen. Train with ENCODER or"
-    " DECODER set to 'task', 'static' or 'task_then_token'."
   )
 
 
@@ -163,7 +167,7 @@ def experts_of_task(
   """
   return {
     name: select(params.get(name, {}), stack, task_id, num_tasks)
-    for name, stack in _routed_by_task(config).items()
+    for name, stack in stacks_routed_by_task(config).items()
     if with_gate or not stack.moe.granularity.has_gate
   }
 
@@ -171,7 +175,7 @@ def experts_of_task(
 def router_paths(config: ModelConfig) -> tuple[tuple[str, ...], ...]:
   """Paths of the parameters that `experts_of_task` reads."""
   paths = []
-  for name, stack in _routed_by_task(config).items():
+  for name, stack in stacks_routed_by_task(config).items():
     if stack.moe.granularity.has_gate:
       by_task = stack.moe.granularity is Granularity.TASK
       layer = f"layer_{stack.block_size - 1}"
@@ -181,7 +185,8 @@ def router_paths(config: ModelConfig) -> tuple[tuple[str, ...], ...]:
   return tuple(paths)
 
 
-def _routed_by_task(config: ModelConfig) -> dict[str, StackConfig]:
+def stacks_routed_by_task(config: ModelConfig) -> dict[str, StackConfig]:
+  """The stacks whose experts a task decides on, by name; perhaps none."""
   stacks = {"encoder": config.encoder, "decoder": config.decoder}
   return {
     name: stack

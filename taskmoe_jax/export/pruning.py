@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from taskmoe_jax.errors import TaskMoeError, as_member
+from taskmoe_jax.export.extract import how_routed
 from taskmoe_jax.models.config import ModelConfig, StackConfig
 from taskmoe_jax.moe.config import Granularity
 
@@ -120,14 +121,9 @@ def prunable_stacks(config: ModelConfig) -> dict[str, StackConfig]:
   }
   if found:
     return found
-  routed = " and ".join(
-    f"the {name} "
-    + (f"is routed by {stack.moe.granularity}" if stack.moe else "is dense")
-    for name, stack in stacks.items()
-  )
   raise TaskMoeError(
-    f"nothing can be pruned: {routed}. Only experts that a gate chooses by"
-    " token or by sentence are; leave --prune out and export exact"
+    f"nothing can be pruned: {how_routed(config)}. Only experts that a gate"
+    " chooses by token or by sentence are; leave --prune out and export exact"
     " sub-networks."
   )
 

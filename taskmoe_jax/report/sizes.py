@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from taskmoe_jax.models.config import ModelConfig, StackConfig
+from taskmoe_jax.export.extract import reduced_config, stacks_routed_by_task
+from taskmoe_jax.models.config import ModelConfig
 from taskmoe_jax.models.transformer import Transformer
 from taskmoe_jax.train.state import abstract_params, parameter_count
 
@@ -47,19 +48,8 @@ def sizes_of(model: ModelConfig, num_tasks: int) -> Sizes:
 
 def sub_network_config(model: ModelConfig) -> ModelConfig:
   """The config of what `export.extract` makes; the same if it refuses to."""
-  return dataclasses.replace(
-    model, encoder=_reduced(model.encoder), decoder=_reduced(model.decoder)
-  )
-
-
-def _reduced(stack: StackConfig) -> StackConfig:
-  moe = stack.moe
-  if moe is None or not moe.granularity.has_sub_network:
-    return stack
-  if moe.granularity.by_task:
-    width = moe.num_selected * moe.expert_mlp_dim
-    return StackConfig(
-      num_layers=stack.num_layers, mlp_dims=(*stack.mlp_dims, width)
-    )
-  moe = dataclasses.replace(moe, num_experts=moe.num_candidates)
-  return dataclasses.replace(stack, moe=moe)
+  reduced = {
+    name: reduced_config(stack)
+    for name, stack in stacks_routed_by_task(model).items()
+  }
+  return dataclasses.replace(model, **reduced)
