@@ -121,16 +121,28 @@ def read_text(folder: epath.Path, name: str) -> Any:
   return value
 
 
+def check_goes_on(folder: epath.Path) -> None:
+  """Refuses a checkpoint of averaged parameters, from which no run goes on.
+
+  Of one that cannot be read it says nothing: that is for `restore`, which knows
+  what to do about damage.
+  """
+  try:
+    contents = read_contents(folder)
+  except Exception:
+    return
+  if "optimizer" not in contents:
+    raise TaskMoeError(
+      f"checkpoint {str(folder)!r} has no optimizer: it holds averaged"
+      " parameters, from which no run goes on. Set RUN_DIR to another folder,"
+      " and INITIAL_RUN to this one, to start from its parameters."
+    )
+
+
 def check_same_arrays(
   folder: epath.Path, contents: Contents, name: str, wanted: Shapes
 ) -> None:
   """Refuses a checkpoint whose item holds other arrays than wanted."""
-  if name not in contents:
-    raise TaskMoeError(
-      f"checkpoint {str(folder)!r} has no {name}: it holds averaged parameters,"
-      " from which no run goes on. Set RUN_DIR to another folder, and"
-      " INITIAL_RUN to this one, to start from its parameters."
-    )
   found = saved_shapes(contents, name)
   for path in [*wanted, *(path for path in found if path not in wanted)]:
     if found.get(path) != wanted.get(path):

@@ -21,6 +21,11 @@ from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.files import write_whole
 from taskmoe_jax.models.config import ModelConfig
 from taskmoe_jax.task_space import TaskSpace
+from taskmoe_jax.train.checkpoint_folders import (
+  checkpoints_folder,
+  complete_steps,
+)
+from taskmoe_jax.train.checkpoint_items import check_goes_on
 from taskmoe_jax.vocabulary import Vocabulary
 
 Samples = dict[str, list[tuple[str, str]]]
@@ -133,10 +138,11 @@ def explained_write_errors(run_dir: epath.PathLike) -> Iterator[None]:
 
 
 def check_run_directory(run_dir: epath.PathLike, run: Run) -> None:
-  """Refuses a directory that holds another run; writes nothing.
+  """Refuses a directory that this run cannot go on in; writes nothing.
 
   Raises:
-    TaskMoeError: It holds another model, other tasks or another vocabulary.
+    TaskMoeError: It holds another model, other tasks or another vocabulary, or
+      averaged parameters.
   """
   folder = epath.Path(run_dir)
   path = folder / "run.json"
@@ -149,6 +155,9 @@ def check_run_directory(run_dir: epath.PathLike, run: Run) -> None:
         f" not {new_value!r} as asked for now. Set RUN_DIR to another folder,"
         " or the recipe as it was (see config.gin there)."
       )
+    steps = complete_steps(checkpoints_folder(folder))
+    if steps:
+      check_goes_on(checkpoints_folder(folder) / str(steps[-1]))
   elif (folder / "checkpoints").exists():
     raise TaskMoeError(
       f"{str(folder)!r} has checkpoints but no run.json, so whose they are"
@@ -168,8 +177,7 @@ def open_run_directory(
     samples: Sources and references of every pair, not seen in training.
 
   Raises:
-    TaskMoeError: The directory holds another model, other tasks or another
-      vocabulary. Nothing has been written then.
+    TaskMoeError: See `check_run_directory`. Nothing has been written then.
   """
   check_run_directory(run_dir, run)
   folder = epath.Path(run_dir)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import taskmoe_jax
+from taskmoe_jax.cli.main import main
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.train.averaging import average
 
@@ -16,14 +17,18 @@ def _one_device(use_devices):
   use_devices(1)
 
 
+def _contents(folder):
+  files = [path for path in folder.rglob("*") if path.is_file()]
+  return {path: path.read_bytes() for path in files}
+
+
 def test_a_run_begins_with_anothers_parameters_and_means_are_means(
   finished_run, small_recipe, taskmoe, tmp_path, capsys
 ):
   run_dir = tmp_path / "run"
-  taskmoe(
+  command = (
     "train",
     f"--gin_file={small_recipe}",
-    f"--gin.RUN_DIR={run_dir}",
     f"--gin.INITIAL_RUN={finished_run}",
     "--gin.TRAIN_STEPS=2",
     "--gin.CHECKPOINT_EVERY=1",
@@ -31,6 +36,7 @@ def test_a_run_begins_with_anothers_parameters_and_means_are_means(
     "--gin.schedules.rsqrt_schedule.learning_rate=1e-30",
     *FLAGS,
   )
+  taskmoe(*command, f"--gin.RUN_DIR={run_dir}")
   said = capsys.readouterr().out
   assert f"parameters are those of step 1 in {finished_run}" in said
   taken = taskmoe_jax.load(run_dir).params
@@ -50,3 +56,11 @@ def test_a_run_begins_with_anothers_parameters_and_means_are_means(
     average(run_dir, out=out, last=2)
   with pytest.raises(TaskMoeError, match=r"has 2 checkpoints, not 3\. Set"):
     average(run_dir, out=tmp_path / "other", last=3)
+
+  before = _contents(out)
+  assert main([*command, f"--gin.RUN_DIR={out}"]) == 2
+  assert "has no optimizer: it holds averaged parameters" in (
+    capsys.readouterr().err
+  )
+  # Nor has the recipe there been exchanged.
+  assert _contents(out) == before
