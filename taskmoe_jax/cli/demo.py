@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
   from taskmoe_jax.export.extract import reducible_stacks
   from taskmoe_jax.train import loop
 
-  supplied = {"config_text": gin_files.config_text(), "console": console}
+  supplied = {"config_text": gin_files.kept_text(), "console": console}
   built = arguments(loop.train, supplied)
   # Said before the training, not after it.
   reducible_stacks(built["model"])

@@ -30,5 +30,5 @@ def run(args: argparse.Namespace) -> int:
     gin_flags.load(args)
     from taskmoe_jax.train import loop
 
-    result = configured(loop.train)(config_text=gin_files.config_text())
+    result = configured(loop.train)(config_text=gin_files.kept_text())
   return INTERRUPTED if result.stopped else 0

@@ -34,6 +34,7 @@ references (`@config.MoeConfig()`), never a macro that holds one: it would be
 built in the scope of the macro's name and see none of `encoder/...`.
 """
 
+import os
 import pathlib
 import re
 import tokenize
@@ -45,10 +46,20 @@ from gin import config, config_parser
 
 import taskmoe_jax
 from taskmoe_jax.config import gin_private, guard, names, overrides
-from taskmoe_jax.config.names import Binding, Delegate
+from taskmoe_jax.config.names import MACRO, Binding, Delegate
 from taskmoe_jax.errors import TaskMoeError, one_of
 
 RECIPES = "recipes/*.gin"
+# Macros of ours that name a file or a folder.
+_PATHS = (
+  "RUN_DIR",
+  "INITIAL_RUN",
+  "VOCABULARY",
+  "CACHE",
+  "TSV_FOLDER",
+  "TEXT_FOLDER",
+  "TFDS_DATA_DIR",
+)
 
 
 def load(
@@ -79,7 +90,7 @@ def load(
 
 
 def config_text() -> str:
-  """All bindings as one gin file, for `config.gin` beside the checkpoints.
+  """All bindings as one gin file.
 
   Not gin's operative config, for two reasons. It lacks what this command did
   not read, such as the settings of `evaluate` in a recipe for `train`. And it
@@ -89,6 +100,28 @@ def config_text() -> str:
   and can be loaded by itself.
   """
   return gin.config_str()
+
+
+def kept_text() -> str:
+  """`config_text` for a run directory: it means the same from any folder.
+
+  Relative paths, such as that of the mixture's text, become absolute ones. Only
+  in what is written: messages name what the user has.
+  """
+  bindings = gin_private.bindings()
+  given = {
+    name: bindings[name, MACRO]["value"]
+    for name in _PATHS
+    if (name, MACRO) in bindings
+  }
+  try:
+    for name, value in given.items():
+      if isinstance(value, str) and not re.match(r"~|\w+://", value):
+        gin.bind_parameter((name, MACRO, "value"), os.path.abspath(value))
+    return config_text()
+  finally:
+    for name, value in given.items():
+      gin.bind_parameter((name, MACRO, "value"), value)
 
 
 def gin_folder() -> pathlib.Path:

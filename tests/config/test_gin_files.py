@@ -231,6 +231,29 @@ def test_the_stored_text_parses_again_and_builds_the_same(load):
   assert configured(loop.train)()["model"].embed_dim == 9
 
 
+@pytest.mark.parametrize("path", ["gs://bucket/a", "~/a", "/tmp/a"])
+def test_paths_that_are_kept_as_they_are(load, path):
+  load(f"--gin.RUN_DIR={path}")
+  assert f"RUN_DIR = '{path}'\n" in gin_files.kept_text()
+
+
+def test_relative_paths_are_kept_as_absolute_ones(load, monkeypatch):
+  from fakes import loop
+
+  load("--gin.RUN_DIR=runs/a", "--gin.ENCODER=runs")
+  before = gin_files.config_text()
+  text = gin_files.kept_text()
+  # Only in what is kept.
+  assert gin_files.config_text() == before
+  here = pathlib.Path().absolute()
+  assert configured(loop.evaluate)()[1] == "runs/a"
+  pathlib.Path("config.gin").write_text(text)
+  monkeypatch.chdir("/")
+  load(files=[str(here / "config.gin")])
+  assert configured(loop.evaluate)()[1] == str(here / "runs" / "a")
+  assert "ENCODER = 'runs'\n" in gin_files.kept_text()
+
+
 def test_what_is_stored_has_nothing_that_an_override_left_behind(load):
   """Else the guard would refuse it, as a file that stands by itself."""
   load("--gin.config.StackConfig.moe=None")

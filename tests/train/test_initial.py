@@ -23,7 +23,7 @@ def _contents(folder):
 
 
 def test_a_run_begins_with_anothers_parameters_and_means_are_means(
-  finished_run, small_recipe, taskmoe, tmp_path, capsys
+  finished_run, small_recipe, taskmoe, tmp_path, capsys, monkeypatch
 ):
   run_dir = tmp_path / "run"
   command = (
@@ -36,7 +36,10 @@ def test_a_run_begins_with_anothers_parameters_and_means_are_means(
     "--gin.schedules.rsqrt_schedule.learning_rate=1e-30",
     *FLAGS,
   )
-  taskmoe(*command, f"--gin.RUN_DIR={run_dir}")
+  monkeypatch.chdir(tmp_path)
+  taskmoe(*command, "--gin.RUN_DIR=run")
+  # So that it can be evaluated from any folder.
+  assert f"'{run_dir}'" in (run_dir / "config.gin").read_text()
   said = capsys.readouterr().out
   assert f"parameters are those of step 1 in {finished_run}" in said
   taken = taskmoe_jax.load(run_dir).params
