@@ -9,8 +9,10 @@ in the fixtures.
 """
 
 import atexit
+import gc
 import itertools
 import os
+import pathlib
 import shutil
 import tempfile
 
@@ -42,6 +44,10 @@ from flax import linen as nn
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 atexit.register(shutil.rmtree, os.environ["TASKMOE_CACHE"], True)
+
+# The kernel lets a process have 65530 mappings, and a compiled program is three
+# of them. When none is left, the next compilation is a segmentation fault.
+_MANY_MAPPINGS = 20_000
 
 _WORDS = {
   "en": ("the one", "red old big", "house dog tree day"),
@@ -90,6 +96,16 @@ optimizers.adafactor.parameter_scale = True
 schedules.rsqrt_schedule.learning_rate = 1.0
 schedules.rsqrt_schedule.warmup_steps = 100
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs():
+  """Keeps the compiled programs of a worker below what the kernel allows."""
+  yield
+  maps = pathlib.Path("/proc/self/maps")
+  if maps.exists() and maps.read_bytes().count(b"\n") > _MANY_MAPPINGS:
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")
