@@ -61,8 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     type=int,
     nargs="?",
     const=6,
-    help="try the meshes that make sense; compiles so many programs, 6 unless"
-    " given",
+    help="try the meshes, microbatches and rematerialisation that make sense;"
+    " compiles so many programs, 6 unless given",
   )
   parser.add_argument("--json", help="file to write the report to")
   parser.add_argument(
@@ -87,10 +87,16 @@ def run(args: argparse.Namespace) -> None:
   console = rich.console.Console()
   with cache_in(args.cache_dir):
     if args.search is not None:
-      reports = _search(args, console)
+      found = _search(args, console)
+      reports = [report for _, report in found]
       print_comparison(console, reports)
-      if not reports[0].fits:
-        console.print("none of these fits")
+      console.print(
+        f"the first, with {found[0][0].flags}"
+        if reports[0].fits
+        else "none of these fits",
+        highlight=False,
+        soft_wrap=True,
+      )
     else:
       reports = _compile_all(args, console)
       for report in reports:
@@ -120,7 +126,7 @@ def _compile_all(args: argparse.Namespace, console) -> list:
   return reports
 
 
-def _search(args: argparse.Namespace, console) -> list:
+def _search(args: argparse.Namespace, console) -> list[tuple]:
   from taskmoe_jax.pods import search
   from taskmoe_jax.pods.programs import Step
   from taskmoe_jax.pods.topologies import Topology
@@ -129,10 +135,8 @@ def _search(args: argparse.Namespace, console) -> list:
   ((_, files, overrides),) = _recipes(args)
   settings, build = settings_of(files, overrides, args)
 
-  def compiled(candidate):
-    return _compile(
-      candidate.plan, Step.TRAIN, topology, candidate.label, console, args.store
-    )
+  def compiled(plan, name):
+    return _compile(plan, Step.TRAIN, topology, name, console, args.store)
 
   return search.search(
     settings, topology, limit=args.search, build=build, compiled=compiled

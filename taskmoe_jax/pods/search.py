@@ -1,9 +1,20 @@
-"""Which mesh to train on: all that make sense, in the order of their promise.
+"""How to train on a topology: all that makes sense, in order of promise.
 
-To compile a step takes minutes, so what can be told beforehand is: how much a
-device must hold before the first step, and the least that it has to send
-(`pods.least`). Meshes that cannot hold the state are left out; the others come
-by the time that sending takes, and only the first of them are compiled.
+To compile a step takes minutes, so candidates come by what can be told
+beforehand, and only the first of them are compiled. A candidate is a mesh
+(`data`, `expert`, `model`, FSDP or not), a number of microbatches, and what is
+computed twice. Known of it are
+
+- what a device must hold before the first step: where that is more than there
+  is, the mesh is left out;
+- the least that a device has to send (`pods.least`), at the speed of its links;
+- the least that it computes twice, at the chip's peak: blocks' forward passes
+  for `full`, their attention for `all_but_products`.
+
+They come by the sum of these seconds. Of each mesh that is first whatever saves
+no memory; more microbatches and computing twice only make it slower. So a mesh
+of which one has fitted is done, and where one has not fitted none is compiled
+that cannot save enough.
 """
 
 import dataclasses
@@ -12,42 +23,77 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from taskmoe_jax.errors import TaskMoeError, check_at_least
+from taskmoe_jax.models.config import ModelConfig, Rematerialize
 from taskmoe_jax.partitioning.meshes import MeshShape, make_mesh
 from taskmoe_jax.partitioning.rules import Partitioning
 from taskmoe_jax.pods.least import least_communication
 from taskmoe_jax.pods.programs import Plan, bytes_of
 from taskmoe_jax.pods.report import Report
 from taskmoe_jax.pods.topologies import Topology
+from taskmoe_jax.train.batch_shape import BatchShape
+from taskmoe_jax.train.flops import token_flops
 
 # Wider than this a matrix is cut into slices too thin for the chip.
 _MAX_MODEL = 8
-_MAX_MICROBATCHES = 16
+_MICROBATCHES = (1, 2, 4, 8, 16)
 
 Settings = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-  """A mesh, and what is known of it before anything is compiled.
+  """A way to train, and what is known of it before anything is compiled.
 
   Attributes:
     settings: Arguments of `train.loop.train`.
-    plan: The recipe on it.
+    partitioning: Its mesh.
     held_bytes: Of the state, on one device.
     sending_s: Seconds to send the least there is to send.
+    repeating_s: Seconds to compute twice what is.
   """
 
   settings: Settings
-  plan: Plan
+  partitioning: Partitioning
   held_bytes: int
   sending_s: float
+  repeating_s: float
+
+  @property
+  def num_microbatches(self) -> int:
+    return self.settings["batches"].num_microbatches
+
+  @property
+  def rematerialize(self) -> Rematerialize:
+    return self.settings["model"].rematerialize
+
+  @property
+  def saving(self) -> int:
+    """Grows with what is computed twice."""
+    return list(Rematerialize).index(self.rematerialize)
 
   @property
   def label(self) -> str:
-    sizes = self.plan.partitioning.mesh.shape
+    sizes = self.partitioning.mesh.shape
     mesh = " ".join(f"{name} {size}" for name, size in sizes.items())
-    fsdp = ", fsdp" if self.plan.partitioning.fsdp else ""
-    return f"{mesh}{fsdp}, microbatches {self.plan.num_microbatches}"
+    fsdp = ", fsdp" if self.partitioning.fsdp else ""
+    return (
+      f"{mesh}{fsdp}, microbatches {self.num_microbatches}, rematerialize"
+      f" {self.rematerialize}"
+    )
+
+  @property
+  def flags(self) -> str:
+    """What to give to `taskmoe train`."""
+    sizes = self.partitioning.mesh.shape
+    names = "data", "expert", "model"
+    return " ".join(
+      [
+        *(f"--gin.meshes.MeshShape.{name}={sizes[name]}" for name in names),
+        f"--gin.FSDP={self.partitioning.fsdp}",
+        f"--gin.MICROBATCHES={self.num_microbatches}",
+        f"--gin.REMATERIALIZE={self.rematerialize}",
+      ]
+    )
 
 
 def candidates(
@@ -55,21 +101,25 @@ def candidates(
   topology: Topology,
   build: Callable[[Settings, Partitioning], Plan],
 ) -> list[Candidate]:
-  """Meshes whose state a device can hold, the most promising first."""
+  """All whose state a device can hold, the most promising first."""
   found = []
   for mesh, fsdp in _meshes(settings["mesh"], topology):
-    candidate = _candidate(
-      {**settings, "mesh": mesh, "fsdp": fsdp}, topology, build
-    )
-    if candidate and candidate.held_bytes < topology.hbm_bytes:
-      found.append(candidate)
+    of_mesh = {**settings, "mesh": mesh, "fsdp": fsdp}
+    found += _of_mesh(of_mesh, topology, build)
   if not found:
     raise TaskMoeError(
       f"no mesh of {topology.num_devices} devices serves this recipe: none"
       f" divides its {settings['batches'].batch_size} rows and its widths, and"
       " holds its state. Set BATCH_SIZE, or --topology to a larger one."
     )
-  return sorted(found, key=lambda found: (found.sending_s, found.held_bytes))
+  return sorted(
+    found,
+    key=lambda found: (
+      found.sending_s + found.repeating_s,
+      found.num_microbatches,
+      found.held_bytes,
+    ),
+  )
 
 
 def _meshes(
@@ -85,20 +135,67 @@ def _meshes(
         yield dataclasses.replace(mesh, **changed), fsdp
 
 
-def _candidate(
+def _of_mesh(
   settings: Settings,
   topology: Topology,
   build: Callable[[Settings, Partitioning], Plan],
-) -> Candidate | None:
-  """None if something does not divide."""
+) -> Iterator[Candidate]:
+  """None where something does not divide, or the state is too large.
+
+  One plan stands for all: what has to be sent depends on nothing but its
+  number of microbatches.
+  """
+  settings = {**settings, "batches": _microbatched(settings, 1)}
   try:
     mesh = make_mesh(settings["mesh"], topology.devices)
-    plan = build(settings, Partitioning(mesh, settings["fsdp"]))
-    sent = sum(least_communication(plan).values())
+    parts = Partitioning(mesh, settings["fsdp"])
+    plan = build(settings, parts)
   except (TaskMoeError, NotImplementedError):
-    return None
+    return
   held = bytes_of(plan.program.abstract_state())
-  return Candidate(settings, plan, held, sent / topology.ici_bytes_per_second)
+  if held >= topology.hbm_bytes:
+    return
+  for number in _MICROBATCHES:
+    batches = _microbatched(settings, number)
+    try:
+      batches.check_divides(parts)
+      sent = least_communication(
+        dataclasses.replace(plan, num_microbatches=number)
+      )
+    except TaskMoeError:
+      return
+    for kind in Rematerialize:
+      model = dataclasses.replace(settings["model"], rematerialize=kind)
+      repeated = repeated_flops(model, batches) / topology.num_devices
+      yield Candidate(
+        {**settings, "model": model, "batches": batches},
+        parts,
+        held,
+        sum(sent.values()) / topology.ici_bytes_per_second,
+        repeated / topology.peak_flops,
+      )
+
+
+def repeated_flops(model: ModelConfig, batches: BatchShape) -> int:
+  """FLOPs of what a step computes twice, of all devices together."""
+
+  def forward(*lengths: int) -> int:
+    source, target = lengths
+    token = token_flops(model, source_length=source, target_length=target)
+    source, target = batches.lengths
+    return batches.batch_size * (token.source * source + token.target * target)
+
+  if model.rematerialize is Rematerialize.NONE:
+    return 0
+  everything = forward(*batches.lengths)
+  if model.rematerialize is Rematerialize.ALL_BUT_PRODUCTS:
+    return everything - forward(0, 0)
+  softmax = 2 * model.embed_dim * model.vocab_size
+  return everything - batches.batch_size * batches.target_length * softmax
+
+
+def _microbatched(settings: Settings, number: int) -> BatchShape:
+  return dataclasses.replace(settings["batches"], num_microbatches=number)
 
 
 def search(
@@ -107,44 +204,50 @@ def search(
   *,
   limit: int,
   build: Callable[[Settings, Partitioning], Plan],
-  compiled: Callable[[Candidate], Report],
-) -> list[Report]:
-  """Compiles the most promising meshes; the best that fits comes first.
-
-  A mesh that does not fit is tried again with twice as many microbatches.
+  compiled: Callable[[Plan, str], Report],
+) -> list[tuple[Candidate, Report]]:
+  """Compiles the most promising candidates; the best that fits comes first.
 
   Args:
-    settings: Arguments of `train.loop.train`.
+    settings: Arguments of `train.loop.train`; mesh, FSDP, microbatches and
+      rematerialisation are all the search's.
     topology: Where to train.
     limit: How many programs to compile at most.
     build: Makes a plan of settings on a mesh.
-    compiled: Compiles a candidate and reports on it.
+    compiled: Compiles a plan and reports on it, by the name it is given.
   """
   check_at_least(1, "--search", programs=limit)
   waiting = candidates(settings, topology, build)
-  reports = []
-  while waiting and len(reports) < limit:
-    candidate = waiting.pop(0)
-    report = compiled(candidate)
-    reports.append(report)
-    if not report.fits:
-      smaller = _with_more_microbatches(candidate, topology, build)
-      waiting = [smaller, *waiting] if smaller else waiting
+  found = []
+  while waiting and len(found) < limit:
+    tried = waiting.pop(0)
+    plan = build(tried.settings, tried.partitioning)
+    report = compiled(plan, tried.label)
+    found.append((tried, report))
+    waiting = [c for c in waiting if _is_worth_it(c, tried, report)]
   return sorted(
-    reports,
-    key=lambda report: (not report.fits, report.estimate_s or float("inf")),
+    found,
+    key=lambda pair: (
+      not pair[1].fits,
+      pair[1].estimate_s or float("inf"),
+      pair[1].memory.total,
+    ),
   )
 
 
-def _with_more_microbatches(
-  candidate: Candidate,
-  topology: Topology,
-  build: Callable[[Settings, Partitioning], Plan],
-) -> Candidate | None:
-  number = 2 * candidate.plan.num_microbatches
-  if number > _MAX_MICROBATCHES:
-    return None
-  batches = dataclasses.replace(
-    candidate.settings["batches"], num_microbatches=number
-  )
-  return _candidate({**candidate.settings, "batches": batches}, topology, build)
+def _is_worth_it(
+  candidate: Candidate, tried: Candidate, report: Report
+) -> bool:
+  """Whether to compile a candidate, after another has been."""
+  if candidate.partitioning != tried.partitioning:
+    return True
+  if report.fits:
+    return False
+  if candidate.num_microbatches <= tried.num_microbatches:
+    return candidate.saving > tried.saving
+  if candidate.saving != tried.saving:
+    return True
+  # Temporaries shrink with the rows of a microbatch at best.
+  parts = candidate.num_microbatches / tried.num_microbatches
+  room = report.hbm_bytes - report.memory.arguments
+  return report.memory.temporaries / parts < room
