@@ -32,15 +32,16 @@ from taskmoe_jax.data.corpus import Mixture, examples
 from taskmoe_jax.decoding.search import GREEDY, Beam, Stopping
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.export.bundle import load_bundle
-from taskmoe_jax.export.ctranslate2_engine import CTranslate2Engine
-from taskmoe_jax.export.engine_check import (
+from taskmoe_jax.export.describing import About
+from taskmoe_jax.export.formats.ctranslate2.engine import CTranslate2Engine
+from taskmoe_jax.export.formats.engine_check import (
   SEARCH,
   Engine,
   compare_translations,
   score_differences,
 )
-from taskmoe_jax.export.formats import About, formats_named
-from taskmoe_jax.export.huggingface_engine import HuggingFaceEngine
+from taskmoe_jax.export.formats.format import formats_named
+from taskmoe_jax.export.formats.huggingface.engine import HuggingFaceEngine
 from taskmoe_jax.export.verify import in_float32
 from taskmoe_jax.tasks.cldr import cldr_30
 from taskmoe_jax.tasks.tsv import tsv

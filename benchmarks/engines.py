@@ -35,8 +35,9 @@ from benchmarks import decode, decode_programs
 from benchmarks.made_up import made_up_vocabulary
 from taskmoe_jax.decoding.search import GREEDY, Beam, Search
 from taskmoe_jax.decoding.translator import Translator
-from taskmoe_jax.export.formats import About, formats_named
-from taskmoe_jax.export.huggingface_engine import HuggingFaceEngine
+from taskmoe_jax.export.describing import About
+from taskmoe_jax.export.formats.format import formats_named
+from taskmoe_jax.export.formats.huggingface.engine import HuggingFaceEngine
 from taskmoe_jax.host_memory import keep_freed_memory
 from taskmoe_jax.models.unrolled import unrolled
 from taskmoe_jax.partitioning.meshes import MeshShape, make_mesh

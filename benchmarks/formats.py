@@ -37,18 +37,21 @@ from benchmarks import decode
 from taskmoe_jax.decoding.search import GREEDY, Beam, Greedy, Lengths
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.evaluate.scores import Scoring, score_pair
-from taskmoe_jax.export import bundle, ctranslate2_format, engine_check
-from taskmoe_jax.export.formats import About, formats_named
+from taskmoe_jax.export import bundle
+from taskmoe_jax.export.describing import About
+from taskmoe_jax.export.formats import engine_check
+from taskmoe_jax.export.formats.ctranslate2 import writer as ctranslate2_writer
+from taskmoe_jax.export.formats.format import formats_named
 from taskmoe_jax.export.verify import in_float32
 
-_CT2 = ("ctranslate2_engine:CTranslate2Engine", ctranslate2_format.SEARCH)
+_CT2 = ("ctranslate2:CTranslate2Engine", ctranslate2_writer.SEARCH)
 # Who runs a format, and how it searches.
 _ENGINES: dict[str, tuple[str, Beam | Greedy]] = {
-  "huggingface": ("huggingface_engine:HuggingFaceEngine", engine_check.SEARCH),
+  "huggingface": ("huggingface:HuggingFaceEngine", engine_check.SEARCH),
   "ctranslate2": _CT2,
   "ctranslate2_float16": _CT2,
   "ctranslate2_int8": _CT2,
-  "stablehlo": ("stablehlo_engine:StableHloEngine", GREEDY),
+  "stablehlo": ("stablehlo:StableHloEngine", GREEDY),
 }
 _SCORING = Scoring(metrics=("bleu",), tokenizer="intl", bootstrap=0)
 _LONGEST = 128
@@ -96,7 +99,9 @@ def of_pairs(
   """Measures of one format of one bundle, pair by pair."""
   engine_name, search = _ENGINES[name]
   module, attribute = engine_name.split(":")
-  module = importlib.import_module(f"taskmoe_jax.export.{module}")
+  module = importlib.import_module(
+    f"taskmoe_jax.export.formats.{module}.engine"
+  )
   engine = getattr(module, attribute)(folder)
   translator = decoder.translator
   for pair in translator.task_space.pairs:

@@ -5,6 +5,7 @@ import json
 import pathlib
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import pytest
 
@@ -29,6 +30,12 @@ FLOORS = {
   "train": 3,
   "pods": 3,
   "export": 4,
+  # Rooms within export, and the jobs that go through them.
+  "export.formats": 4.3,
+  "export.pruning": 4.3,
+  "export.shrinking": 4.3,
+  "export.exporting": 4.6,
+  "export.whole": 4.6,
   "evaluate": 4,
   "report": 4,
   "config": 5,
@@ -38,7 +45,13 @@ FLOORS = {
   "__init__": 7,
 }
 # On one floor, and yet not to import each other.
-APART = [{"data", "layers"}, {"data", "moe"}]
+APART = [
+  {"data", "layers"},
+  {"data", "moe"},
+  {"export.formats", "export.pruning"},
+  {"export.formats", "export.shrinking"},
+  {"export.pruning", "export.shrinking"},
+]
 # Who may import what is heavy or global.
 ONLY_IN = {
   "tensorflow": {"data", "tasks"},
@@ -80,13 +93,13 @@ def violations(room: str, source: str) -> list[str]:
 
 def _reason(room: str, name: str) -> str | None:
   package, *inside = name.split(".")
-  if room not in ONLY_IN.get(package, {room}):
+  if room.split(".")[0] not in ONLY_IN.get(package, {room.split(".")[0]}):
     return f"{room} imports {package}"
   if package == "tasks":
     return "tasks is installed as taskmoe_jax.tasks"
   if package != "taskmoe_jax" or not inside:
     return None  # `import taskmoe_jax` alone asks where the package lies.
-  other = inside[0] if inside[0] in FLOORS else "__init__"
+  other = _room(inside) or "__init__"
   if FLOORS[other] > FLOORS[room]:
     return f"{room} imports {other}, which is above it"
   if {room, other} in APART:
@@ -94,12 +107,18 @@ def _reason(room: str, name: str) -> str | None:
   return None
 
 
+def _room(inside: Sequence[str]) -> str | None:
+  """The innermost room that has a floor: export.formats, not export."""
+  names = [".".join(inside[:depth]) for depth in (2, 1)]
+  return next((name for name in names if name in FLOORS), None)
+
+
 def _rooms() -> list[tuple[str, pathlib.Path]]:
   package = ROOT / "taskmoe_jax"
-  rooms = [
-    (path.relative_to(package).parts[0].removesuffix(".py"), path)
-    for path in sorted(package.rglob("*.py"))
-  ]
+  rooms = []
+  for path in sorted(package.rglob("*.py")):
+    inside = path.relative_to(package).with_suffix("").parts
+    rooms.append((_room(inside) or inside[0], path))
   return rooms + [("tasks", path) for path in sorted(ROOT.glob("tasks/*.py"))]
 
 
@@ -169,6 +188,24 @@ def test_imports_go_down_only():
       "line 1: tasks is installed as taskmoe_jax.tasks",
     ),
     ("moe", "from . import x", "line 1: relative import; write it in full"),
+    ("export.formats", "from taskmoe_jax.export import bundle", None),
+    ("export.whole", "from taskmoe_jax.export.shrinking import shrink", None),
+    (
+      "export",
+      "from taskmoe_jax.export import formats",
+      "line 1: export imports export.formats, which is above it",
+    ),
+    (
+      "export.pruning",
+      "import taskmoe_jax.export.shrinking.shrink",
+      "line 1: export.pruning imports export.shrinking, which stands apart from"
+      " it",
+    ),
+    (
+      "export.formats",
+      "import gin",
+      "line 1: export.formats imports gin",
+    ),
   ],
 )
 def test_the_check_itself(room, source, expected):

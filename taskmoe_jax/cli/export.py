@@ -90,7 +90,7 @@ def _add_shrinking(parser: argparse.ArgumentParser) -> None:
 
 def _shrinking(args: argparse.Namespace) -> Any:
   from taskmoe_jax.export.quantization import quantization_named
-  from taskmoe_jax.export.shrinking import NOTHING, Shrinking
+  from taskmoe_jax.export.shrinking.shrink import NOTHING, Shrinking
 
   if not (args.quantize or args.trim_vocabulary):
     return NOTHING
@@ -174,7 +174,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _shrink(args: argparse.Namespace) -> None:
-  from taskmoe_jax.export.shrinking_bundles import shrink_bundle
+  from taskmoe_jax.export.shrinking.bundles import shrink_bundle
 
   if args.formats:
     raise TaskMoeError(
@@ -211,7 +211,7 @@ def _whole(args: argparse.Namespace) -> None:
 
 
 def _add(args: argparse.Namespace) -> None:
-  from taskmoe_jax.export.format_folders import add_formats
+  from taskmoe_jax.export.formats.folders import add_formats
 
   if not args.formats:
     raise TaskMoeError(

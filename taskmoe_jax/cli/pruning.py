@@ -64,8 +64,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-  from taskmoe_jax.export.pruned import export_pruned
-  from taskmoe_jax.export.pruning import Pruning
+  from taskmoe_jax.export.pruning.choosing import Pruning
+  from taskmoe_jax.export.pruning.exporting import export_pruned
 
   if args.bundle or args.verify or not args.run_dir:
     raise TaskMoeError(

@@ -1,1 +1,9 @@
-"""Sub-networks: extract, verify, write, load."""
+"""Sub-networks: extract, verify, write, load.
+
+  formats/    written for other engines, and compared with them
+  pruning/    mixtures without the experts that a language hardly uses
+  shrinking/  smaller vocabularies, and weights of fewer bits
+
+These three stand on the modules here, and apart from one another; only
+`exporting` and `whole`, which do what a command asks, know them.
+"""

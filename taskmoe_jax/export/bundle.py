@@ -226,3 +226,11 @@ def checksum_of_file(path: epath.Path) -> str:
     while data := file.read(_READ_AT_A_TIME):
       found.update(data)
   return found.hexdigest()
+
+
+def size_of(folder: epath.Path) -> int:
+  """Bytes of all files of a folder, and of those in it."""
+  return sum(
+    size_of(path) if path.is_dir() else path.stat().length
+    for path in folder.iterdir()
+  )

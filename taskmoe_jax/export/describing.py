@@ -1,5 +1,6 @@
 """What a manifest says of a bundle."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,9 +8,27 @@ import jax
 from jaxtyping import PyTree
 
 from taskmoe_jax.export.extract import SelectedExperts
-from taskmoe_jax.export.formats import About
 from taskmoe_jax.models.config import ModelConfig, StackConfig
 from taskmoe_jax.task_space import TaskSpace
+
+
+@dataclasses.dataclass(frozen=True)
+class About:
+  """What a writer may tell the readers of its folder.
+
+  Attributes:
+    task: What the bundle translates.
+    run: The run directory that it comes from.
+    step: The checkpoint.
+    parameters: Of the mixture, and of the bundle.
+    scores: BLEU by pair, on the test part; empty if it was never evaluated.
+  """
+
+  task: str
+  run: str
+  step: int
+  parameters: tuple[int, int]
+  scores: Mapping[str, float]
 
 
 def describe_origin(about: About, served: TaskSpace) -> dict[str, Any]:

@@ -21,7 +21,7 @@ class Exported:
     check: How the two compared.
     bytes: Of the bundle's own files (`bundle`) and of each format, by name.
     seconds: What extracting, writing, checking and scoring took.
-    shrunk: What the manifest says of making it smaller; see `shrinking`.
+    shrunk: What the manifest says of making it smaller; see `shrink`.
     bleu: Mean over pairs, of the mixture and of the bundle; None if not asked
       for, or if the mixture does not fit into memory.
   """

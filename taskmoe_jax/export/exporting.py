@@ -13,22 +13,20 @@ from etils import epath
 from taskmoe_jax.export import bundle
 from taskmoe_jax.export.checking import CheckBy, choose_check
 from taskmoe_jax.export.describing import (
+  About,
   count,
   describe_origin,
   describe_stacks,
 )
 from taskmoe_jax.export.exported import Exported, exported_table
 from taskmoe_jax.export.extract import reducible_stacks
-from taskmoe_jax.export.format_folders import (
-  known_scores,
-  size_of,
-  write_formats,
-)
-from taskmoe_jax.export.formats import About, Format, formats_named
+from taskmoe_jax.export.formats.folders import write_formats
+from taskmoe_jax.export.formats.format import Format, formats_named
 from taskmoe_jax.export.groups import Groups, groups_named
-from taskmoe_jax.export.shrinking import NOTHING, Shrinking, shrink
-from taskmoe_jax.export.shrinking_bundles import shrunk_table
-from taskmoe_jax.export.shrinking_scores import bleu_by_pair, texts_to_score
+from taskmoe_jax.export.run_texts import known_scores, texts_to_score
+from taskmoe_jax.export.scores import bleu_by_pair
+from taskmoe_jax.export.shrinking.bundles import shrunk_table
+from taskmoe_jax.export.shrinking.shrink import NOTHING, Shrinking, shrink
 from taskmoe_jax.export.source import Source, check_bundle, read_source
 from taskmoe_jax.export.union import extract_union
 from taskmoe_jax.export.verify import Samples
@@ -181,7 +179,7 @@ def _export(
     if shrunk:
       counts = (counts[0], shrunk["cost"]["parameters"]["after"])
       about = dataclasses.replace(about, parameters=counts)
-    size = size_of(temporary)
+    size = bundle.size_of(temporary)
     formats = _formats(job, temporary, about, samples, advance)
     bleu = _bleu(job, temporary, pairs, advance)
     manifest = {

@@ -10,10 +10,9 @@ from etils import epath
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.export import bundle
-from taskmoe_jax.export.format_folders import known_scores
-from taskmoe_jax.export.shrinking import NOTHING, Shrinking, shrink
-from taskmoe_jax.export.shrinking_bundles import shrunk_table
-from taskmoe_jax.export.shrinking_scores import texts_to_score
+from taskmoe_jax.export.run_texts import known_scores, texts_to_score
+from taskmoe_jax.export.shrinking.bundles import shrunk_table
+from taskmoe_jax.export.shrinking.shrink import NOTHING, Shrinking, shrink
 from taskmoe_jax.train.restoring import load_translator
 from taskmoe_jax.train.run_directory import load_samples
 

@@ -17,8 +17,8 @@ import sentencepiece
 
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError
-from taskmoe_jax.export import formats
-from taskmoe_jax.export.formats import FormatCheck
+from taskmoe_jax.export.formats import format as named_formats
+from taskmoe_jax.export.formats.format import FormatCheck
 from taskmoe_jax.models.config import ModelConfig, StackConfig
 from taskmoe_jax.models.transformer import Transformer
 from taskmoe_jax.moe.config import MoeConfig
@@ -266,5 +266,5 @@ def plain(monkeypatch):
   module = types.SimpleNamespace(PLAIN=Plain())
   monkeypatch.setitem(sys.modules, "plain_format", module)
   for name in ("plain", "other"):
-    monkeypatch.setitem(formats._WRITERS, name, "plain_format:PLAIN")
+    monkeypatch.setitem(named_formats._WRITERS, name, "plain_format:PLAIN")
   return module.PLAIN

@@ -12,7 +12,7 @@ from taskmoe_jax.export import bundle, exporting, source
 from taskmoe_jax.export.exporting import export
 from taskmoe_jax.export.groups import groups_named, tasks_named
 from taskmoe_jax.export.quantization import Quantization
-from taskmoe_jax.export.shrinking import Shrinking
+from taskmoe_jax.export.shrinking.shrink import Shrinking
 from taskmoe_jax.task_space import TaskSpace
 from taskmoe_jax.train.run_directory import Run
 

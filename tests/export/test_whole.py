@@ -6,7 +6,7 @@ import taskmoe_jax
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.export import bundle, whole
 from taskmoe_jax.export.quantization import Quantization
-from taskmoe_jax.export.shrinking import Shrinking
+from taskmoe_jax.export.shrinking.shrink import Shrinking
 from taskmoe_jax.export.whole import export_whole
 
 

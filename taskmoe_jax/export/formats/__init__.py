@@ -1,0 +1,1 @@
+"""What other engines read: a room for each, with its writer and its engine."""

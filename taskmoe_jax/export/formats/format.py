@@ -1,0 +1,90 @@
+"""Formats that other engines read, written beside a bundle's own files.
+
+Each is a sub-folder of the bundle with the name of the format. After writing,
+it is loaded by its own engine and compared with the bundle. An engine is
+imported only when its format is asked for.
+"""
+
+import dataclasses
+import importlib
+from typing import Protocol, runtime_checkable
+
+from etils import epath
+
+from taskmoe_jax.decoding.translator import Translator
+from taskmoe_jax.errors import TaskMoeError, one_of
+from taskmoe_jax.export.describing import About
+from taskmoe_jax.export.verify import Samples
+from taskmoe_jax.models.config import ModelConfig
+
+# Where the writer of each format is: module:object.
+_WRITERS: dict[str, str] = {
+  "ctranslate2": f"{__package__}.ctranslate2.writer:FLOAT32",
+  "ctranslate2_float16": f"{__package__}.ctranslate2.writer:FLOAT16",
+  "ctranslate2_int8": f"{__package__}.ctranslate2.writer:INT8",
+  "huggingface": f"{__package__}.huggingface.writer:HUGGING_FACE",
+  "stablehlo": f"{__package__}.stablehlo.writer:STABLEHLO",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class FormatCheck:
+  """How an engine compared to the bundle, on sentences with references.
+
+  Attributes:
+    engine: With its version: `ctranslate2 4.8.5`.
+    sentences: How many were compared.
+    max_score_difference: Of the log-probabilities of the references, each the
+      sum over its tokens, the end of the sentence included.
+    identical_translations: How many translations were the same, with a beam
+      of four; greedily, of an engine that has no beams.
+    exact: Whether the format keeps float32, so that they must be the same.
+  """
+
+  engine: str
+  sentences: int
+  max_score_difference: float
+  identical_translations: int
+  exact: bool
+
+
+@runtime_checkable
+class Format(Protocol):
+  """Writes one format, and checks what it wrote."""
+
+  def refuse(self, model: ModelConfig) -> None:
+    """Refuses what the engine cannot represent, before anything is extracted.
+
+    Raises:
+      TaskMoeError: Which setting would make it possible; or how to install the
+        engine.
+    """
+
+  def write(
+    self, translator: Translator, folder: epath.Path, about: About
+  ) -> None:
+    """Writes a bundle's model into an empty folder."""
+
+  def check(
+    self, translator: Translator, folder: epath.Path, samples: Samples
+  ) -> FormatCheck:
+    """Loads a folder in its own engine and compares it with the bundle.
+
+    Raises:
+      TaskMoeError: They differ by more than rounding can explain.
+    """
+
+
+def formats_named(names: str) -> dict[str, Format]:
+  """Writers by name, for a comma-separated list; none for an empty one.
+
+  Raises:
+    TaskMoeError: A name is unknown.
+  """
+  formats = {}
+  for name in filter(None, names.split(",")):
+    if name not in _WRITERS:
+      raise TaskMoeError(one_of("format", name, _WRITERS) + ". Set --formats.")
+    module, attribute = _WRITERS[name].split(":")
+    formats[name] = getattr(importlib.import_module(module), attribute)
+  return formats

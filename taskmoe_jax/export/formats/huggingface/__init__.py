@@ -1,0 +1,1 @@
+"""A stock T5 of Hugging Face's transformers."""

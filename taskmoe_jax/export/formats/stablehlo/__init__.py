@@ -1,0 +1,1 @@
+"""StableHLO: programs that plain JAX runs."""

@@ -1,0 +1,1 @@
+"""Mixtures without the experts that a language hardly uses."""

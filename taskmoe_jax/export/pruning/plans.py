@@ -1,0 +1,99 @@
+"""Which pruned bundles there are, and whose statistics rank their experts."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from taskmoe_jax.errors import TaskMoeError, one_of
+from taskmoe_jax.export.groups import tasks_named
+from taskmoe_jax.export.pruning.choosing import PruneBy
+from taskmoe_jax.models.config import ModelConfig
+from taskmoe_jax.task_space import TaskSpace, split_pair
+
+# Of a bundle for everything that was asked for.
+_ALL = "pruned"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """One bundle.
+
+  Attributes:
+    name: Of its folder.
+    pairs: What it translates.
+    tasks: Of these pairs.
+    ranks: The pairs whose statistics rank the experts of each stack.
+    extracted: Whether a stack is routed by task, and is reduced to its part.
+  """
+
+  name: str
+  pairs: tuple[str, ...]
+  tasks: tuple[str, ...]
+  ranks: Mapping[str, tuple[str, ...]]
+  extracted: bool
+
+
+def plans_named(
+  space: TaskSpace, model: ModelConfig, names: str, by: PruneBy
+) -> list[Plan]:
+  """Bundles for `all`, or for a comma-separated list of tasks and pairs.
+
+  Pruned by task, a pair stands for its task; pruned by pair or language, a task
+  stands for its pairs.
+
+  Raises:
+    TaskMoeError: A name is unknown; or one bundle for all is asked of a model
+      that has a stack routed by task.
+  """
+  by_task = [
+    name
+    for name in ("encoder", "decoder")
+    if (moe := getattr(model, name).moe) and moe.granularity.has_sub_network
+  ]
+  if by_task and by is PruneBy.ALL:
+    raise TaskMoeError(
+      f"prune_by 'all' keeps all tasks in one bundle, and the {by_task[0]} is"
+      " reduced to one task's. Set --prune_by to 'task', 'pair' or 'language'."
+    )
+
+  def plan(name: str, pairs: tuple[str, ...], ranks=None) -> Plan:
+    ranks = ranks or {"encoder": pairs, "decoder": pairs}
+    tasks = tuple(dict.fromkeys(map(space.task_of_pair, pairs)))
+    return Plan(name, pairs, tasks, ranks, bool(by_task))
+
+  if by is PruneBy.TASK:
+    return [
+      plan(task, space.pairs_of_task(task))
+      for task in tasks_named(space, names)
+    ]
+  pairs = _pairs_named(space, names)
+  if by is PruneBy.ALL:
+    return [plan(_ALL, pairs)]
+  if by is PruneBy.PAIR:
+    return [plan(pair, (pair,)) for pair in pairs]
+  return [plan(pair, (pair,), _of_languages(space, pair)) for pair in pairs]
+
+
+def _pairs_named(space: TaskSpace, names: str) -> tuple[str, ...]:
+  if names == "all":
+    return space.pairs
+  pairs = {}
+  for name in names.split(","):
+    if name in space.pairs:
+      pairs[name] = None
+    elif name in space.tasks:
+      pairs |= dict.fromkeys(space.pairs_of_task(name))
+    else:
+      known = dict.fromkeys((*space.tasks, *space.pairs))
+      raise TaskMoeError(
+        one_of("task or pair", name, ("all", *known)) + ". Set --tasks."
+      )
+  return tuple(pairs)
+
+
+def _of_languages(space: TaskSpace, pair: str) -> dict[str, tuple[str, ...]]:
+  """All pairs from its source, and all pairs into its target."""
+  source, target = split_pair(pair)
+  return {
+    "encoder": tuple(p for p in space.pairs if split_pair(p)[0] == source),
+    "decoder": tuple(p for p in space.pairs if split_pair(p)[1] == target),
+  }

@@ -1,0 +1,89 @@
+"""Text that a run has kept, and the scores of its evaluations."""
+
+from collections.abc import Sequence
+
+from etils import epath
+
+from taskmoe_jax.errors import TaskMoeError
+from taskmoe_jax.evaluate.results import RESULTS, read_results, read_text
+from taskmoe_jax.evaluate.texts import PairText
+from taskmoe_jax.export.verify import Samples
+from taskmoe_jax.train.run_directory import load_samples
+
+
+def samples_for(
+  folder: epath.Path, manifest: dict, run_dir: epath.PathLike | None
+) -> Samples:
+  """Sentences of a bundle's pairs, which its run has kept.
+
+  Raises:
+    TaskMoeError: The run is not there, or is another.
+  """
+  run = epath.Path(run_dir or manifest["source"]["run"])
+  if not (run / "samples.json").exists():
+    raise TaskMoeError(
+      f"the run {str(run)!r} that the bundle {str(folder)!r} is from is not"
+      " there, and its sentences are what formats are checked with. Set"
+      " --run_dir to where it is."
+    )
+  samples = load_samples(run)
+  missing = [pair for pair in manifest["pairs"] if pair not in samples]
+  if missing:
+    raise TaskMoeError(
+      f"the run {str(run)!r} has no sentences of {', '.join(missing)}, which"
+      f" the bundle {str(folder)!r} translates. Set --run_dir to its run."
+    )
+  return {pair: samples[pair] for pair in manifest["pairs"]}
+
+
+def texts_to_score(
+  run_dir: epath.PathLike, pairs: Sequence[str], number: int
+) -> dict[str, PairText]:
+  """The first sentences of each pair that a run was evaluated on.
+
+  Args:
+    run_dir: The run.
+    pairs: Which.
+    number: How many of each; if 0 there is nothing to score.
+
+  Raises:
+    TaskMoeError: It was not evaluated on these pairs.
+  """
+  if number < 0:
+    raise TaskMoeError(
+      f"--score={number} is no number of sentences: at least 0. Set --score."
+    )
+  found = {}
+  folders = sorted((epath.Path(run_dir) / "evaluation").glob("*"))
+  for pair in pairs if number else ():
+    place = next((f for f in folders if (f / f"{pair}.src.txt").exists()), None)
+    if place is None:
+      raise TaskMoeError(
+        f"there is no text of {pair} to score: the run {str(run_dir)!r} was"
+        f" not evaluated on it. First taskmoe evaluate --run_dir={run_dir}, or"
+        " leave out --score."
+      )
+    text = read_text(place, pair)
+    found[pair] = PairText(
+      text.sources[:number], [lines[:number] for lines in text.references]
+    )
+  return found
+
+
+def known_scores(run_dir: epath.PathLike, step: int) -> dict[str, float]:
+  """BLEU by pair of a run's test part at a step; empty if never evaluated.
+
+  Of several evaluations, with beams or greedily, the first by its name.
+  """
+  folder = epath.Path(run_dir) / "evaluation"
+  if not folder.exists():
+    return {}
+  for path in sorted(folder.glob(f"test-{step}*")):
+    if not (path / RESULTS).exists():
+      continue
+    found = read_results(path)
+    if found.get("step") == step:
+      return {
+        row["pair"]: row["bleu"] for row in found["pairs"] if "bleu" in row
+      }
+  return {}

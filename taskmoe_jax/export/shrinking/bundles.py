@@ -1,0 +1,138 @@
+"""Makes a bundle of a bundle, smaller; and the table of what came of it."""
+
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+import rich.console
+import rich.table
+from etils import epath
+
+from taskmoe_jax.errors import TaskMoeError
+from taskmoe_jax.export import bundle
+from taskmoe_jax.export.run_texts import samples_for, texts_to_score
+from taskmoe_jax.export.shrinking.shrink import Shrinking, shrink
+
+
+def shrink_bundle(
+  folder: epath.PathLike,
+  out: epath.PathLike | None,
+  shrinking: Shrinking,
+  *,
+  run_dir: epath.PathLike | None = None,
+  overwrite: bool = False,
+  console: rich.console.Console | None = None,
+) -> dict[str, Any]:
+  """Writes a smaller bundle beside one that is there and stays as it is.
+
+  Formats of the old bundle are not taken along: they hold other weights.
+
+  Args:
+    folder: The bundle.
+    out: The new one.
+    shrinking: What to do.
+    run_dir: The run with whose sentences the two are compared; the one that the
+      bundle is from, unless given.
+    overwrite: Whether what is at `out` may be replaced.
+    console: Where the table is shown.
+
+  Returns:
+    What the new manifest says of it.
+
+  Raises:
+    TaskMoeError: The bundle is damaged or rounded already, or there is nowhere
+      to write; and see `shrink`.
+  """
+  manifest = _read_float32(folder, out)
+  translator = bundle.load_bundle(folder)
+  samples = samples_for(epath.Path(folder), manifest, run_dir)
+  run = run_dir or manifest["source"]["run"]
+  texts = texts_to_score(run, manifest["pairs"], shrinking.score)
+  with bundle.new_folder(out, overwrite=overwrite) as temporary:
+    bundle.write_model(temporary, translator)
+    said = shrink(temporary, shrinking, samples, texts)
+    kept = {
+      name: value
+      for name, value in manifest.items()
+      if name not in ("format", "formats", "sha256")
+    }
+    after = said["cost"]["parameters"]["after"]
+    parameters = {**manifest["parameters"], "bundle": after}
+    bundle.write_manifest(
+      temporary, {**kept, "parameters": parameters, **said, "formats": {}}
+    )
+  console = console or rich.console.Console()
+  console.print(shrunk_table({manifest["task"]: said}))
+  console.print(f"bundle in {out}", highlight=False, soft_wrap=True)
+  return said
+
+
+def _read_float32(
+  folder: epath.PathLike, out: epath.PathLike | None
+) -> dict[str, Any]:
+  """Reads a manifest, if it is that of a bundle that can be made smaller."""
+  manifest = bundle.read_manifest(folder)
+  if out is None:
+    raise TaskMoeError(
+      f"the bundle {str(folder)!r} stays as it is: set --out to the folder of"
+      " the smaller one."
+    )
+  if "quantization" in manifest:
+    raise TaskMoeError(
+      f"the bundle {str(folder)!r} is rounded already, to"
+      f" {manifest['quantization']['stored_as']}. Set --bundle to one in"
+      " float32."
+    )
+  return manifest
+
+
+def shrunk_table(
+  described: Mapping[str, Mapping[str, Any]],
+) -> rich.table.Table:
+  """A line for each bundle, by its name, of what `shrink` said."""
+  table = rich.table.Table(title="made smaller")
+  table.add_column("bundle")
+  for name in (
+    "pieces",
+    "stored as",
+    "MB",
+    "parameters",
+    "nats a token",
+    "identical",
+    "BLEU",
+  ):
+    table.add_column(name, justify="right", overflow="fold")
+  for name, said in described.items():
+    cost = said["cost"]
+    trimmed, rounded = said.get("trimming"), said.get("quantization")
+    # Rounding comes last, and both are compared with what was before.
+    last = rounded or trimmed
+    table.add_row(
+      name,
+      _change(trimmed["pieces"]) if trimmed else "-",
+      rounded["stored_as"] if rounded else "float32",
+      _change(cost["bytes"], "{:.2f}", 1e-6),
+      _change(cost["parameters"], "{:.2f}M", 1e-6),
+      f"{last['nats_per_token']:.1e}",
+      f"{last['identical_translations']}/{last['sentences']}",
+      _bleu(cost.get("bleu")),
+    )
+  return table
+
+
+def _change(
+  value: Mapping[str, int | float], form: str = "{}", unit: float = 1
+) -> str:
+  return " → ".join(
+    form.format(value[when] * unit) for when in ("before", "after")
+  )
+
+
+def _bleu(bleu: Mapping[str, Mapping[str, float]] | None) -> str:
+  """Averages over pairs."""
+  if bleu is None:
+    return "-"
+  averages = {
+    when: statistics.fmean(scores.values()) for when, scores in bleu.items()
+  }
+  return _change(averages, "{:.2f}")
