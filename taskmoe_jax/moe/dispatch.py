@@ -20,6 +20,11 @@ from taskmoe_jax.partitioning.rules import active, platform
 Engine = Capacity | Dropless | ExpertFetch
 
 
+# Serves all choices in one round nearly always, where experts are wanted about
+# alike: twice the fair share, and eight more where that is a choice or two.
+_NOTHING_DROPPED = Dropless(2.0, spare_places=8, in_rounds=True)
+
+
 class Phase(enum.StrEnum):
   """What a forward pass is for."""
 
@@ -78,7 +83,7 @@ def choose_engine(
   if phase is not Phase.TRAIN:
     if dispatch is Dispatch.CAPACITY:
       reason = "only training drops tokens"
-    return Choice(Dropless(None), reason)
+    return Choice(_NOTHING_DROPPED, reason)
   if dispatch is Dispatch.CAPACITY:
     engine = Capacity(config.capacity_factor, config.group_size, again)
     return Choice(engine, reason)

@@ -5,11 +5,13 @@ takes each expert's stretch of them, long or short. On a mesh whose `expert`
 axis splits the experts, tokens first travel to the device of their expert: an
 all-to-all of static shape, in which every device has a pool of S places for
 each other one. S bounds the memory; a choice that finds its pool full is
-dropped, and counted. Then the same grouped product, and an all-to-all back.
+dropped, and counted, or waits for another round of the same. Then the same
+grouped product, and an all-to-all back.
 
 A worked example, E = 2 on two devices, S = 2, and this device's four tokens
 want experts 1 0 1 1. Sorted: token 1 for expert 0, tokens 0, 2, 3 for expert 1.
-It sends (1, -) to the first device and (0, 2) to the second; 3 is dropped.
+It sends (1, -) to the first device and (0, 2) to the second; 3 is dropped, or
+sent in a second round, (-, -) and (3, -).
 """
 
 import dataclasses
@@ -44,10 +46,16 @@ class Dropless:
       for all, so that nothing is ever dropped, at X times the memory and
       communication of a fair share. Nothing is pooled on one device.
     renormalize_kept: As in `capacity`.
+    spare_places: So many places more.
+    in_rounds: Whether what finds its pool full is sent in another round, until
+      all is served. How many rounds that takes is found out as it runs, so it
+      has no gradient.
   """
 
   pool_factor: float | None
   renormalize_kept: bool = False
+  spare_places: int = 0
+  in_rounds: bool = False
 
   def __call__(
     self,
@@ -92,51 +100,91 @@ class Dropless:
     num_selected = experts.shape[-1]
     num_experts = weights.wo.shape[0] * num_shards
     tokens = x.reshape(1, -1, x.shape[-1])  # `gather` wants groups: one
-    num_tokens = tokens.shape[1]
     # First choices before second ones: where there is no place for all, the
     # sorts keep those.
     flat = experts.reshape(-1, num_selected).T.reshape(-1)  # [K·T]
-    kept, pool = None, flat.size
-    if num_shards > 1:
-      kept, pool = self._kept(flat, num_shards, num_experts)
-      flat = jnp.where(kept, flat, num_experts)
-    places, counts = sort_by_expert(flat, num_experts)
-    if num_shards > 1:
-      counts = counts.reshape(num_shards, -1)
-      places = _pooled(places, flat, counts, pool)
-      kept = kept.reshape(num_selected, -1).T
-    num_places = num_shards * pool
-    choices = invert(places[None], num_places)  # [1, places]
-    sources = jnp.where(choices < flat.size, choices % num_tokens, num_tokens)
-    sent = gather(tokens, sources, places.reshape(1, num_selected, -1))[0]
-    if num_shards > 1:
-      done = _on_owners(sent, counts, weights, activation, num_shards)
-    else:
-      done = grouped_feed_forward(sent, counts, weights, activation)
-    back = gather(done[None], places[None], choices[:, None])
-    back = back.reshape(num_selected, num_tokens, -1)
     gates = gates.reshape(-1, num_selected)
-    if kept is not None and self.renormalize_kept:
+    serve = functools.partial(
+      _serve, tokens, weights=weights, activation=activation
+    )
+    if num_shards == 1:
+      y = serve(flat, gates, flat.size)
+      return sum_over_width(y.reshape(x.shape)), None
+    turns, pool = self._turns(flat, num_shards, num_experts)
+    if self.in_rounds and pool < flat.size:
+      chosen = flat < num_experts
+      last = jnp.max(jnp.where(chosen, turns, -1))
+      # All devices make as many: none may wait for one that has ended.
+      rounds = 1 + jax.lax.pmax(last, (axes.DATA_MESH, axes.EXPERT_MESH))
+
+      def one_more(turn, y):
+        return y + serve(
+          jnp.where(turns == turn, flat, num_experts), gates, pool
+        )
+
+      y = jax.lax.fori_loop(0, rounds, one_more, jnp.zeros_like(tokens))
+      return sum_over_width(y.reshape(x.shape)), None
+    kept = (flat < num_experts) & (turns == 0)
+    flat = jnp.where(kept, flat, num_experts)
+    kept = kept.reshape(num_selected, -1).T
+    if self.renormalize_kept:
       gates = renormalized(gates * kept)
-    y = weighted_sum(back[None], gates.T[None]).reshape(x.shape)
-    if kept is not None:
-      kept = kept.reshape(experts.shape)
-    return sum_over_width(y), kept
+    y = serve(flat, gates, pool).reshape(x.shape)
+    return sum_over_width(y), kept.reshape(experts.shape)
 
-  def _kept(
+  def _turns(
     self, experts: Int[Array, "n"], num_shards: int, num_experts: int
-  ) -> tuple[Bool[Array, "n"], int]:
-    """Which choices find a place in the pool of their expert's device, and S.
+  ) -> tuple[Int[Array, "n"], int]:
+    """In which round each choice finds a place, and S; any for no choice.
 
-    The earlier ones do, whichever of the device's experts they want.
+    The earlier ones come first, whichever of the device's experts they want.
     """
-    chosen, pool = experts < num_experts, experts.size
     if self.pool_factor is None:
-      return chosen, pool
-    pool = min(pool, math.ceil(self.pool_factor * pool / num_shards))
+      return jnp.zeros_like(experts), experts.size
+    share = math.ceil(self.pool_factor * experts.size / num_shards)
+    pool = min(experts.size, share + self.spare_places)
     shards = experts * num_shards // num_experts
     order, counts = sort_by_expert(shards, num_shards)
-    return chosen & (_place_in_shard(order, shards, counts) < pool), pool
+    return _place_in_shard(order, shards, counts) // pool, pool
+
+
+def _serve(
+  tokens: Float[Array, "1 T D"],
+  experts: Int[Array, "n"],
+  gates: Float[Array, "T K"],
+  pool: int,
+  *,
+  weights: FeedForwardWeights,
+  activation: Activation,
+) -> Float[Array, "1 T D"]:
+  """What the experts make of the tokens, times their gates.
+
+  Args:
+    tokens: Of this device.
+    experts: Of all first choices, then of all second ones; E is none, and adds
+      nothing.
+    gates: Of the same choices.
+    pool: S, which is enough for them; all choices on one device.
+    weights: Of this device's experts.
+    activation: Between their matrices.
+  """
+  num_tokens, num_selected = gates.shape
+  num_shards = num_expert_shards()
+  num_experts = weights.wo.shape[0] * num_shards
+  places, counts = sort_by_expert(experts, num_experts)
+  if num_shards > 1:
+    counts = counts.reshape(num_shards, -1)
+    places = _pooled(places, experts, counts, pool)
+  choices = invert(places[None], num_shards * pool)  # [1, places]
+  sources = jnp.where(choices < experts.size, choices % num_tokens, num_tokens)
+  sent = gather(tokens, sources, places.reshape(1, num_selected, -1))[0]
+  if num_shards > 1:
+    done = _on_owners(sent, counts, weights, activation, num_shards)
+  else:
+    done = grouped_feed_forward(sent, counts, weights, activation)
+  back = gather(done[None], places[None], choices[:, None])
+  back = back.reshape(1, num_selected, num_tokens, -1)
+  return weighted_sum(back, gates.T[None])
 
 
 def _pooled(

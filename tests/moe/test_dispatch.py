@@ -15,6 +15,8 @@ from taskmoe_jax.moe.routing import Routing
 from taskmoe_jax.partitioning.rules import activate
 from tests.moe.test_engines import make_weights, partitioning
 
+ALL = Dropless(2.0, spare_places=8, in_rounds=True)
+
 
 def config_of(granularity, dispatch, **values):
   fixed = {
@@ -46,11 +48,11 @@ def choose(config, phase, num_rows=12):
   ("granularity", "dispatch", "phase", "engine"),
   [
     ("token", "auto", "train", Dropless(1.25)),
-    ("token", "auto", "evaluate", Dropless(None)),
-    ("token", "auto", "decode", Dropless(None)),
+    ("token", "auto", "evaluate", ALL),
+    ("token", "auto", "decode", ALL),
     ("token", "capacity", "train", Capacity(1.5, 64)),
-    ("token", "capacity", "evaluate", Dropless(None)),
-    ("token", "capacity", "decode", Dropless(None)),
+    ("token", "capacity", "evaluate", ALL),
+    ("token", "capacity", "decode", ALL),
     ("token", "dropless", "train", Dropless(1.25)),
     ("word", "auto", "train", Dropless(1.25)),
     ("task_then_token", "auto", "train", Dropless(1.25)),
@@ -60,7 +62,7 @@ def choose(config, phase, num_rows=12):
     ("task", "auto", "evaluate", ExpertFetch(4)),
     ("task", "expert_fetch", "train", ExpertFetch(4)),
     ("task", "capacity", "train", Capacity(1.5, 64)),
-    ("task", "capacity", "evaluate", Dropless(None)),
+    ("task", "capacity", "evaluate", ALL),
     ("task", "dropless", "train", Dropless(1.25)),
     ("static", "auto", "train", ExpertFetch(4)),
     ("static", "capacity", "train", Capacity(1.5, 64)),

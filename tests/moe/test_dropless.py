@@ -15,20 +15,23 @@ def test_choices_in_the_order_of_their_experts():
 
 
 @pytest.mark.parametrize(
-  ("factor", "kept", "pool"),
+  ("engine", "turns", "pool"),
   [
-    (None, [1, 1, 1, 0, 1, 1, 1, 1], 8),
-    (1.0, [1, 1, 1, 0, 1, 0, 0, 0], 4),
-    (1.5, [1, 1, 1, 0, 1, 1, 1, 0], 6),
-    (0.5, [1, 1, 0, 0, 0, 0, 0, 0], 2),
+    (Dropless(None), [0, 0, 0, 0, 0, 0, 0], 8),
+    (Dropless(1.0), [0, 0, 0, 0, 1, 1, 1], 4),
+    (Dropless(1.5), [0, 0, 0, 0, 0, 0, 1], 6),
+    (Dropless(0.5), [0, 0, 1, 1, 2, 2, 3], 2),
+    (Dropless(0.5, spare_places=1), [0, 0, 0, 1, 1, 1, 2], 3),
+    (Dropless(1.5, spare_places=9), [0, 0, 0, 0, 0, 0, 0], 8),
   ],
 )
 def test_the_earlier_choices_find_a_place_whichever_expert_they_want(
-  factor, kept, pool
+  engine, turns, pool
 ):
   """Two devices of two experts: all eight choices, but one that is none, are
-  for the first device, and its second expert is wanted first."""
+  for the first device, and its second expert is wanted first. What has a turn
+  after the first is dropped, or waits for it."""
   experts = jnp.array([1, 0, 1, 4, 0, 1, 0, 1])
-  found, places = Dropless(factor)._kept(experts, 2, 4)
+  found, places = engine._turns(experts, 2, 4)
   assert places == pool
-  np.testing.assert_array_equal(found, np.array(kept, bool))
+  np.testing.assert_array_equal(np.delete(found, 3), turns)

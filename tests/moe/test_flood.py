@@ -5,6 +5,8 @@ has experts 0 and 1, and no other task has them: 64 of 128 rows want the same
 two experts of 32.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -94,6 +96,31 @@ def test_nothing_is_dropped(flood, engine, mesh):
   ]:
     assert np.abs(b).max() > 0.1
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+  ("factor", "spare", "mesh"), [(0.5, 0, (1, 8, 1)), (1.25, 3, (2, 2, 2))]
+)
+def test_nothing_is_dropped_in_rounds(flood, factor, spare, mesh):
+  """(1, 8, 1): 48 choices of a device for 6 places of another, eight rounds;
+  (2, 2, 2): 192 choices of four times as many rows, 123 places, two."""
+  _, experts, gates, x, weights, _, expected = flood
+  engine = Dropless(factor, spare_places=spare, in_rounds=True)
+  parts = partitioning(mesh)
+  weights, x, experts, gates = lay_out(
+    parts, engine, weights, x, experts.astype(np.int32), gates
+  )
+
+  @functools.partial(jax.jit, compiler_options=UNOPTIMIZED)
+  def forward(x, weights, experts, gates):
+    valid = jnp.ones((B, L), bool)
+    return engine(x, Routing(experts, gates), valid, weights, Activation.RELU)
+
+  with activate(parts):
+    done = forward(x, weights, experts, gates)
+  assert done.kept is None
+  # As above.
+  np.testing.assert_allclose(done.y, expected.y, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("mesh", [None, (1, 8, 1)], ids=str)
