@@ -5,11 +5,15 @@ On the devices at hand, with random weights, tokens a second by batch size:
   python benchmarks/decode.py --rows=8,32,128
   XLA_FLAGS=--xla_force_host_platform_device_count=8 python benchmarks/decode.py
 
-For a TPU that is not there, by compiling one decoding step and reading what the
-compiler says of it (needs libtpu: pip install 'taskmoe-jax[tpu]'); rows are of
-one device then:
+For a TPU that is not there, by compiling one decoding step and reading the
+program, as `taskmoe precompile` does (needs libtpu: pip install
+'taskmoe-jax[tpu]'):
 
   python benchmarks/decode.py --topology=v3:4x4 --mesh=1,-1,1 --rows=32,128
+
+FLOPs, bytes of main memory, memory, what is sent and the seconds that takes are
+of one device and step then. Tokens that find their pool full travel in another
+round (docs/routing.md); one is counted.
 
 All sentences have `--source` tokens and are translated for `--steps` steps, or
 until the last has ended. Seconds hold everything: encoder, search, fetching
@@ -19,7 +23,6 @@ experts; cpu_seconds are of all threads, which other programs disturb less.
 
 import argparse
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -32,12 +35,17 @@ import rich.table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import decode_programs, measure
-from benchmarks.moe_layer import devices_of
+from benchmarks import decode_programs
 from taskmoe_jax.decoding.hypotheses import Hypotheses
 from taskmoe_jax.host_memory import keep_freed_memory
 from taskmoe_jax.partitioning.meshes import MeshShape, make_mesh
 from taskmoe_jax.partitioning.rules import Partitioning
+from taskmoe_jax.pods.arithmetic import flops_of
+from taskmoe_jax.pods.collectives import collectives_of
+from taskmoe_jax.pods.hlo import Module
+from taskmoe_jax.pods.memory import memory_of
+from taskmoe_jax.pods.time_estimate import estimate
+from taskmoe_jax.pods.topologies import Topology, slices_of
 from taskmoe_jax.vocabulary import PAD_ID
 
 MODELS = ("dense", "sub_network", "task", "token")
@@ -85,23 +93,27 @@ def compiled(
 ) -> list[dict[str, Any]]:
   """What the compiler says of one step of one model, by batch size."""
   setting = decode_programs.Setting.from_flags(flags, name)
+  topology, mesh = Topology(flags.topology), partitioning.mesh
   found = []
   for rows in map(int, flags.rows.split(",")):
-    cost = measure.cost_of(
-      decode_programs.compiled_step(
-        setting, partitioning, rows * partitioning.num_row_shards
-      )
-    )
+    num_rows = rows * partitioning.num_row_shards
+    program = decode_programs.compiled_step(setting, partitioning, num_rows)
+    module = Module(program.as_text())
+    sent = collectives_of(module, mesh, slices_of(mesh))
+    estimated = estimate(module, mesh, topology)
+    seconds = estimated and estimated.total
     found.append(
       {
         "model": name,
         "rows": rows,
-        "flops": cost.flops,
-        "bytes": cost.bytes,
-        "communication": sum(cost.communication.values()),
-        "seconds": cost.seconds,
-        "tokens_per_second": cost.seconds
-        and rows * partitioning.num_row_shards / cost.seconds,
+        "flops": flops_of(module),
+        "bytes": program.cost_analysis()["bytes accessed"],
+        "memory": memory_of(program).total,
+        "collectives": sum(one.count for one in sent),
+        "communication": sum(one.ici_bytes + one.dcn_bytes for one in sent),
+        "sending": estimated and estimated.exposed,
+        "seconds": seconds,
+        "tokens_per_second": seconds and num_rows / seconds,
       }
     )
   return found
@@ -155,10 +167,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
   flags = parse(arguments)
   keep_freed_memory()
-  os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
   data, expert, model = map(int, flags.mesh.split(","))
   mesh = make_mesh(
-    MeshShape(data=data, expert=expert, model=model), devices_of(flags.topology)
+    MeshShape(data=data, expert=expert, model=model),
+    Topology(flags.topology).devices if flags.topology else None,
   )
   partitioning = Partitioning(mesh)
   console, rows = rich.console.Console(), []
