@@ -81,9 +81,12 @@ def tpu_grid(sizes: tuple[int, ...], devices: list) -> np.ndarray:
       f"slices={slices}, but these {len(devices)} devices are {found} slices of"
       f" TPUs. Set MeshShape.slices to {found}."
     )
+  # A side of the hardware is split between axes only where it must be.
   if found == 1:
     # Several slices of the mesh on one of the hardware: to try them out.
-    return mesh_utils.create_device_mesh(sizes, devices)
+    return mesh_utils.create_device_mesh(
+      sizes, devices, allow_split_physical_axes=True
+    )
   return mesh_utils.create_hybrid_device_mesh(
-    (1, *inside), (slices, 1, 1, 1), devices
+    (1, *inside), (slices, 1, 1, 1), devices, allow_split_physical_axes=True
   )

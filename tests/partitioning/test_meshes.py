@@ -83,6 +83,31 @@ def test_a_slice_is_a_run_of_devices():
   np.testing.assert_array_equal(mesh.device_ids, ids)
 
 
+@pytest.mark.parametrize("sizes", [(1, 8, 2, 1), (1, 2, 8, 1), (1, 2, 4, 2)])
+def test_axes_that_are_no_product_of_sides(sizes):
+  """Sixteen chips, four by four: a side is split between two axes."""
+  chips = [
+    types.SimpleNamespace(
+      id=4 * x + y,
+      platform="tpu",
+      device_kind="TPU v4",
+      process_index=0,
+      coords=(x, y, 0),
+      core_on_chip=0,
+    )
+    for x in range(4)
+    for y in range(4)
+  ]
+  grid = tpu_grid(sizes, chips)
+  assert grid.shape == sizes
+  assert {chip.id for chip in grid.flat} == set(range(16))
+  # Two along an axis are in one row or column, so on one ring.
+  for axis in np.flatnonzero(np.array(sizes) == 2):
+    for pair in np.moveaxis(grid, axis, -1).reshape(-1, 2):
+      (x, y, _), (u, v, _) = (chip.coords for chip in pair)
+      assert (x == u) != (y == v)
+
+
 def tpus(num_slices):
   """What JAX says of two v4 chips a slice, listed in no order."""
   return [
