@@ -127,7 +127,7 @@ def _model(flags: argparse.Namespace, name: str) -> Any:
     embeddings="one" if name == "tied" else "three",
     encoder=stack,
     decoder=stack,
-    dropout_rate=0.1,
+    dropout_rate=flags.dropout,
   )
 
 
@@ -149,7 +149,7 @@ def _t5x_model(flags: argparse.Namespace) -> Any:
         head_dim=flags.embed_dim // flags.heads,
         mlp_dim=flags.mlp_dim,
         mlp_activations=("gelu", "linear"),
-        dropout_rate=0.1,
+        dropout_rate=flags.dropout,
         logits_via_embedding=False,
       )
     ),

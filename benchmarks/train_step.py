@@ -12,9 +12,9 @@ alike. CPU seconds are of all threads. All have Adafactor, dropout, z-loss,
 float32, and the same rows of random tokens; no text is read.
 
 t5x's T5 1.1 has one table of pieces for both stacks and another for the
-softmax; `dense` has three, `tied` one, and all else is the same. t5x is not on
-PyPI: `--t5x_python` is of an environment in which it can be imported, with the
-same JAX.
+softmax; `dense` has three, `tied` one, and all else is the same, dropout that
+is shared by a row's positions too. t5x is not on PyPI: `--t5x_python` is of an
+environment in which it can be imported, with the same JAX.
 """
 
 import argparse
@@ -71,7 +71,7 @@ class Model:
     self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
     self._process = subprocess.Popen(
       [python, __file__, f"--child={name}", f"--started={time.time()}"]
-      + [f"--{size}={getattr(flags, size)}" for size in _SIZES],
+      + [f"--{size}={getattr(flags, size)}" for size in (*_SIZES, "dropout")],
       stdin=subprocess.PIPE,
       stdout=subprocess.DEVNULL,
       stderr=self._errors,
@@ -153,6 +153,7 @@ def parse(
   parser.add_argument("--steps", type=int, default=10)
   for size, default in zip(_SIZES, (16, 64, 256, 1024, 4, 4), strict=True):
     parser.add_argument(f"--{size}", type=int, default=default)
+  parser.add_argument("--dropout", type=float, default=0.1)
   parser.add_argument("--json", help="where to write the rows")
   parser.add_argument("--child", help=argparse.SUPPRESS)
   parser.add_argument("--started", type=float, help=argparse.SUPPRESS)

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from taskmoe_jax import axes
 from taskmoe_jax.layers.initializers import scaled_normal
 from taskmoe_jax.layers.noise import Dropout
+from taskmoe_jax.layers.products import matrix_product
 from taskmoe_jax.partitioning.rules import constrain
 
 # Far below any logit, far above the lowest number of bfloat16.
@@ -108,8 +109,7 @@ class Attention(nn.Module):
 
   def keys_values(self, x: Float[Array, "B S D"]) -> KeysValues:
     return KeysValues(
-      jnp.einsum("bsd,dnh->bsnh", x, self.key),
-      jnp.einsum("bsd,dnh->bsnh", x, self.value),
+      matrix_product(x, self.key), matrix_product(x, self.value)
     )
 
   def __call__(
@@ -130,7 +130,7 @@ class Attention(nn.Module):
       bias: Added to the logits: the relative position bias.
       train: Whether attention weights are dropped out.
     """
-    query = jnp.einsum("btd,dnh->btnh", x, self.query)
+    query = matrix_product(x, self.query)
     query = constrain(
       query, axes.ACT_BATCH, axes.ACT_LENGTH, axes.ACT_HEADS, axes.ACT_KV
     )
@@ -146,7 +146,7 @@ class Attention(nn.Module):
     weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
     weights = self.dropout(weights, train=train)
     read = jnp.einsum("bnts,bsnh->btnh", weights, memory.values)
-    y = jnp.einsum("btnh,nhd->btd", read, self.out)
+    y = matrix_product(read, self.out, inner=2)
     return constrain(y, axes.ACT_BATCH, axes.ACT_LENGTH, axes.ACT_EMBED)
 
   def step(

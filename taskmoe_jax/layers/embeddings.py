@@ -6,6 +6,7 @@ from jaxtyping import Array, Float, Int
 
 from taskmoe_jax import axes
 from taskmoe_jax.layers.initializers import scaled_normal
+from taskmoe_jax.layers.products import matrix_product
 from taskmoe_jax.partitioning.rules import constrain
 
 
@@ -37,10 +38,6 @@ class TokenEmbedding(nn.Module):
   def logits(self, x: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
     """Scores of every token, in float32."""
     x = x * jnp.asarray(self.embed_dim**-0.5, x.dtype)
-    scores = jnp.einsum(
-      "bld,vd->blv",
-      x,
-      self.table.astype(self.dtype),
-      preferred_element_type=jnp.float32,
-    )
+    softmax = self.table.astype(self.dtype).T
+    scores = matrix_product(x, softmax, dtype=jnp.float32)
     return constrain(scores, axes.ACT_BATCH, axes.ACT_LENGTH, axes.ACT_VOCAB)

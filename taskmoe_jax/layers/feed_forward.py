@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from taskmoe_jax import axes
 from taskmoe_jax.layers.initializers import scaled_normal
 from taskmoe_jax.layers.noise import Dropout
+from taskmoe_jax.layers.products import matrix_product
 from taskmoe_jax.partitioning.rules import constrain
 
 
@@ -37,7 +38,13 @@ class Activation(enum.StrEnum):
   def __call__(self, *hidden: jax.Array) -> jax.Array:
     if self is Activation.RELU:
       return jax.nn.relu(hidden[0])
-    return jax.nn.gelu(hidden[0], approximate=True) * hidden[1]
+    return _gated_gelu(*hidden)
+
+
+@jax.checkpoint
+def _gated_gelu(x: jax.Array, linear: jax.Array) -> jax.Array:
+  """Keeps what it is given for the backward pass, and not six steps of it."""
+  return jax.nn.gelu(x, approximate=True) * linear
 
 
 @flax.struct.dataclass
@@ -116,10 +123,8 @@ class FeedForward(nn.Module):
     weights = feed_forward_weights(
       self, {}, x.shape[-1], self.mlp_dim, self.activation, self.dtype
     )
-    hidden = self.activation(
-      *(jnp.einsum("bld,df->blf", x, wi) for wi in weights.wi)
-    )
+    hidden = self.activation(*(matrix_product(x, wi) for wi in weights.wi))
     hidden = constrain(hidden, axes.ACT_BATCH, axes.ACT_LENGTH, axes.ACT_MLP)
     hidden = Dropout(self.dropout_rate)(hidden, train=train)
-    y = jnp.einsum("blf,fd->bld", hidden, weights.wo)
+    y = matrix_product(hidden, weights.wo)
     return constrain(y, axes.ACT_BATCH, axes.ACT_LENGTH, axes.ACT_EMBED)

@@ -52,16 +52,22 @@ def draw_by_row(
 
 
 class Dropout(nn.Module):
-  """Zeroes a share of the numbers and scales up the others, in training."""
+  """Zeroes a share of a row's features and scales up the others, in training.
+
+  As in T5 (Mesh TensorFlow and t5x) all positions of a row lose the same ones;
+  in attention, all that ask lose the same positions from sight. It costs a
+  number drawn for each feature, and not for each of each position.
+  """
 
   rate: float
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, "B *rest"], *, train: bool
-  ) -> Float[Array, "B *rest"]:
+    self, x: Float[Array, "B *rest L D"], *, train: bool
+  ) -> Float[Array, "B *rest L D"]:
     if not train or not self.rate:
       return x
-    bits = draw_by_row(jax.random.bits, self.make_rng("dropout"), x.shape)
+    shape = (*x.shape[:-2], 1, x.shape[-1])
+    bits = draw_by_row(jax.random.bits, self.make_rng("dropout"), shape)
     keep = bits >= jnp.uint32(round(self.rate * 2**32))
     return jnp.where(keep, x / (1 - self.rate), jnp.zeros_like(x))

@@ -47,6 +47,13 @@ def test_gated_by_hand():
   np.testing.assert_allclose(y, expected, rtol=1e-6)
 
 
+def test_gated_keeps_its_inputs_only():
+  """For the backward pass; gelu by itself would keep five arrays more."""
+  hidden = jnp.ones((2, 3)), jnp.ones((2, 3))
+  _, backward = jax.vjp(Activation.GATED_GELU, *hidden)
+  assert sum(x.shape == (2, 3) for x in jax.tree.leaves(backward)) == 2
+
+
 @pytest.mark.parametrize(
   ("activation", "names"),
   [
