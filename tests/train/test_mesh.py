@@ -33,7 +33,7 @@ MESHES = {
 
 
 @pytest.fixture
-def train(small_recipe, taskmoe, use_devices, capsys):
+def train(small_recipe, taskmoe, use_devices, steps_compiled_once, capsys):
   """Trains on a mesh, and returns what each step reports."""
 
   def train(run_dir, mesh, *flags):
