@@ -170,8 +170,17 @@ def shapes_by_path(tree: PyTree) -> Shapes:
 
 
 def first_line(error: Exception) -> str:
+  """The kind of an error and its first line, shortened in the middle.
+
+  TensorStore begins with what it did, to which path, and ends with the reason.
+  """
   lines = str(error).strip().splitlines()
-  return f"{type(error).__name__}: {lines[0][:300]}" if lines else repr(error)
+  if not lines:
+    return repr(error)
+  line = lines[0]
+  if len(line) > 300:
+    line = f"{line[:180]} ... {line[-110:]}"
+  return f"{type(error).__name__}: {line}"
 
 
 def _json(folder: epath.Path, name: str) -> Any:

@@ -10,6 +10,7 @@ finite, so such a number is the string "nan", "inf" or "-inf", which Python's
 `float()` and most readers of tables turn back; `null` would not say which.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -116,9 +117,10 @@ class MetricWriter:
     self._lines = self._path.open("a", encoding="utf-8")
 
   def close(self) -> None:
-    self._lines.close()
-    for sink in self._sinks:
-      sink.close()
+    with contextlib.ExitStack() as stack:
+      for sink in self._sinks:
+        stack.callback(sink.close)
+      self._lines.close()
 
   def __enter__(self) -> "MetricWriter":
     return self

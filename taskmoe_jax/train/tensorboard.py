@@ -1,6 +1,9 @@
 """Metrics as TensorBoard shows them."""
 
-from collections.abc import Mapping
+import functools
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import tensorboardX
@@ -21,6 +24,10 @@ class TensorBoard(Sink):
 
   When a run goes on, TensorBoard is told to hide what was reported of the steps
   that come a second time.
+
+  tensorboardX writes in a thread, which would end at its first error, and the
+  run would then wait for it for ever. So what fails there, as on a full disk,
+  is kept, and raised by the next report.
   """
 
   def __init__(self, folder: epath.PathLike, *, resume_step: int = 0):
@@ -34,10 +41,29 @@ class TensorBoard(Sink):
     self._writer = tensorboardX.SummaryWriter(
       str(folder), purge_step=resume_step + 1
     )
+    self._failed: OSError | None = None
+    events = self._writer.file_writer.event_writer._ev_writer
+    for name in ("write_event", "flush", "close"):
+      setattr(
+        events, name, functools.partial(self._keeping, getattr(events, name))
+      )
+
+  def _keeping(self, write: Callable[..., Any], *arguments: Any) -> None:
+    """Writes, unless that has failed before; the writer's thread goes on."""
+    if self._failed is None:
+      try:
+        write(*arguments)
+      except OSError as error:
+        self._failed = error
+
+  def _check(self) -> None:
+    if self._failed is not None:
+      raise self._failed
 
   def write(
     self, step: int, values: Mapping[str, Value], *, now: float
   ) -> None:
+    self._check()
     for name, value in values.items():
       if isinstance(value, Histogram):
         self._writer.add_histogram_raw(
@@ -70,3 +96,6 @@ class TensorBoard(Sink):
 
   def close(self) -> None:
     self._writer.close()
+    # What has ended the run, if anything has, is what is to be read.
+    if sys.exception() is None:
+      self._check()

@@ -1,6 +1,8 @@
 """A tiny model, whose every number a test can choose."""
 
+import contextlib
 import io
+import resource
 
 import jax.numpy as jnp
 import numpy as np
@@ -75,6 +77,60 @@ def vocabulary_of():
     return Vocabulary(model.getvalue())
 
   return make
+
+
+@pytest.fixture(scope="module")
+def _compiled():
+  return {}
+
+
+@pytest.fixture
+def steps_compiled_once(_compiled, monkeypatch):
+  """A run that goes on takes the program it began with, where it is the same.
+
+  To the letter, and for the same devices. Runs that begin in a process of their
+  own compile it again.
+  """
+  from taskmoe_jax.train import program
+
+  compile_step = program.compile_step
+
+  def compiled_once(step, shardings, rows):
+    jitted = compile_step(step, shardings, rows)
+    found = []
+
+    def call(state, batch):
+      if not found:
+        lowered = jitted.lower(state, batch)
+        key = (rows.mesh, lowered.as_text())
+        if key not in _compiled:
+          _compiled[key] = lowered.compile()
+        found.append(_compiled[key])
+      return found[0](state, batch)
+
+    return call
+
+  monkeypatch.setattr(program, "compile_step", compiled_once)
+
+
+@pytest.fixture
+def no_room():
+  """Lets no file grow over so many bytes, as a full disk would not.
+
+  Which cannot be had without the rights to mount one. Python and C++ alike meet
+  it where they write; the error is another one (EFBIG).
+  """
+
+  @contextlib.contextmanager
+  def no_room(largest):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, before[1]))
+    try:
+      yield
+    finally:
+      resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+  return no_room
 
 
 @pytest.fixture

@@ -194,23 +194,29 @@ def test_the_best_stay_besides_the_newest(tmp_path, best, expected):
   assert {path.name for path in folder.iterdir()} == expected - {"5"} | {"6"}
 
 
-def test_a_folder_that_cannot_be_written(tmp_path, save):
-  save(2)
+# When one write fails, Orbax leaves its others unfinished.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_full_disk(tmp_path, save, no_room):
+  """What has been written stays, and there is no half a checkpoint after it."""
+  save(2, 4)
+  large = _state(6).replace(params={"wi": jnp.arange(90_000.0) ** 2})
   with Checkpoints(tmp_path, _policy()) as checkpoints:
-    checkpoints.save(_state(4), {}, {})
-    checkpoints.wait()
-
-    # As if somebody had put a file where Orbax makes its folder.
-    def fail(*_, **__):
-      raise OSError(28, "No space left on device")
-
-    checkpoints._manager._checkpointer.save = fail
-    with pytest.raises(
-      TaskMoeError,
-      match=r"checkpoint 6 could not be written to '.*/checkpoints' \(OSError:"
-      r" .*No space left on device\); the last good checkpoint is .*/4\. Make",
-    ):
-      checkpoints.save(_state(6), {}, {})
+    with no_room(60_000):
+      checkpoints.save(large, {}, {})
+      with pytest.raises(
+        TaskMoeError,
+        match=r"checkpoint 6 could not be written to '.*/checkpoints'"
+        r" \(ValueError: .*File too large .*\); the last good checkpoint is"
+        r" .*/4\. Make room there",
+      ):
+        checkpoints.wait()
+    assert checkpoints.latest_step == 4
+    _assert_equal(checkpoints.restore(_on(1)).state, _state(4, 4 / 8))
+  save(6)
+  with Checkpoints(tmp_path, _policy()) as checkpoints:
+    _assert_equal(checkpoints.restore(_on(1)).state, _state(6, 6 / 8))
+  folders = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+  assert folders == {"2", "4", "6"}
 
 
 def test_what_fails_in_the_background_is_raised(tmp_path, monkeypatch):

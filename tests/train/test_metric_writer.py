@@ -148,6 +148,22 @@ def test_histograms_counted_elsewhere(tmp_path):
   assert histogram.bucket_limit[0] == pytest.approx(-0.9)
 
 
+# Lists are long as JSON; matrices are not in it.
+@pytest.mark.parametrize(
+  ("value", "file"), [(np.arange(300) / 7, "metrics"), (np.eye(9), "events")]
+)
+def test_a_full_disk_is_an_error_and_no_wait(tmp_path, no_room, value, file):
+  def report():
+    with open_writer(tmp_path) as writer:
+      for step in range(1000):
+        writer.write(step, {f"name {number}": value for number in range(40)})
+
+  with no_room(50_000), pytest.raises(OSError, match="File too large"):
+    report()
+  full = [p.name for p in tmp_path.rglob("*") if p.stat().st_size == 50_000]
+  assert [name.split(".")[0] for name in full] == [file]
+
+
 def write_steps(folder, steps, loss, **options):
   with open_writer(folder, **options) as writer:
     for step in steps:

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -92,7 +93,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.fixture(autouse=True)
-def one_device(use_devices):
+def one_device(use_devices, steps_compiled_once):
   use_devices(1)
 
 
@@ -126,24 +127,38 @@ class PowerFailure(Exception):
   pass
 
 
-# 1: before there is a checkpoint; 5: between two.
-@pytest.mark.parametrize("last", [1, 5])
-def test_an_interrupted_run_is_the_unbroken_one(
-  unbroken, arguments, taskmoe, tmp_path, monkeypatch, last
-):
+@pytest.fixture
+def at_step(monkeypatch):
+  """Calls something before a step that is given."""
   prefetch = steps.prefetch
 
-  def failing(batches, *, depth):
-    with contextlib.closing(prefetch(batches, depth=depth)) as stream:
-      for _ in range(last):
-        yield next(stream)
+  @contextlib.contextmanager
+  def at_step(step, call):
+    def calling(batches, *, depth):
+      with contextlib.closing(prefetch(batches, depth=depth)) as stream:
+        for number, item in enumerate(stream, start=1):
+          if number == step:
+            call()
+          yield item
+
+    with monkeypatch.context() as patch:
+      patch.setattr(steps, "prefetch", calling)
+      yield
+
+  return at_step
+
+
+def test_a_run_that_broke_off_is_the_unbroken_one(
+  unbroken, arguments, taskmoe, tmp_path, at_step
+):
+  """Before there is a checkpoint."""
+
+  def fail():
     raise PowerFailure
 
-  with monkeypatch.context() as patch:
-    patch.setattr(steps, "prefetch", failing)
-    with pytest.raises(PowerFailure):
-      taskmoe(*arguments(tmp_path))
-  assert [r["step"] for r in _reports(tmp_path)] == list(range(1, last + 1))
+  with at_step(2, fail), pytest.raises(PowerFailure):
+    taskmoe(*arguments(tmp_path))
+  assert [report["step"] for report in _reports(tmp_path)] == [1]
   # As a kill in the middle of a save leaves it.
   half_written = tmp_path / "checkpoints" / "6.orbax-checkpoint-tmp-1"
   (half_written / "params").mkdir(parents=True)
@@ -152,7 +167,31 @@ def test_an_interrupted_run_is_the_unbroken_one(
   assert not half_written.exists()
 
 
-def test_a_killed_run_is_the_unbroken_one(unbroken, arguments, tmp_path):
+# When one write fails, Orbax leaves its others unfinished.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_full_disk_ends_a_run_which_goes_on_when_there_is_room(
+  unbroken, arguments, taskmoe, tmp_path, at_step, no_room, capsys
+):
+  with contextlib.ExitStack() as stack:
+    # Less than TensorBoard's file, and a checkpoint's largest, grow to.
+    full = no_room(60_000)
+    stack.enter_context(at_step(5, lambda: stack.enter_context(full)))
+    assert main(arguments(tmp_path)) == 2
+  # Whoever has met it first says so.
+  assert re.search(
+    r"taskmoe: error: (checkpoint \d could not be written to .* the last good"
+    r" checkpoint is|cannot write into the run directory .* any more) ",
+    capsys.readouterr().err,
+  )
+  assert (tmp_path / "checkpoints" / "2").exists()
+  assert not (tmp_path / "checkpoints" / "6").exists()
+  taskmoe(*arguments(tmp_path))
+  _assert_same_run(tmp_path, unbroken)
+
+
+def test_a_killed_run_is_the_unbroken_one(
+  unbroken, arguments, taskmoe, tmp_path
+):
   """Killed while it writes step 4, again at random, and then left alone."""
   program = [sys.executable, "-c", SLOW_PROGRAM, *arguments(tmp_path)]
   options = {"cwd": ROOT, "stdout": subprocess.DEVNULL}
@@ -175,25 +214,15 @@ def test_a_killed_run_is_the_unbroken_one(unbroken, arguments, tmp_path):
   assert running.wait() == -signal.SIGKILL
   assert 5 <= metrics.read_bytes().count(b"\n") < STEPS
 
-  subprocess.run(program, check=True, **options)
+  taskmoe(*arguments(tmp_path))
   _assert_same_run(tmp_path, unbroken)
 
 
 def test_sigterm_saves_first(
-  unbroken, arguments, tmp_path, taskmoe, monkeypatch, capsys
+  unbroken, arguments, tmp_path, taskmoe, at_step, capsys
 ):
-  prefetch = steps.prefetch
-
-  def noticed(batches, *, depth):
-    with contextlib.closing(prefetch(batches, depth=depth)) as stream:
-      for number, item in enumerate(stream, start=1):
-        if number == 3:
-          signal.raise_signal(signal.SIGTERM)
-        yield item
-
   before = signal.getsignal(signal.SIGTERM)
-  with monkeypatch.context() as patch:
-    patch.setattr(steps, "prefetch", noticed)
+  with at_step(3, lambda: signal.raise_signal(signal.SIGTERM)):
     assert main(arguments(tmp_path)) == 75
   assert signal.getsignal(signal.SIGTERM) is before
   said = f"SIGTERM: saved step 3 of {STEPS}; the same command goes on"
