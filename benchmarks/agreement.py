@@ -15,7 +15,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from taskmoe_jax.export.formats.engine_check import (
   compare_translations,
   score_differences,
 )
+from taskmoe_jax.export.formats.expected import Expected
 from taskmoe_jax.export.formats.format import formats_named
 from taskmoe_jax.export.formats.huggingface.engine import HuggingFaceEngine
 from taskmoe_jax.export.verify import in_float32
@@ -68,25 +69,20 @@ def engine_of(name: str, bundle: Translator, folder: Path) -> Engine:
 
 
 def agreement(
-  name: str,
-  bundle: Translator,
-  engine: Engine,
-  pair: str,
-  rows: Sequence[tuple[str, str]],
+  name: str, expected: Expected, engine: Engine, pair: str
 ) -> dict[str, Any]:
   """A row of the table."""
   found: dict[str, Any] = {
     "engine": engine.version,
     "pair": pair,
-    "sentences": len(rows),
+    "sentences": len(expected.samples[pair]),
     "max score difference": float(
-      np.max(score_differences(bundle, engine, pair, rows))
+      np.max(score_differences(expected, engine, pair))
     ),
   }
-  sources = [source for source, _ in rows]
   searches = (GREEDY, _ENGINES[name][1])
   for title, search in zip(_SEARCHES, searches, strict=True):
-    of_one = compare_translations(bundle, engine, pair, sources, search)
+    of_one = compare_translations(expected, engine, pair, search)
     found[f"{title} same"] = of_one.identical
     found[f"{title} ties"] = of_one.ties
     found[f"{title} worse"] = list(of_one.worse)
@@ -154,14 +150,18 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
   ):
     for task in flags.tasks.split(","):
       bundle = in_float32(load_bundle(flags.bundles / task))
+      text = {
+        pair: examples(
+          mixture, part=flags.part, pair=pair, limit=flags.sentences
+        )
+        for pair in bundle.task_space.pairs
+      }
+      expected = Expected(bundle, text)
       for name in flags.formats.split(","):
         engine = engine_of(name, bundle, Path(folder) / task / name)
-        for pair in bundle.task_space.pairs:
+        for pair in text:
           console.print(f"{task}: {engine.version}, {pair}", highlight=False)
-          text = examples(
-            mixture, part=flags.part, pair=pair, limit=flags.sentences
-          )
-          rows.append(agreement(name, bundle, engine, pair, text))
+          rows.append(agreement(name, expected, engine, pair))
   show(console, rows)
   if flags.json:
     flags.json.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -43,6 +43,7 @@ from taskmoe_jax.models.unrolled import unrolled
 from taskmoe_jax.partitioning.meshes import MeshShape, make_mesh
 from taskmoe_jax.partitioning.rules import Partitioning
 from taskmoe_jax.task_space import TaskSpace
+from taskmoe_jax.train.state import parameter_count
 
 FORMATS = ("huggingface", "ctranslate2", "ctranslate2_int8")
 _LENGTH_PENALTY = 0.6
@@ -61,7 +62,7 @@ def write_formats(
     TaskSpace.from_pairs(("en-de",), "target"),
     made_up_vocabulary(model.vocab_size),
   )
-  size = sum(leaf.size for leaf in jax.tree.leaves(params))
+  size = parameter_count(params)
   about = About("de", "random weights", 0, (size, size), {})
   folders = {}
   for name, writer in formats_named(",".join(FORMATS)).items():

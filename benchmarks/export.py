@@ -45,6 +45,7 @@ from taskmoe_jax.train.run_directory import (
   load_samples,
   open_run_directory,
 )
+from taskmoe_jax.train.state import parameter_count
 
 # Exports, and says with which code, the most memory (KiB) and the CPU seconds.
 # What `wait` says of a child's memory counts that of its parent before it.
@@ -210,10 +211,7 @@ def _compared(task, mixture, small, pair, sentences) -> dict:
       for model in (mixture, small)
     ]
   difference = np.abs(ours - theirs).max()
-  sizes = [
-    sum(leaf.size for leaf in jax.tree.leaves(model.params)) / 1e6
-    for model in (mixture, small)
-  ]
+  sizes = [parameter_count(model.params) / 1e6 for model in (mixture, small)]
   return {
     "task": task,
     "parameters": f"{sizes[0]:.1f}M",

@@ -41,6 +41,7 @@ from taskmoe_jax.export import bundle
 from taskmoe_jax.export.describing import About
 from taskmoe_jax.export.formats import engine_check
 from taskmoe_jax.export.formats.ctranslate2 import writer as ctranslate2_writer
+from taskmoe_jax.export.formats.expected import Expected
 from taskmoe_jax.export.formats.format import formats_named
 from taskmoe_jax.export.verify import in_float32
 
@@ -116,7 +117,9 @@ def of_pairs(
       )
     )
     differences = engine_check.score_differences(
-      translator, engine, pair, list(zip(sources, references, strict=True))
+      Expected(translator, {pair: list(zip(sources, references, strict=True))}),
+      engine,
+      pair,
     )
     same = np.asarray(
       [a.token_ids == b.token_ids for a, b in zip(ours, theirs, strict=True)]

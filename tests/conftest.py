@@ -196,6 +196,49 @@ def random_params():
 
 
 @pytest.fixture(scope="session")
+def tiny_model():
+  """Makes the config of a tiny model, by the granularity of its stacks.
+
+  Both have a dense and an MoE layer, twice; a dense layer alone for None.
+  """
+  from taskmoe_jax.models.config import ModelConfig, StackConfig
+  from taskmoe_jax.moe.config import MoeConfig
+
+  def stack(granularity):
+    if granularity is None:
+      return StackConfig(num_layers=2, mlp_dims=(7,))
+    moe = MoeConfig(
+      granularity=granularity,
+      num_experts=5,
+      num_selected=2,
+      expert_mlp_dim=6,
+      dispatch="auto",
+      capacity_factor=2.0,
+      group_size=64,
+      balance_loss_weight=0.01,
+      z_loss_weight=0.001,
+      word_table="hashed",
+      num_candidates=3,
+    )
+    return StackConfig(num_layers=4, mlp_dims=(7,), moe=moe)
+
+  def make(encoder, decoder, /, *, vocab_size, **changes):
+    settings = {
+      "embed_dim": 8,
+      "num_heads": 2,
+      "head_dim": 3,
+      "activation": "relu",
+      "embeddings": "one",
+      "encoder": stack(encoder),
+      "decoder": stack(decoder),
+      **changes,
+    }
+    return ModelConfig(vocab_size=vocab_size, **settings)
+
+  return make
+
+
+@pytest.fixture(scope="session")
 def finished_run(small_recipe, taskmoe, tmp_path_factory):
   """A run of one step, routed by task in both stacks; not to be changed."""
   run_dir = tmp_path_factory.mktemp("finished") / "run"

@@ -4,9 +4,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-from jaxtyping import PyTree
-
 from taskmoe_jax.export.extract import SelectedExperts
 from taskmoe_jax.models.config import ModelConfig, StackConfig
 from taskmoe_jax.task_space import TaskSpace
@@ -91,8 +88,3 @@ def _describe(
     "becomes": "dense" if small.moe is None else str(small.moe.granularity),
     "layers": layers,
   }
-
-
-def count(params: PyTree) -> int:
-  """Parameters of a model, whether in memory or not."""
-  return sum(leaf.size for leaf in jax.tree.leaves(params))

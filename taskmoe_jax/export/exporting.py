@@ -14,12 +14,12 @@ from taskmoe_jax.export import bundle
 from taskmoe_jax.export.checking import CheckBy, choose_check
 from taskmoe_jax.export.describing import (
   About,
-  count,
   describe_origin,
   describe_stacks,
 )
 from taskmoe_jax.export.exported import Exported, exported_table
 from taskmoe_jax.export.extract import reducible_stacks
+from taskmoe_jax.export.formats.expected import Expected
 from taskmoe_jax.export.formats.folders import write_formats
 from taskmoe_jax.export.formats.format import Format, formats_named
 from taskmoe_jax.export.groups import Groups, groups_named
@@ -33,6 +33,7 @@ from taskmoe_jax.export.verify import Samples
 from taskmoe_jax.task_space import TaskSpace
 from taskmoe_jax.train.checkpoint_folders import checkpoint_folder
 from taskmoe_jax.train.run_directory import load_run, load_samples
+from taskmoe_jax.train.state import parameter_count
 
 # Whose BLEU is reported, in the order of the table.
 _COMPARED = ("mixture", "bundle")
@@ -162,7 +163,7 @@ def _export(
   params, config, selected = extract_union(
     source.params, source.run.model, task_ids, len(space.tasks)
   )
-  counts = tuple(map(count, (source.params, params)))
+  counts = tuple(map(parameter_count, (source.params, params)))
   samples = {pair: job.samples[pair] for pair in pairs}
   scores = known_scores(source.run_dir, source.step)
   scores = {pair: scores[pair] for pair in pairs if pair in scores}
@@ -215,10 +216,8 @@ def _formats(
   """Writes all formats; the bundle is read only if there is one."""
   if not job.formats:
     return {}
-  translator = bundle.read_model(folder)
-  return write_formats(
-    translator, folder, job.formats, about, samples, advance=advance
-  )
+  expected = Expected(bundle.read_model(folder), samples)
+  return write_formats(expected, folder, job.formats, about, advance=advance)
 
 
 def _bleu(

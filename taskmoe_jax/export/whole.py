@@ -15,6 +15,7 @@ from taskmoe_jax.export.shrinking.bundles import shrunk_table
 from taskmoe_jax.export.shrinking.shrink import NOTHING, Shrinking, shrink
 from taskmoe_jax.train.restoring import load_translator
 from taskmoe_jax.train.run_directory import load_samples
+from taskmoe_jax.train.state import parameter_count
 
 # The bundle's name, where others have that of their task.
 WHOLE = "whole"
@@ -58,7 +59,7 @@ def export_whole(
     bundle.write_model(temporary, model)
     _check_written(temporary, model)
     said = shrink(temporary, shrinking, load_samples(run_dir), texts)
-    size = sum(leaf.size for leaf in jax.tree.leaves(model.params))
+    size = parameter_count(model.params)
     kept = said["cost"]["parameters"]["after"] if said else size
     manifest = _describe(model, run_dir, step, (size, kept))
     bundle.write_manifest(temporary, {**manifest, **said})

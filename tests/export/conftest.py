@@ -11,6 +11,7 @@ import types
 import venv
 
 import jaxtyping
+import numpy as np
 import packaging.requirements
 import pytest
 import sentencepiece
@@ -19,9 +20,8 @@ from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.export.formats import format as named_formats
 from taskmoe_jax.export.formats.format import FormatCheck
-from taskmoe_jax.models.config import ModelConfig, StackConfig
+from taskmoe_jax.models.config import StackConfig
 from taskmoe_jax.models.transformer import Transformer
-from taskmoe_jax.moe.config import MoeConfig
 from taskmoe_jax.task_space import TaskSpace
 from taskmoe_jax.vocabulary import EOS_ID, PAD_ID, UNK_ID, Vocabulary
 
@@ -48,38 +48,11 @@ def vocabulary():
 
 
 @pytest.fixture(scope="session")
-def mixture_of(vocabulary, random_params):
+def mixture_of(tiny_model, vocabulary, random_params):
   """Makes a translator; both stacks have a dense and an MoE layer, twice."""
 
-  def stack(granularity):
-    moe = MoeConfig(
-      granularity=granularity,
-      num_experts=5,
-      num_selected=2,
-      expert_mlp_dim=6,
-      dispatch="auto",
-      capacity_factor=2.0,
-      group_size=64,
-      balance_loss_weight=0.01,
-      z_loss_weight=0.001,
-      word_table="hashed",
-      num_candidates=3,
-    )
-    return StackConfig(num_layers=4, mlp_dims=(7,), moe=moe)
-
   def make(encoder="task", decoder="task", *, task_by="target", **changes):
-    settings = {
-      "vocab_size": 17,
-      "embed_dim": 8,
-      "num_heads": 2,
-      "head_dim": 3,
-      "activation": "relu",
-      "embeddings": "one",
-      "encoder": stack(encoder),
-      "decoder": stack(decoder),
-      **changes,
-    }
-    config = ModelConfig(**settings)
+    config = tiny_model(encoder, decoder, vocab_size=17, **changes)
     space = TaskSpace.from_pairs(PAIRS, task_by)
     params = random_params(Transformer(config, len(space.tasks)))
     return Translator(config, params, space, vocabulary)
@@ -87,20 +60,35 @@ def mixture_of(vocabulary, random_params):
   return make
 
 
+@pytest.fixture
+def samples():
+  """Sentences with references of every pair.
+
+  Three or four of each: both are decoded in four rows, by one program.
+  """
+  return {
+    "en-de": [("abc", "cba"), ("hg fe", "efgh"), ("ba", "fad")],
+    "de-en": [("dad", "add"), ("f", "bead"), ("cage", "hag"), ("be", "fee")],
+    "en-fr": [("abcdefgh", "ha"), ("bad", "gab"), ("he", "head")],
+    "fr-en": [("cab", "bac"), ("a", "b"), ("gaga", "head"), ("each", "ace")],
+  }
+
+
 @pytest.fixture(scope="session")
-def dense_of(vocabulary, random_params):
-  """Makes a dense translator of three widths, as a sub-network has them."""
+def sub_network(tiny_model, vocabulary, random_params):
+  """Makes a dense translator of two pairs, with layers of many widths.
+
+  The width of its heads is not D/N, and its table has ids without a piece.
+  """
 
   def make(activation="relu", **changes):
-    config = ModelConfig(
+    config = tiny_model(
+      None,
+      None,
       vocab_size=17,
-      embed_dim=8,
-      num_heads=2,
-      head_dim=3,
       activation=activation,
-      embeddings="one",
       encoder=StackConfig(num_layers=2, mlp_dims=(7, 12)),
-      decoder=StackConfig(num_layers=1, mlp_dims=(5,)),
+      decoder=StackConfig(num_layers=2, mlp_dims=(5, 9)),
       **changes,
     )
     params = random_params(Transformer(config, 1))
@@ -110,50 +98,27 @@ def dense_of(vocabulary, random_params):
   return make
 
 
-@pytest.fixture
-def samples():
-  """Sentences with references of every pair."""
-  return {
-    "en-de": [("abc", "cba"), ("hg fe", "efgh")],
-    "de-en": [("dad", "add"), ("f", "bead")],
-    "en-fr": [("abcdefgh", "ha")],
-    "fr-en": [("cab", "bac"), ("a", "b"), ("gaga", "head")],
-  }
-
-
-@pytest.fixture(scope="session")
-def sub_network(vocabulary, random_params):
-  """Makes a dense translator of two pairs, with layers of many widths.
-
-  The width of its heads is not D/N, and its table has ids without a piece.
-  """
-
-  def make(activation="relu", embeddings="one"):
-    config = ModelConfig(
-      vocab_size=17,
-      embed_dim=8,
-      num_heads=2,
-      head_dim=3,
-      activation=activation,
-      embeddings=embeddings,
-      encoder=StackConfig(num_layers=2, mlp_dims=(7, 12)),
-      decoder=StackConfig(num_layers=2, mlp_dims=(5, 9)),
-    )
-    space = TaskSpace.from_pairs(("en-de", "fr-de"), "target")
-    return Translator(
-      config, random_params(Transformer(config, 1)), space, vocabulary
-    )
-
-  return make
-
-
 @pytest.fixture(scope="session")
 def german():
   """Sentences for a sub-network; some letters are unknown to its vocabulary."""
   return {
     "en-de": [("abc", "cba"), ("hg</s> fe", "ef</s>gh"), ("hh xyz", "ab")],
-    "fr-de": [("dad", "add")],
+    "fr-de": [("dad", "add"), ("f", "bead"), ("xa", "a"), ("cab d", "h")],
   }
+
+
+@pytest.fixture(scope="session")
+def upside_down():
+  """Makes a translator of another, with its table of pieces upside down."""
+
+  def make(translator):
+    table = np.flip(translator.params["embedding"]["table"], 0)
+    params = {**translator.params, "embedding": {"table": table}}
+    return Translator(
+      translator.model, params, translator.task_space, translator.vocabulary
+    )
+
+  return make
 
 
 @pytest.fixture(scope="module")
@@ -253,10 +218,10 @@ class Plain:
     about = dataclasses.asdict(about)
     (folder / "about.json").write_text(json.dumps(about))
 
-  def check(self, translator, folder, samples):
+  def check(self, expected, folder):
     if self.fails:
       raise TaskMoeError("plain 3 does not compute what the bundle does.")
-    rows = sum(map(len, samples.values()))
+    rows = sum(map(len, expected.samples.values()))
     return FormatCheck("plain 3", rows, 0.0, rows, True)
 
 

@@ -103,9 +103,9 @@ def test_a_bundle_for_each_task(exported, tmp_path, plain, capsys):
   assert manifest["source"] == {"run": str(tmp_path), "step": 30}
   check = {"by": "mixture", **dataclasses.asdict(rows[0].check)}
   assert manifest["check"] == check
-  assert manifest["check"]["sentences"] == 5
+  assert manifest["check"]["sentences"] == 8
   assert manifest["sha256"].keys() > {"model.safetensors", "plain/about.json"}
-  assert manifest["formats"]["plain"]["sentences"] == 5
+  assert manifest["formats"]["plain"]["sentences"] == 8
   own = [path for path in folders[1].iterdir() if path.is_file()]
   assert rows[0].bytes == {
     "bundle": sum(
@@ -147,7 +147,7 @@ def test_a_bundle_with_candidates(exported, tmp_path):
     assert layer.keys() == {"layer", "candidates"}
     assert sorted(set(layer["candidates"])) == layer["candidates"]
     assert len(layer["candidates"]) == 3
-  assert (row.check.identical_translations, row.check.sentences) == (2, 2)
+  assert (row.check.identical_translations, row.check.sentences) == (3, 3)
   loaded = taskmoe_jax.load(folder)
   assert loaded.task_space.tasks == ("de",)
   assert loaded.model.decoder.moe.num_experts == 3

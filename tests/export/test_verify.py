@@ -36,8 +36,8 @@ def english(samples):
 
 def test_a_sub_network_passes(mixture, small_of, english):
   check = verify(mixture, small_of(), english)
-  assert check.sentences == 5
-  assert check.identical_translations == 5
+  assert check.sentences == 8
+  assert check.identical_translations == 8
   assert 0 < check.max_logit_difference < 1e-4
 
 
@@ -88,7 +88,7 @@ def test_what_is_not_its_mixture_is_noticed(
   with pytest.raises(
     TaskMoeError,
     match=r"the sub-network for de-en, fr-en is not its mixture: logits differ"
-    r" by up to \d\.\de[-+]\d+ \(at most 1e-04 is rounding\), and \d of 5"
+    r" by up to \d\.\de[-+]\d+ \(at most 1e-04 is rounding\), and \d of 8"
     r" translations differ\. Nothing was written\.",
   ):
     verify(mixture, small, english)

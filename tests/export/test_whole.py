@@ -47,7 +47,7 @@ def test_rounded(sub_network, german, tmp_path, monkeypatch, capsys):
   assert "made smaller" in capsys.readouterr().out
   folder = tmp_path / "export-7" / "whole"
   assert bundle.read_manifest(folder)["quantization"] == said["quantization"]
-  assert said["quantization"]["sentences"] == 4
+  assert said["quantization"]["sentences"] == 7
   taskmoe_jax.load(folder)
 
 

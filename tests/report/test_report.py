@@ -132,9 +132,9 @@ def fails_with():
   [("task", "static"), ("token", "task_then_token")],
 )
 def test_sizes_are_those_of_extracted_models(
-  model_of, random_params, encoder, decoder
+  tiny_model, random_params, encoder, decoder
 ):
-  model = model_of(encoder, decoder)
+  model = tiny_model(encoder, decoder, vocab_size=300)
   params = random_params(Transformer(model, 3))
   small, config, _ = extract(params, model, 2, 3)
   sizes = sizes_of(model, 3)
@@ -147,8 +147,8 @@ def test_sizes_are_those_of_extracted_models(
   )
 
 
-def test_sizes_where_nothing_can_be_extracted(model_of):
-  model = model_of("token", None)
+def test_sizes_where_nothing_can_be_extracted(tiny_model):
+  model = tiny_model("token", None, vocab_size=300)
   sizes = sizes_of(model, 3)
   whole = parameter_count(abstract_params(Transformer(model, 3)))
   assert (sizes.mixture, sizes.sub_network) == (whole, None)

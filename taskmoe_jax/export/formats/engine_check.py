@@ -12,21 +12,17 @@ from typing import Protocol, runtime_checkable
 import jax
 import numpy as np
 
-from taskmoe_jax.decoding.search import Beam, Greedy, Lengths
+from taskmoe_jax.decoding.search import Beam, Greedy
 from taskmoe_jax.decoding.translations import Hypothesis
-from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError
+from taskmoe_jax.export.formats.expected import LONGEST, Expected
 from taskmoe_jax.export.formats.format import FormatCheck
-from taskmoe_jax.export.verify import Samples, in_float32
 
 # Largest difference of two log-probabilities of a sentence that is rounding, in
 # float32. Two hypotheses whose scores are no further apart are a tie.
 TOLERANCE = 1e-3
 # What the engines do by convention, so that the same hypotheses are searched.
 SEARCH = Beam(size=4, length_penalty=0.5, normalization="power")
-# Longer translations are cut, in both alike. One length for all sentences and
-# tasks, so that one program searches for all of them.
-_LONGEST = 64
 
 
 @runtime_checkable
@@ -75,9 +71,8 @@ class Comparison:
 
 
 def check_engine(
-  translator: Translator,
+  expected: Expected,
   engine: Engine,
-  samples: Samples,
   *,
   exact: bool,
   most_per_token: float | None = None,
@@ -86,9 +81,8 @@ def check_engine(
   """Compares scores of references, and translations.
 
   Args:
-    translator: The bundle. It computes in float32 here, whatever it serves in.
+    expected: The bundle, with sentences.
     engine: What runs the format.
-    samples: Sentences with references.
     exact: Whether the format keeps float32. If so, a difference is an error.
     most_per_token: Of a format that does not: the largest difference of the
       log-probability of a token, on the average over all references, that
@@ -100,22 +94,20 @@ def check_engine(
       another and worse; or, of a format that is not exact, scores by more than
       `most_per_token`.
   """
-  translator = in_float32(translator)
-  differences, sentences, tokens, identical = [], 0, 0, 0
+  differences, sentences, identical = [], 0, 0
   worse: list[str] = []
+  samples = expected.samples
   with jax.default_matmul_precision("highest"):
-    for pair, rows in samples.items():
-      differences.append(score_differences(translator, engine, pair, rows))
-      sources, targets = ([row[side] for row in rows] for side in (0, 1))
-      tokens += sum(len(x) + 1 for x in translator.vocabulary.encode(targets))
-      found = compare_translations(translator, engine, pair, sources, search)
+    for pair in samples:
+      differences.append(score_differences(expected, engine, pair))
+      found = compare_translations(expected, engine, pair, search)
       sentences += found.sentences
       identical += found.identical
       worse += found.worse
   # Unlike Python's max, NumPy's does not lose what is no number.
   together = np.concatenate(differences)
   difference = float(np.max(together))
-  per_token = float(np.sum(together)) / tokens
+  per_token = float(np.sum(together)) / expected.num_tokens
   if most_per_token is not None and not per_token <= most_per_token:
     raise TaskMoeError(
       f"{engine.version} does not compute what the bundle for"
@@ -136,23 +128,15 @@ def check_engine(
 
 
 def score_differences(
-  translator: Translator,
-  engine: Engine,
-  pair: str,
-  rows: Sequence[tuple[str, str]],
+  expected: Expected, engine: Engine, pair: str
 ) -> np.ndarray:
   """Absolute differences of the log-probabilities of references."""
-  sources, targets = ([row[side] for row in rows] for side in (0, 1))
-  ours = [score.total for score in translator.score(sources, targets, pair)]
-  return np.abs(np.subtract(ours, engine.score(sources, targets, pair)))
+  theirs = engine.score(*expected.sides(pair), pair)
+  return np.abs(np.subtract(expected.scores(pair), theirs))
 
 
 def compare_translations(
-  translator: Translator,
-  engine: Engine,
-  pair: str,
-  sources: Sequence[str],
-  search: Beam | Greedy,
+  expected: Expected, engine: Engine, pair: str, search: Beam | Greedy
 ) -> Comparison:
   """Counts the translations that are the same, tied, and worse.
 
@@ -160,18 +144,11 @@ def compare_translations(
   come in either order. So another hypothesis is no mistake of the engine's
   unless its score, by the same rule, is worse.
   """
-  ours = translator.decode(
-    sources,
-    pair,
-    batch_size=32,
-    search=search,
-    lengths=Lengths(max_target=_LONGEST),
-  )
-  theirs = engine.translate(sources, pair, search, _LONGEST)
+  sources, _ = expected.sides(pair)
+  ours = expected.translations(pair, search)
+  theirs = engine.translate(sources, pair, search, LONGEST)
   identical, ties, worse = 0, 0, []
-  for source, (our, *_), their in zip(
-    sources, ours.n_best, theirs, strict=True
-  ):
+  for source, our, their in zip(sources, ours, theirs, strict=True):
     if list(our.token_ids) == list(their.token_ids):
       identical += 1
     elif their.score >= our.score - TOLERANCE:

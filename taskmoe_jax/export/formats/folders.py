@@ -6,31 +6,28 @@ from typing import Any
 
 from etils import epath
 
-from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.export import bundle
 from taskmoe_jax.export.describing import About
+from taskmoe_jax.export.formats.expected import Expected
 from taskmoe_jax.export.formats.format import Format, formats_named
 from taskmoe_jax.export.run_texts import samples_for
-from taskmoe_jax.export.verify import Samples
 
 
 def write_formats(
-  translator: Translator,
+  expected: Expected,
   folder: epath.Path,
   formats: Mapping[str, Format],
   about: About,
-  samples: Samples,
   *,
   advance: Callable[[str], None] = lambda _: None,
 ) -> dict[str, dict[str, Any]]:
   """Writes and checks formats, each in a folder with its name.
 
   Args:
-    translator: The bundle.
+    expected: The bundle, with sentences to check with.
     folder: Where the bundle is being written.
     formats: By name; see `formats_named`.
     about: What the folders may tell their readers.
-    samples: Sentences with references to check with.
     advance: Told the name of each format before it is written.
 
   Returns:
@@ -41,12 +38,7 @@ def write_formats(
     advance(name)
     place = folder / name
     place.mkdir()
-    writer.write(translator, place, about)
-    check = writer.check(translator, place, samples)
-    described[name] = {
-      **dataclasses.asdict(check),
-      "bytes": bundle.size_of(place),
-    }
+    described[name] = _write(writer, expected, place, about)
   return described
 
 
@@ -79,7 +71,7 @@ def add_formats(
   for name, writer in formats.items():
     bundle.refuse_existing(folder / name, overwrite=overwrite)
     writer.refuse(translator.model)
-  samples = samples_for(folder, manifest, run_dir)
+  expected = Expected(translator, samples_for(folder, manifest, run_dir))
   sizes = manifest["parameters"]
   source = manifest["source"]
   about = About(
@@ -92,13 +84,17 @@ def add_formats(
   added = {}
   for name, writer in formats.items():
     with bundle.new_folder(folder / name, overwrite=overwrite) as place:
-      writer.write(translator, place, about)
-      check = writer.check(translator, place, samples)
-      added[name] = {
-        **dataclasses.asdict(check),
-        "bytes": bundle.size_of(place),
-      }
+      added[name] = _write(writer, expected, place, about)
   manifest["formats"] = {**manifest.get("formats", {}), **added}
   del manifest["sha256"], manifest["format"]
   bundle.write_manifest(folder, manifest)
   return added
+
+
+def _write(
+  writer: Format, expected: Expected, place: epath.Path, about: About
+) -> dict[str, Any]:
+  """Writes and checks one format; returns what a manifest says of it."""
+  writer.write(expected.bundle, place, about)
+  check = writer.check(expected, place)
+  return {**dataclasses.asdict(check), "bytes": bundle.size_of(place)}

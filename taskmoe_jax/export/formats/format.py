@@ -14,7 +14,7 @@ from etils import epath
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError, one_of
 from taskmoe_jax.export.describing import About
-from taskmoe_jax.export.verify import Samples
+from taskmoe_jax.export.formats.expected import Expected
 from taskmoe_jax.models.config import ModelConfig
 
 # Where the writer of each format is: module:object.
@@ -65,9 +65,7 @@ class Format(Protocol):
   ) -> None:
     """Writes a bundle's model into an empty folder."""
 
-  def check(
-    self, translator: Translator, folder: epath.Path, samples: Samples
-  ) -> FormatCheck:
+  def check(self, expected: Expected, folder: epath.Path) -> FormatCheck:
     """Loads a folder in its own engine and compares it with the bundle.
 
     Raises:

@@ -4,7 +4,6 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-import jax
 import rich.console
 import rich.progress
 from etils import epath
@@ -37,6 +36,7 @@ from taskmoe_jax.export.verify import Samples
 from taskmoe_jax.models.config import ModelConfig, StackConfig
 from taskmoe_jax.task_space import TaskSpace
 from taskmoe_jax.train.restoring import load_translator
+from taskmoe_jax.train.state import parameter_count
 
 # Sentences of some pairs: (part, pairs, the first so many of each).
 ReadText = Callable[[str, Sequence[str], int], Samples]
@@ -210,10 +210,7 @@ def _export(
   mixture = job.mixture
   params, config = _small(mixture, plan, kept)
   served = TaskSpace.from_pairs(plan.pairs, mixture.task_space.task_by)
-  counts = tuple(
-    sum(leaf.size for leaf in jax.tree.leaves(tree))
-    for tree in (mixture.params, params)
-  )
+  counts = tuple(map(parameter_count, (mixture.params, params)))
   with bundle.new_folder(
     folder / plan.name, overwrite=job.overwrite
   ) as temporary:

@@ -36,6 +36,7 @@ from taskmoe_jax.export.shrinking.trimming import (
 from taskmoe_jax.export.shrinking.trimming_check import check_trimmed
 from taskmoe_jax.export.verify import Samples, in_float32, logit_difference
 from taskmoe_jax.task_space import split_pair
+from taskmoe_jax.train.state import parameter_count
 
 # By how many nats a token of the references may become more or less likely.
 # That is many times what rounding does to a trained model (docs/shrinking.md),
@@ -121,7 +122,10 @@ def shrink(
     small = after
   said["cost"] = {
     "bytes": {"before": size, "after": bundle.size_of(folder)},
-    "parameters": {"before": _size(before), "after": _size(small)},
+    "parameters": {
+      "before": parameter_count(before.params),
+      "after": parameter_count(small.params),
+    },
   }
   if texts:
     said["cost"]["bleu"] = {
@@ -129,10 +133,6 @@ def shrink(
       for when, translator in (("before", before), ("after", small))
     }
   return said
-
-
-def _size(translator: Translator) -> int:
-  return sum(leaf.size for leaf in jax.tree.leaves(translator.params))
 
 
 def _trimmed(

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from taskmoe_jax.decoding.search import Lengths
+from taskmoe_jax.decoding.search import GREEDY, Lengths
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.export.formats.engine_check import (
   SEARCH,
@@ -13,13 +13,14 @@ from taskmoe_jax.export.formats.engine_check import (
   check_engine,
   compare_translations,
 )
+from taskmoe_jax.export.formats.expected import Expected
 
 ROWS = [("abc", "cba"), ("hg fe", "efgh"), ("hh a", "ab")]
 
 
 @pytest.fixture(scope="module")
-def bundle(dense_of):
-  return dense_of()
+def bundle(sub_network):
+  return sub_network()
 
 
 class Ours:
@@ -58,49 +59,61 @@ class Ours:
     return best
 
 
-def check(bundle, engine, **settings):
+@pytest.fixture(scope="module")
+def expected(bundle):
+  return Expected(bundle, {"en-de": ROWS})
+
+
+def check(expected, engine, **settings):
   settings = {"exact": True, **settings}
-  return check_engine(bundle, engine, {"en-de": ROWS}, **settings)
+  return check_engine(expected, engine, **settings)
 
 
-def test_the_same(bundle):
-  found = check(bundle, Ours(bundle))
+def test_what_is_expected_is_found_once(expected):
+  assert expected.scores("en-de") is expected.scores("en-de")
+  beam, greedy = (expected.translations("en-de", s) for s in (SEARCH, GREEDY))
+  assert expected.translations("en-de", SEARCH) is beam
+  # Each search has its own.
+  assert [x.score for x in beam] != [x.score for x in greedy]
+
+
+def test_the_same(bundle, expected):
+  found = check(expected, Ours(bundle))
   assert dataclasses.astuple(found) == ("ours 1.0", 3, 0.0, 3, True)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_scores(bundle, sign):
-  found = check(bundle, Ours(bundle, sign * TOLERANCE * 0.8))
+def test_scores(bundle, expected, sign):
+  found = check(expected, Ours(bundle, sign * TOLERANCE * 0.8))
   assert found.max_score_difference == pytest.approx(TOLERANCE * 0.8, rel=0.01)
   with pytest.raises(
     TaskMoeError,
     match=r"ours 1.0 does not compute.*differ by up to 1.2e-03.* and 0 of 3",
   ):
-    check(bundle, Ours(bundle, sign * TOLERANCE * 1.2))
+    check(expected, Ours(bundle, sign * TOLERANCE * 1.2))
   with pytest.raises(TaskMoeError, match="differ by up to nan"):
-    check(bundle, Ours(bundle, np.nan))
+    check(expected, Ours(bundle, np.nan))
 
 
-def test_ties(bundle):
+def test_ties(bundle, expected):
   for other in (TOLERANCE * -0.8, 0.0, 1.0):
-    found = check(bundle, Ours(bundle, other=other))
+    found = check(expected, Ours(bundle, other=other))
     assert found.identical_translations == 2
   with pytest.raises(
     TaskMoeError, match=r"1 of 3 translations are worse, such as that of 'hh a'"
   ):
-    check(bundle, Ours(bundle, other=TOLERANCE * -1.2))
-  sources = [source for source, _ in ROWS]
+    check(expected, Ours(bundle, other=TOLERANCE * -1.2))
   found = compare_translations(
-    bundle, Ours(bundle, other=0.1), "en-de", sources, SEARCH
+    expected, Ours(bundle, other=0.1), "en-de", SEARCH
   )
   assert dataclasses.astuple(found) == (3, 2, 1, ())
 
 
-def test_what_is_not_exact_is_reported(bundle):
+def test_what_is_not_exact_is_reported(bundle, expected):
   engine = Ours(bundle, 2.4, other=-2.0)
-  found = check(bundle, engine, exact=False, most_per_token=0.21)
+  found = check(expected, engine, exact=False, most_per_token=0.21)
   assert found.max_score_difference == pytest.approx(2.4, rel=0.01)
   assert found.identical_translations == 2
   # The three references have 4 + 5 + 3 tokens, ends included, and spaces.
   with pytest.raises(TaskMoeError, match=r"differ by 1.\de-01 a token.* 0.1\."):
-    check(bundle, engine, exact=False, most_per_token=0.1)
+    check(expected, engine, exact=False, most_per_token=0.1)

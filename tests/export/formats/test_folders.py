@@ -36,7 +36,7 @@ def folder(mixture_of, tmp_path, run_dir, plain):
 
 def test_a_format_is_added(folder, capsys, taskmoe):
   taskmoe("export", f"--bundle={folder}", "--formats=plain")
-  assert "de/plain: 0.00 MB, plain 3, scores within 0.0e+00, 2 of 2 trans" in (
+  assert "de/plain: 0.00 MB, plain 3, scores within 0.0e+00, 3 of 3 trans" in (
     capsys.readouterr().out
   )
   manifest = bundle.read_manifest(folder)
@@ -45,7 +45,7 @@ def test_a_format_is_added(folder, capsys, taskmoe):
   assert about["scores"] == {"en-de": 71.5}
   said = manifest["formats"]["plain"]
   assert said["engine"] == "plain 3"
-  assert said["sentences"] == 2
+  assert said["sentences"] == 3
   assert said["bytes"] == 7 + (folder / "plain" / "about.json").stat().st_size
   assert {"plain/deep/model.bin", "plain/about.json"} < manifest[
     "sha256"

@@ -133,7 +133,10 @@ def trimmed_of(sub_network):
   return make
 
 
-SAMPLES = {"en-de": [("abc", "cab"), ("dad", "bad")], "fr-de": [("a", "add")]}
+SAMPLES = {
+  "en-de": [("abc", "cab"), ("dad", "bad"), ("ca", "d")],
+  "fr-de": [("a", "add"), ("bad", "cab"), ("d", "ab"), ("da", "ca")],
+}
 
 
 @pytest.mark.parametrize("embeddings", ["one", "three"])
@@ -154,7 +157,7 @@ def test_logits_of_kept_pieces_are_the_same(trimmed_of, embeddings):
 def test_translations_are_the_same(trimmed_of):
   whole, small, kept = trimmed_of()
   check = check_trimmed(whole, small, kept, SAMPLES)
-  assert check.sentences == 3
+  assert check.sentences == 7
   assert check.nats_per_token > 0
   # By hand: what dropped pieces have no more.
   (old,), (new,) = (m.score(["abc"], ["cab"], "en-de") for m in (whole, small))
@@ -182,14 +185,14 @@ def test_both_at_once(sub_network, tmp_path):
     said = shrink(folder, shrinking, SAMPLES, {})
     loaded = bundle.read_model(folder)
   trimming = said["trimming"]
-  assert trimming["lines"] == 3 + 6
+  assert trimming["lines"] == 3 + 14
   assert trimming["text"] == [str(tmp_path / "text.txt")]
   size = len(loaded.vocabulary)
   assert trimming["pieces"] == {"before": 15, "after": size}
   # The table had two rows without a piece.
   sizes = said["cost"]["parameters"]
   assert sizes["before"] - sizes["after"] == (17 - size) * 8
-  assert said["quantization"]["sentences"] == 3
+  assert said["quantization"]["sentences"] == 7
   assert len(loaded.translate(["hag"])) == 1
 
 

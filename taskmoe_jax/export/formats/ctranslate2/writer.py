@@ -22,8 +22,8 @@ from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.export.describing import About
 from taskmoe_jax.export.formats import engine_check
 from taskmoe_jax.export.formats.dense import refuse_mixtures, refuse_routing
+from taskmoe_jax.export.formats.expected import Expected
 from taskmoe_jax.export.formats.format import FormatCheck
-from taskmoe_jax.export.verify import Samples
 from taskmoe_jax.models.config import ModelConfig
 from taskmoe_jax.task_space import split_pair
 from taskmoe_jax.vocabulary import target_symbol
@@ -131,16 +131,13 @@ class CTranslate2:
     (folder / "spiece.model").write_bytes(translator.vocabulary.model)
     (folder / "README.md").write_text(self._readme(translator, about))
 
-  def check(
-    self, translator: Translator, folder: epath.Path, samples: Samples
-  ) -> FormatCheck:
+  def check(self, expected: Expected, folder: epath.Path) -> FormatCheck:
     """Loads the folder in CTranslate2 and compares it with the bundle."""
     from taskmoe_jax.export.formats.ctranslate2.engine import CTranslate2Engine
 
     return engine_check.check_engine(
-      translator,
+      expected,
       CTranslate2Engine(folder),
-      samples,
       exact=self.most_per_token is None,
       most_per_token=self.most_per_token,
       search=SEARCH,

@@ -25,6 +25,7 @@ from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.export.describing import About
 from taskmoe_jax.export.formats.dense import refuse_mixtures
 from taskmoe_jax.export.formats.engine_check import SEARCH, check_engine
+from taskmoe_jax.export.formats.expected import Expected
 from taskmoe_jax.export.formats.format import FormatCheck
 from taskmoe_jax.export.formats.huggingface.card import model_card
 from taskmoe_jax.export.formats.huggingface.tokenizer import (
@@ -36,7 +37,6 @@ from taskmoe_jax.export.formats.huggingface.weights import (
   t5_arrays,
   t5_config,
 )
-from taskmoe_jax.export.verify import Samples
 from taskmoe_jax.models.config import ModelConfig
 from taskmoe_jax.vocabulary import EOS_ID, PAD_ID
 
@@ -89,15 +89,13 @@ class HuggingFace:
     card = model_card(translator, about, stored, checksums)
     (folder / "README.md").write_text(card)
 
-  def check(
-    self, translator: Translator, folder: epath.Path, samples: Samples
-  ) -> FormatCheck:
+  def check(self, expected: Expected, folder: epath.Path) -> FormatCheck:
     """Opens the folder with transformers and compares it with the bundle."""
     from taskmoe_jax.export.formats.huggingface.engine import HuggingFaceEngine
 
     engine = HuggingFaceEngine(folder)
-    engine.check_tokens(translator.vocabulary, samples)
-    return check_engine(translator, engine, samples, exact=True)
+    engine.check_tokens(expected.bundle.vocabulary, expected.samples)
+    return check_engine(expected, engine, exact=True)
 
 
 HUGGING_FACE = HuggingFace()

@@ -29,6 +29,7 @@ from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.export.describing import About
 from taskmoe_jax.export.formats.dense import refuse_mixtures, refuse_routing
 from taskmoe_jax.export.formats.engine_check import check_engine
+from taskmoe_jax.export.formats.expected import Expected
 from taskmoe_jax.export.formats.format import FormatCheck
 from taskmoe_jax.export.formats.stablehlo import runner
 from taskmoe_jax.export.formats.stablehlo.engine import StableHloEngine
@@ -36,7 +37,6 @@ from taskmoe_jax.export.formats.stablehlo.programs import (
   PLATFORMS,
   export_programs,
 )
-from taskmoe_jax.export.verify import Samples
 from taskmoe_jax.models.config import ModelConfig
 from taskmoe_jax.task_space import split_pair
 from taskmoe_jax.vocabulary import target_symbol
@@ -139,12 +139,10 @@ class StableHlo:
     )
     (folder / "README.md").write_text(readme)
 
-  def check(
-    self, translator: Translator, folder: epath.Path, samples: Samples
-  ) -> FormatCheck:
+  def check(self, expected: Expected, folder: epath.Path) -> FormatCheck:
     """Loads the programs and compares them with the bundle."""
     engine = StableHloEngine(folder)
-    return check_engine(translator, engine, samples, exact=True, search=GREEDY)
+    return check_engine(expected, engine, exact=True, search=GREEDY)
 
 
 def _has_parameters(folder: epath.Path, names: Set[str]) -> bool:

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from etils import epath
 
-from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.export.describing import About
 from taskmoe_jax.export.formats.ctranslate2.engine import CTranslate2Engine
@@ -21,6 +20,7 @@ from taskmoe_jax.export.formats.ctranslate2.writer import (
   SEARCH,
 )
 from taskmoe_jax.export.formats.engine_check import score_differences
+from taskmoe_jax.export.formats.expected import Expected
 from taskmoe_jax.export.formats.format import formats_named
 
 ABOUT = About("de", "runs/a", 70, (5000, 1234), {})
@@ -30,6 +30,11 @@ FORMATS = (FLOAT32, FLOAT16, INT8)
 @pytest.fixture(scope="module")
 def translator(sub_network):
   return sub_network()
+
+
+@pytest.fixture(scope="module")
+def expected(translator, german):
+  return Expected(translator, german)
 
 
 @pytest.fixture(scope="module")
@@ -47,27 +52,27 @@ def test_their_names():
   assert named == {writer.name: writer for writer in FORMATS}
 
 
-def test_ctranslate2_computes_what_the_bundle_does(translator, folders, german):
-  check = FLOAT32.check(translator, folders[FLOAT32], german)
+def test_ctranslate2_computes_what_the_bundle_does(expected, folders):
+  check = FLOAT32.check(expected, folders[FLOAT32])
   assert check.engine.startswith("ctranslate2 4.")
-  assert check.sentences == check.identical_translations == 4
+  assert check.sentences == check.identical_translations == 7
   assert check.max_score_difference < 1e-4
   assert check.exact
 
 
 def test_gated_with_three_tables(sub_network, german, tmp_path):
-  translator = sub_network("gated_gelu", "three")
+  translator = sub_network("gated_gelu", embeddings="three")
   folder = epath.Path(tmp_path)
   FLOAT32.write(translator, folder, ABOUT)
   found = score_differences(
-    translator, CTranslate2Engine(folder), "en-de", german["en-de"]
+    Expected(translator, german), CTranslate2Engine(folder), "en-de"
   )
   assert np.max(found) < 1e-4
 
 
 @pytest.mark.parametrize("writer", [FLOAT16, INT8])
-def test_formats_that_are_not_exact(translator, folders, german, writer):
-  check = writer.check(translator, folders[writer], german)
+def test_formats_that_are_not_exact(expected, folders, writer):
+  check = writer.check(expected, folders[writer])
   assert not check.exact
   assert 0 < check.max_score_difference < 1
 
@@ -101,19 +106,13 @@ def test_every_number_is_stored_once(translator, folders):
     (INT8, r"differ by .* a token, of which rounding explains 0.2\. Nothing"),
   ],
 )
-def test_other_weights_are_found(translator, german, tmp_path, writer, message):
-  params = jax.tree.map(np.asarray, translator.params)
-  table = {"table": np.flip(params["embedding"]["table"], 0)}
-  other = Translator(
-    translator.model,
-    {**params, "embedding": table},
-    translator.task_space,
-    translator.vocabulary,
-  )
+def test_other_weights_are_found(
+  expected, upside_down, tmp_path, writer, message
+):
   folder = epath.Path(tmp_path)
-  writer.write(other, folder, ABOUT)
+  writer.write(upside_down(expected.bundle), folder, ABOUT)
   with pytest.raises(TaskMoeError, match=message):
-    writer.check(translator, folder, german)
+    writer.check(expected, folder)
 
 
 def test_names_and_settings(translator, folders):

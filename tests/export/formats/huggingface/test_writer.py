@@ -18,6 +18,7 @@ from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.export.describing import About
 from taskmoe_jax.export.formats.engine_check import SEARCH
+from taskmoe_jax.export.formats.expected import Expected
 from taskmoe_jax.export.formats.format import formats_named
 from taskmoe_jax.export.formats.huggingface.engine import spare_triton
 from taskmoe_jax.export.formats.huggingface.writer import HUGGING_FACE
@@ -44,33 +45,33 @@ def samples():
 
 
 @pytest.fixture(scope="module")
-def written(dense_of, tmp_path_factory):
+def written(sub_network, samples, tmp_path_factory):
   """A folder and what was written there; not to be changed."""
   folder = epath.Path(tmp_path_factory.mktemp("written"))
-  translator = dense_of()
-  HUGGING_FACE.write(translator, folder, ABOUT)
-  return translator, folder
+  expected = Expected(sub_network(), samples)
+  HUGGING_FACE.write(expected.bundle, folder, ABOUT)
+  return expected, folder
 
 
 def test_it_has_a_name():
   assert formats_named("huggingface") == {"huggingface": HUGGING_FACE}
 
 
-def test_transformers_computes_what_the_bundle_does(written, samples):
-  translator, folder = written
-  check = HUGGING_FACE.check(translator, folder, samples)
+def test_transformers_computes_what_the_bundle_does(written):
+  expected, folder = written
+  check = HUGGING_FACE.check(expected, folder)
   assert check.engine.startswith("transformers 5.")
   assert check.sentences == check.identical_translations == 6
   assert check.max_score_difference < 1e-4
   assert check.exact
 
 
-def test_gated(dense_of, samples, written, tmp_path):
+def test_gated(sub_network, samples, tmp_path):
   # Of bfloat16 the check makes float32.
-  translator = dense_of("gated_gelu", dtype="bfloat16")
+  translator = sub_network("gated_gelu", dtype="bfloat16")
   folder = epath.Path(tmp_path)
   HUGGING_FACE.write(translator, folder, ABOUT)
-  check = HUGGING_FACE.check(translator, folder, samples)
+  check = HUGGING_FACE.check(Expected(translator, samples), folder)
   assert check.identical_translations == 6
   assert check.max_score_difference < 1e-4
 
@@ -82,8 +83,8 @@ def test_gated(dense_of, samples, written, tmp_path):
     ("shared.weight", r"\d of 6 translations are worse, such as that of"),
   ],
 )
-def test_other_weights_are_found(written, samples, tmp_path, name, message):
-  translator, folder = written
+def test_other_weights_are_found(written, tmp_path, name, message):
+  expected, folder = written
   copy = epath.Path(tmp_path)
   for path in folder.iterdir():
     (copy / path.name).write_bytes(path.read_bytes())
@@ -93,11 +94,11 @@ def test_other_weights_are_found(written, samples, tmp_path, name, message):
     safetensors.save(arrays, metadata={"format": "pt"})
   )
   with pytest.raises(TaskMoeError, match=message):
-    HUGGING_FACE.check(translator, copy, samples)
+    HUGGING_FACE.check(expected, copy)
 
 
-def test_another_tokenizer_is_found(written, samples, tmp_path):
-  translator, folder = written
+def test_another_tokenizer_is_found(written, tmp_path):
+  expected, folder = written
   copy = epath.Path(tmp_path)
   for path in folder.iterdir():
     (copy / path.name).write_bytes(path.read_bytes())
@@ -106,7 +107,7 @@ def test_another_tokenizer_is_found(written, samples, tmp_path):
   vocab[7], vocab[9] = vocab[9], vocab[7]
   (copy / "tokenizer.json").write_text(json.dumps(text))
   with pytest.raises(TaskMoeError, match=r"tokenizer of transformers .* 'abc'"):
-    HUGGING_FACE.check(translator, copy, samples)
+    HUGGING_FACE.check(expected, copy)
 
 
 def test_triton_is_not_loaded_after_tensorflow(monkeypatch):
@@ -152,11 +153,11 @@ def test_model_card(written):
 
 
 def test_the_card_says_how(written, capsys):
-  translator, folder = written
+  expected, folder = written
   card = (folder / "README.md").read_text()
   code = card.split("```python\n", 2)[1].split("```")[0]
   exec(code.replace("FOLDER", repr(str(folder))).replace("3 hours", "abc"), {})
-  (ours,) = translator.decode(
+  (ours,) = expected.bundle.decode(
     ["abc"],
     "en-de",
     batch_size=1,
@@ -167,9 +168,9 @@ def test_the_card_says_how(written, capsys):
   assert capsys.readouterr().out == f"{[ours.replace(' ⁇ ', '')]}\n"
 
 
-def test_norwegian_is_a_language(dense_of, tmp_path, written):
+def test_norwegian_is_a_language(sub_network, tmp_path, written):
   space = TaskSpace.from_pairs(("en-no",), "pair")
-  other = dense_of()
+  other = sub_network()
   other = Translator(other.model, other.params, space, other.vocabulary)
   folder = epath.Path(tmp_path)
   HUGGING_FACE.write(other, folder, dataclasses.replace(ABOUT, scores={}))

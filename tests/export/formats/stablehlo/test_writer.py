@@ -12,10 +12,10 @@ import pytest
 from etils import epath
 from safetensors import numpy as safetensors
 
-from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.export import bundle
 from taskmoe_jax.export.describing import About
+from taskmoe_jax.export.formats.expected import Expected
 from taskmoe_jax.export.formats.format import formats_named
 from taskmoe_jax.export.formats.stablehlo import runner
 from taskmoe_jax.export.formats.stablehlo.writer import STABLEHLO
@@ -28,6 +28,11 @@ ABOUT = About("de", "runs/a", 70, (5000, 1234), {})
 @pytest.fixture(scope="module")
 def translator(sub_network):
   return sub_network()
+
+
+@pytest.fixture(scope="module")
+def expected(translator, german):
+  return Expected(translator, german)
 
 
 def _write(translator, folder):
@@ -49,28 +54,20 @@ def test_its_name():
   assert formats_named("stablehlo") == {"stablehlo": STABLEHLO}
 
 
-def test_the_programs_compute_what_the_bundle_does(translator, folder, german):
-  check = STABLEHLO.check(translator, folder, german)
+def test_the_programs_compute_what_the_bundle_does(expected, folder):
+  check = STABLEHLO.check(expected, folder)
   assert check.engine == f"jax {jax.__version__}"
-  assert check.sentences == check.identical_translations == 4
+  assert check.sentences == check.identical_translations == 7
   assert check.max_score_difference < 1e-4
   assert check.exact
 
 
-def test_other_parameters_are_found(translator, folder, german, tmp_path):
+def test_other_parameters_are_found(expected, upside_down, folder, tmp_path):
   moved = epath.Path(tmp_path) / "bundle"
   shutil.copytree(folder.parent, moved)
-  params = jax.tree.map(np.asarray, translator.params)
-  table = {"table": np.flip(params["embedding"]["table"], 0)}
-  other = Translator(
-    translator.model,
-    {**params, "embedding": table},
-    translator.task_space,
-    translator.vocabulary,
-  )
-  bundle.write_model(moved, other)
+  bundle.write_model(moved, upside_down(expected.bundle))
   with pytest.raises(TaskMoeError, match=r"jax .* does not compute what the b"):
-    STABLEHLO.check(translator, moved / "stablehlo", german)
+    STABLEHLO.check(expected, moved / "stablehlo")
 
 
 def test_no_file_holds_the_parameters(folder):
@@ -86,18 +83,18 @@ def test_no_file_holds_the_parameters(folder):
     assert found.platforms == ("cpu", "cuda", "tpu")
 
 
-def test_a_bundle_without_float32_is_not_read(translator, german, tmp_path):
+def test_a_bundle_without_float32_is_not_read(expected, tmp_path):
   """Such as one that is rounded; and of another vocabulary."""
   path = epath.Path(tmp_path)
-  bundle.write_model(path, translator)
+  bundle.write_model(path, expected.bundle)
   arrays = safetensors.load((path / "model.safetensors").read_bytes())
   arrays["embedding/table"] = arrays["embedding/table"].astype(np.float16)
   (path / "model.safetensors").write_bytes(safetensors.save(arrays))
   (path / "vocabulary.model").write_bytes(b"another")
   folder = path / "stablehlo"
   folder.mkdir()
-  STABLEHLO.write(translator, folder, ABOUT)
-  assert STABLEHLO.check(translator, folder, german).identical_translations == 4
+  STABLEHLO.write(expected.bundle, folder, ABOUT)
+  assert STABLEHLO.check(expected, folder).identical_translations == 7
 
 
 def test_it_translates_elsewhere(
