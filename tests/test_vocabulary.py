@@ -1,29 +1,18 @@
 import hashlib
-import io
 
 import pytest
-import sentencepiece
 
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.vocabulary import Vocabulary, target_symbol
+from tests.trained_pieces import trained_pieces
 
 
 @pytest.fixture(scope="module")
 def model():
   """Letters and words of one sentence; ids 0, 1, 2 as T5 has them."""
-  file = io.BytesIO()
-  sentencepiece.SentencePieceTrainer.train(
-    sentence_iterator=iter(["the cat and the hat"] * 20),
-    model_writer=file,
-    vocab_size=15,
-    user_defined_symbols=["<2de>", "<2fr>"],
-    pad_id=0,
-    eos_id=1,
-    unk_id=2,
-    bos_id=-1,
-    minloglevel=2,
+  return trained_pieces(
+    ["the cat and the hat"] * 20, vocab_size=15, symbols=["<2de>", "<2fr>"]
   )
-  return file.getvalue()
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import sys
 
 import jax
 import pytest
-import sentencepiece
 from flax import linen as nn
 
 from taskmoe_jax.cli.main import main
@@ -16,6 +15,7 @@ from taskmoe_jax.models.transformer import Transformer
 from taskmoe_jax.task_space import TaskSpace
 from taskmoe_jax.train import state
 from taskmoe_jax.vocabulary import Vocabulary
+from tests.trained_pieces import trained_pieces
 
 
 @pytest.fixture
@@ -36,19 +36,13 @@ _SEED = 8
 
 
 def vocabulary() -> Vocabulary:
-  model = io.BytesIO()
-  sentencepiece.SentencePieceTrainer.train(
-    sentence_iterator=iter(["the cat and the hat"] * 20),
-    model_writer=model,
-    vocab_size=PIECES,
-    user_defined_symbols=["<2de>", "<2fr>"],
-    pad_id=0,
-    eos_id=1,
-    unk_id=2,
-    bos_id=-1,
-    minloglevel=2,
+  return Vocabulary(
+    trained_pieces(
+      ["the cat and the hat"] * 20,
+      vocab_size=PIECES,
+      symbols=["<2de>", "<2fr>"],
+    )
   )
-  return Vocabulary(model.getvalue())
 
 
 @pytest.fixture(scope="module")

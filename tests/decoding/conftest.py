@@ -1,18 +1,16 @@
 """A mixture so small that it compiles in seconds, for a toy vocabulary."""
 
-import io
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import sentencepiece
 from flax import linen as nn
 
 from taskmoe_jax.models.config import ModelConfig, StackConfig
 from taskmoe_jax.models.transformer import Transformer
 from taskmoe_jax.moe.config import MoeConfig
 from taskmoe_jax.vocabulary import Vocabulary
+from tests.trained_pieces import trained_pieces
 
 NUM_TASKS = 3
 
@@ -75,16 +73,10 @@ def params(model):
 @pytest.fixture(scope="session")
 def vocabulary():
   """Letters of one sentence; the ids of <2en>, <2de>, <2fr> are 3, 4, 5."""
-  file = io.BytesIO()
-  sentencepiece.SentencePieceTrainer.train(
-    sentence_iterator=iter(["the cat and the hat"] * 20),
-    model_writer=file,
-    vocab_size=16,
-    user_defined_symbols=["<2en>", "<2de>", "<2fr>"],
-    pad_id=0,
-    eos_id=1,
-    unk_id=2,
-    bos_id=-1,
-    minloglevel=2,
+  return Vocabulary(
+    trained_pieces(
+      ["the cat and the hat"] * 20,
+      vocab_size=16,
+      symbols=["<2en>", "<2de>", "<2fr>"],
+    )
   )
-  return Vocabulary(file.getvalue())

@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.metadata
-import io
 import json
 import os
 import subprocess
@@ -14,7 +13,6 @@ import jaxtyping
 import numpy as np
 import packaging.requirements
 import pytest
-import sentencepiece
 
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError
@@ -23,7 +21,8 @@ from taskmoe_jax.export.formats.format import FormatCheck
 from taskmoe_jax.models.config import StackConfig
 from taskmoe_jax.models.transformer import Transformer
 from taskmoe_jax.task_space import TaskSpace
-from taskmoe_jax.vocabulary import EOS_ID, PAD_ID, UNK_ID, Vocabulary
+from taskmoe_jax.vocabulary import Vocabulary
+from tests.trained_pieces import trained_pieces
 
 PAIRS = ("en-de", "de-en", "en-fr", "fr-en")
 
@@ -31,20 +30,14 @@ PAIRS = ("en-de", "de-en", "en-fr", "fr-en")
 @pytest.fixture(scope="session")
 def vocabulary():
   """The letters a to h, and three target symbols."""
-  model = io.BytesIO()
-  sentencepiece.SentencePieceTrainer.train(
-    sentence_iterator=iter(["abcdefgh"] * 3),
-    model_writer=model,
-    model_type="char",
-    vocab_size=15,
-    user_defined_symbols=["<2de>", "<2en>", "<2fr>"],
-    pad_id=PAD_ID,
-    eos_id=EOS_ID,
-    unk_id=UNK_ID,
-    bos_id=-1,
-    minloglevel=2,
+  return Vocabulary(
+    trained_pieces(
+      ["abcdefgh"] * 3,
+      vocab_size=15,
+      symbols=["<2de>", "<2en>", "<2fr>"],
+      model_type="char",
+    )
   )
-  return Vocabulary(model.getvalue())
 
 
 @pytest.fixture(scope="session")

@@ -1,19 +1,18 @@
 """A tiny model, whose every number a test can choose."""
 
 import contextlib
-import io
 import resource
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import sentencepiece
 
 from taskmoe_jax.models.config import ModelConfig, StackConfig
 from taskmoe_jax.moe.config import MoeConfig
 from taskmoe_jax.task_space import TaskSpace
 from taskmoe_jax.train.run_directory import Run
-from taskmoe_jax.vocabulary import EOS_ID, PAD_ID, UNK_ID, Vocabulary
+from taskmoe_jax.vocabulary import Vocabulary
+from tests.trained_pieces import trained_pieces
 
 
 @pytest.fixture
@@ -62,19 +61,11 @@ def vocabulary_of():
   """Makes a vocabulary of these letters."""
 
   def make(letters):
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-      sentence_iterator=iter([letters] * 3),
-      model_writer=model,
-      model_type="char",
-      vocab_size=len(letters) + 4,
-      pad_id=PAD_ID,
-      eos_id=EOS_ID,
-      unk_id=UNK_ID,
-      bos_id=-1,
-      minloglevel=2,
+    return Vocabulary(
+      trained_pieces(
+        [letters] * 3, vocab_size=len(letters) + 4, model_type="char"
+      )
     )
-    return Vocabulary(model.getvalue())
 
   return make
 

@@ -1,10 +1,8 @@
 import gzip
-import io
 
 import jax
 import numpy as np
 import pytest
-import sentencepiece
 from etils import epath
 
 from taskmoe_jax.decoding.translator import Translator
@@ -24,28 +22,23 @@ from taskmoe_jax.export.shrinking.trimming import (
 )
 from taskmoe_jax.export.shrinking.trimming_check import check_trimmed
 from taskmoe_jax.vocabulary import EOS_ID, PAD_ID, UNK_ID, Vocabulary
+from tests.trained_pieces import trained_pieces
 
 ENGLISH = [f"the {a} house of the {b}" for a in "abcde" for b in "fgh"]
 GERMAN = [f"das {a} Haus vom {b} über" for a in "abcde" for b in "fgh"]
 
 
 def trained(kind, size):
-  model = io.BytesIO()
-  sentencepiece.SentencePieceTrainer.train(
-    sentence_iterator=iter(ENGLISH + GERMAN),
-    model_writer=model,
-    model_type=kind,
-    vocab_size=size,
-    user_defined_symbols=["<2de>", "<2en>", "<b>"],
-    pad_id=PAD_ID,
-    eos_id=EOS_ID,
-    unk_id=UNK_ID,
-    bos_id=-1,
-    hard_vocab_limit=False,
-    byte_fallback=kind == "unigram",
-    minloglevel=2,
+  return Vocabulary(
+    trained_pieces(
+      ENGLISH + GERMAN,
+      vocab_size=size,
+      symbols=["<2de>", "<2en>", "<b>"],
+      model_type=kind,
+      hard_vocab_limit=False,
+      byte_fallback=kind == "unigram",
+    )
   )
-  return Vocabulary(model.getvalue())
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,10 @@
 """Hugging Face's tokenizers give the ids that SentencePiece gives."""
 
-import io
 import json
 import random
 import re
 
 import pytest
-import sentencepiece
 import transformers
 
 from taskmoe_jax.errors import TaskMoeError
@@ -14,7 +12,8 @@ from taskmoe_jax.export.formats.huggingface.tokenizer import (
   tokenizer_config,
   tokenizer_json,
 )
-from taskmoe_jax.vocabulary import EOS_ID, PAD_ID, UNK_ID, Vocabulary
+from taskmoe_jax.vocabulary import EOS_ID, UNK_ID, Vocabulary
+from tests.trained_pieces import trained_pieces
 
 TEXT = [
   "The red house, 3 hours and 25 minutes (2006).",
@@ -53,20 +52,13 @@ LIKE_OURS = {
 
 
 def trained(**settings):
-  model = io.BytesIO()
-  sentencepiece.SentencePieceTrainer.train(
-    sentence_iterator=iter(TEXT * 3),
-    model_writer=model,
-    user_defined_symbols=["<2de>", "<2fr>", "<2zh>"],
-    pad_id=PAD_ID,
-    eos_id=EOS_ID,
-    unk_id=UNK_ID,
-    bos_id=-1,
+  model = trained_pieces(
+    TEXT * 3,
+    symbols=["<2de>", "<2fr>", "<2zh>"],
     hard_vocab_limit=False,
-    minloglevel=2,
     **settings,
   )
-  return Vocabulary(model.getvalue(), "mine.model")
+  return Vocabulary(model, "mine.model")
 
 
 def opened(vocabulary, folder):
