@@ -1,11 +1,12 @@
 """Parameters as decoding reads them: every decoder block has its own."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from taskmoe_jax.models.config import ModelConfig
 
@@ -48,6 +49,15 @@ def _cut(index: int, stack: jax.Array) -> jax.Array:
   if not isinstance(sharding, NamedSharding):
     return stack[index]
   spec = PartitionSpec(*sharding.spec[1:])
+  return _cutter(NamedSharding(sharding.mesh, spec))(stack, index)
+
+
+@functools.cache
+def _cutter(sharding: NamedSharding) -> Callable[[Array, int], Array]:
+  """Cuts out what lies so; one program for all blocks of one shape."""
   return jax.jit(
-    lambda stack: stack[index], out_shardings=NamedSharding(sharding.mesh, spec)
-  )(stack)
+    lambda stack, index: jax.lax.dynamic_index_in_dim(
+      stack, index, keepdims=False
+    ),
+    out_shardings=sharding,
+  )
