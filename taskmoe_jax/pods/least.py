@@ -47,6 +47,19 @@ def least_communication(plan: Plan) -> Least:
   return dict(total)
 
 
+def gradient_bytes(plan: Plan) -> int:
+  """Bytes of all collectives that sum gradients, counted in the same way."""
+  item = jnp.dtype(plan.model.dtype).itemsize
+  sizes = plan.partitioning.mesh.shape
+  return round(
+    sum(
+      elements * item
+      for kind, names, elements in _of_parameters(plan)
+      if "reduce" in kind and any(sizes[name] > 1 for name in names)
+    )
+  )
+
+
 def _all(plan: Plan) -> Iterator[tuple[str, tuple[str, ...], float]]:
   yield from _of_parameters(plan)
   yield from _of_width(plan)

@@ -7,7 +7,8 @@ computed twice. Known of it are
 
 - what a device must hold before the first step: where that is more than there
   is, the mesh is left out;
-- the least that a device has to send (`pods.least`), at the speed of its links;
+- the least that a device has to send (`pods.least`), at the speed of its links,
+  with the gradients once for each microbatch, since XLA sums them in each;
 - the least that it computes twice, at the chip's peak: blocks' forward passes
   for `full`, their attention for `all_but_products`.
 
@@ -26,7 +27,7 @@ from taskmoe_jax.errors import TaskMoeError, check_at_least
 from taskmoe_jax.models.config import ModelConfig, Rematerialize
 from taskmoe_jax.partitioning.meshes import MeshShape, make_mesh
 from taskmoe_jax.partitioning.rules import Partitioning
-from taskmoe_jax.pods.least import least_communication
+from taskmoe_jax.pods.least import gradient_bytes, least_communication
 from taskmoe_jax.pods.programs import Plan, bytes_of
 from taskmoe_jax.pods.report import Report
 from taskmoe_jax.pods.topologies import Topology
@@ -48,7 +49,7 @@ class Candidate:
     settings: Arguments of `train.loop.train`.
     partitioning: Its mesh.
     held_bytes: Of the state, on one device.
-    sending_s: Seconds to send the least there is to send.
+    sending_s: Seconds to send what there is to send.
     repeating_s: Seconds to compute twice what is.
   """
 
@@ -143,7 +144,7 @@ def _of_mesh(
   """None where something does not divide, or the state is too large.
 
   One plan stands for all: what has to be sent depends on nothing but its
-  number of microbatches.
+  mesh and number of microbatches.
   """
   settings = {**settings, "batches": _microbatched(settings, 1)}
   try:
@@ -159,11 +160,11 @@ def _of_mesh(
     batches = _microbatched(settings, number)
     try:
       batches.check_divides(parts)
-      sent = least_communication(
-        dataclasses.replace(plan, num_microbatches=number)
-      )
     except TaskMoeError:
       return
+    in_parts = dataclasses.replace(plan, num_microbatches=number)
+    sent = sum(least_communication(in_parts).values())
+    sent += (number - 1) * gradient_bytes(plan)
     for kind in Rematerialize:
       model = dataclasses.replace(settings["model"], rematerialize=kind)
       repeated = repeated_flops(model, batches) / topology.num_devices
@@ -171,7 +172,7 @@ def _of_mesh(
         {**settings, "model": model, "batches": batches},
         parts,
         held,
-        sum(sent.values()) / topology.ici_bytes_per_second,
+        sent / topology.ici_bytes_per_second,
         repeated / topology.peak_flops,
       )
 

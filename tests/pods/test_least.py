@@ -8,7 +8,7 @@ tasks.
 
 import pytest
 
-from taskmoe_jax.pods.least import least_communication
+from taskmoe_jax.pods.least import gradient_bytes, least_communication
 
 ITEM = 4
 # One table; attention of two layers and three times as many; dense layers.
@@ -44,9 +44,13 @@ def test_rows_and_experts(data, expert, expected, planned):
   _, _, plan = planned(
     f"meshes.MeshShape.data={data}", f"meshes.MeshShape.expert={expert}"
   )
-  assert least_communication(plan()) == {
+  plan = plan()
+  assert least_communication(plan) == {
     key: elements * ITEM for key, elements in expected.items()
   }
+  assert gradient_bytes(plan) == ITEM * sum(
+    elements for (kind, _), elements in expected.items() if "reduce" in kind
+  )
 
 
 def test_width(planned):
