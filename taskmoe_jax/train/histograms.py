@@ -1,6 +1,5 @@
 """How the numbers of large arrays are spread, counted where the arrays lie."""
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,9 +7,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
-
-from taskmoe_jax.train.hooks import Hook, Moment
+from jaxtyping import Array, Float, Int, PyTree
 
 _BINS = 40
 
@@ -44,6 +41,11 @@ class Histogram:
     )
     return cls(counts, edges, numbers.sum(), jnp.square(numbers).sum())
 
+  @classmethod
+  def empty(cls) -> "Histogram":
+    zero = jnp.zeros(())
+    return cls(jnp.zeros(_BINS), jnp.zeros(_BINS + 1), zero, zero)
+
   @property
   def root_mean_square(self) -> float:
     return float(np.sqrt(self.squares / max(self.counts.sum(), 1.0)))
@@ -61,35 +63,47 @@ class Histogram:
     }
 
 
-class ParameterHistograms(Hook):
-  """Reports every so many steps how each parameter's numbers are spread.
+def histograms_of(tree: PyTree) -> dict[str, Histogram]:
+  """A histogram of each array, by its path `decoder/final_norm/scale`."""
+  return {path: Histogram.of(leaf) for path, leaf in _by_path(tree).items()}
 
-  `parameters/<path>` is a histogram, and `parameters/<path>/rms` the root of
-  their mean square, a number by which a parameter that grows without end shows.
+
+def histograms_every(
+  every_steps: int | None, done: Int[Array, ""], tree: PyTree
+) -> dict[str, Histogram]:
+  """`histograms_of` inside a compiled step, counted only when they are due.
+
+  At other steps they are empty; if none are ever due there are none.
+
+  Args:
+    every_steps: Steps between them; None for never.
+    done: Steps done in all.
+    tree: Such as gradients, which leave a step in no other way.
   """
+  if every_steps is None:
+    return {}
+  return jax.lax.cond(
+    done % every_steps == 0,
+    histograms_of,
+    lambda tree: {path: Histogram.empty() for path in _by_path(tree)},
+    tree,
+  )
 
-  def __init__(self, every_steps: int):
-    self._every_steps = every_steps
 
-  def after_step(self, moment: Moment) -> None:
-    if moment.done % self._every_steps == 0:
-      moment.report |= parameter_report(moment.state.params)
+def _by_path(tree: PyTree) -> dict[str, jax.Array]:
+  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {"/".join(str(key.key) for key in path): leaf for path, leaf in leaves}
 
 
-def parameter_report(params: PyTree) -> dict[str, Histogram | float]:
-  """What `ParameterHistograms` reports of these parameters."""
-  found: Mapping[str, Histogram] = jax.device_get(_histograms(params))
+def histogram_report(
+  name: str, found: Mapping[str, Histogram]
+) -> dict[str, Histogram | float]:
+  """Each as `name/<path>`, and `name/<path>/rms`, the root of its mean square.
+
+  A number by which a parameter that grows without end shows.
+  """
   report = {}
-  for path, histogram in found.items():
-    report[f"parameters/{path}"] = histogram
-    report[f"parameters/{path}/rms"] = histogram.root_mean_square
+  for path, histogram in jax.device_get(found).items():
+    report[f"{name}/{path}"] = histogram
+    report[f"{name}/{path}/rms"] = histogram.root_mean_square
   return report
-
-
-@functools.partial(jax.jit)
-def _histograms(params: PyTree) -> dict[str, Histogram]:
-  leaves, _ = jax.tree_util.tree_flatten_with_path(params)
-  return {
-    "/".join(str(key.key) for key in path): Histogram.of(leaf)
-    for path, leaf in leaves
-  }

@@ -124,6 +124,7 @@ def program_of(
     rows_per_task_group=batches.rows_per_task_group,
     num_microbatches=batches.num_microbatches,
     objective=settings["objective"],
+    histograms_every=settings["watching"].histograms_every,
   )
 
 

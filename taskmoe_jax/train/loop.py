@@ -108,7 +108,9 @@ def train(
     tokens = _vocabulary(vocabulary, mixture, run_dir)
     run = Run(model, task_space, tokens, seed)
     check_run_directory(run_dir, run)
-    program = _program(run, optimizer, partitioning, batches, objective)
+    program = _program(
+      run, optimizer, partitioning, batches, objective, watching
+    )
     data = batches.batches(mixture, run, partitioning)
     _open(run_dir, run, config_text, mixture)
     loop = _Loop(run, run_dir, program, data, batches, lock, console)
@@ -272,6 +274,7 @@ def _program(
   partitioning: Partitioning,
   batches: BatchShape,
   objective: Objective,
+  watching: Watching,
 ) -> Program:
   return Program.of(
     run,
@@ -280,6 +283,7 @@ def _program(
     rows_per_task_group=batches.rows_per_task_group,
     num_microbatches=batches.num_microbatches,
     objective=objective,
+    histograms_every=watching.histograms_every,
   )
 
 

@@ -17,7 +17,7 @@ from taskmoe_jax.train.microbatches import rows_together
 from taskmoe_jax.train.optimizers import Optimizer
 from taskmoe_jax.train.run_directory import Run
 from taskmoe_jax.train.state import TrainState
-from taskmoe_jax.train.step import TrainStep, compile_step
+from taskmoe_jax.train.step import TrainStep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +46,9 @@ class Program:
     rows_per_task_group: int,
     num_microbatches: int,
     objective: Objective,
+    histograms_every: int | None = None,
   ) -> "Program":
-    """Builds it; see `train.loop.train` for the arguments."""
+    """Builds it; see `train.loop.train` and `Watching` for the arguments."""
     model = Transformer(run.model, len(run.task_space.tasks))
     params = train_state.abstract_params(model)
     tuned = optimizer(stacked_axes=train_state.stacked_axes(params))
@@ -59,6 +60,7 @@ class Program:
       objective=objective,
       seed=run.seed,
       num_microbatches=num_microbatches,
+      histograms_every=histograms_every,
     )
     shardings = train_state.state_shardings(params, tuned, partitioning)
     return cls(step, partitioning, params, shardings)
@@ -114,3 +116,22 @@ class Program:
       name: self.partitioning.spread_rows(rows, num_rows)
       for name, rows in batch.items()
     }
+
+
+def compile_step(
+  step: Callable, shardings: TrainState, batch_sharding: jax.sharding.Sharding
+) -> Callable:
+  """Jits a step; the old state's memory is given to the new one.
+
+  Args:
+    step: Such as `TrainStep`.
+    shardings: Where the state lies.
+    batch_sharding: Where every array of a batch lies.
+  """
+  return jax.jit(
+    step,
+    in_shardings=(shardings, batch_sharding),
+    # Metrics are whole everywhere, so that every process can report them.
+    out_shardings=(shardings, shardings.step),
+    donate_argnums=0,
+  )

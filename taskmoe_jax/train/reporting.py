@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Sequence
 
+import jax
 import rich.console
 from etils import epath
 
+from taskmoe_jax.train.histograms import histogram_report, histograms_of
 from taskmoe_jax.train.hooks import Hook, Moment
 from taskmoe_jax.train.metric_writer import MetricWriter, Sink
 from taskmoe_jax.train.metrics import MetricSums
@@ -45,6 +47,26 @@ class DataReports(Hook):
       pairs = moment.position["pairs"].values()
       for name in ("examples", "skipped_too_long"):
         moment.report[f"data/{name}"] = sum(pair[name] for pair in pairs)
+
+
+class Histograms(Hook):
+  """Reports every so many steps how numbers are spread.
+
+  Those of each parameter, and of its gradients, which the step has counted.
+  """
+
+  def __init__(self, every_steps: int):
+    self._every_steps = every_steps
+
+  def after_step(self, moment: Moment) -> None:
+    if moment.done % self._every_steps == 0:
+      moment.report |= histogram_report(
+        "parameters", _histograms_of(moment.state.params)
+      )
+      moment.report |= histogram_report("gradients", moment.metrics.gradients)
+
+
+_histograms_of = jax.jit(histograms_of)
 
 
 class WriteReports(Hook):

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import flax.struct
@@ -25,6 +25,7 @@ from taskmoe_jax.moe.balancing import balanced_bias
 from taskmoe_jax.moe.statistics import RoutingStatistics
 from taskmoe_jax.task_space import TaskSpace
 from taskmoe_jax.train.gradient_groups import gradient_norms
+from taskmoe_jax.train.histograms import Histogram, histograms_every
 from taskmoe_jax.train.microbatches import rows_together, sum_over_microbatches
 from taskmoe_jax.train.optimizers import Optimizer
 from taskmoe_jax.train.row_fill import row_fill
@@ -50,6 +51,7 @@ class StepMetrics:
     learning_rate: Of the update; of the next one if this was skipped.
     skipped: 1 if loss or gradients were not finite and so nothing was updated.
     routing: Statistics by stack; a leading axis counts blocks.
+    gradients: Histograms of each parameter's, at the steps that ask for them.
   """
 
   loss: Float[Array | np.ndarray, ""]
@@ -64,6 +66,7 @@ class StepMetrics:
   learning_rate: Float[Array | np.ndarray, ""]
   skipped: Float[Array | np.ndarray, ""]
   routing: Mapping[str, RoutingStatistics]
+  gradients: Mapping[str, Histogram] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +92,7 @@ class TrainStep:
     objective: The loss of a token.
     seed: Of dropout.
     num_microbatches: In how many parts a batch is computed.
+    histograms_every: Steps between histograms of gradients; None for none.
   """
 
   model: Transformer
@@ -98,6 +102,7 @@ class TrainStep:
   objective: Objective
   seed: int
   num_microbatches: int = 1
+  histograms_every: int | None = None
 
   def __call__(
     self, state: TrainState, batch: Batch
@@ -123,6 +128,9 @@ class TrainStep:
       gradient_norms=gradient_norms(gradients),
       learning_rate=jnp.asarray(rate, jnp.float32),
       skipped=(~finite).astype(jnp.float32),
+      gradients=histograms_every(
+        self.histograms_every, state.step + 1, gradients
+      ),
     )
     skipped = state.skipped + (~finite).astype(jnp.int32)
     return TrainState(state.step + 1, params, optimizer_state, skipped), metrics
@@ -277,22 +285,3 @@ def _with_leaf(
   name, *rest = path
   below = _with_leaf(tree[name], tuple(rest), leaf) if rest else leaf
   return {**tree, name: below}
-
-
-def compile_step(
-  step: Callable, shardings: TrainState, batch_sharding: jax.sharding.Sharding
-) -> Callable:
-  """Jits a step; the old state's memory is given to the new one.
-
-  Args:
-    step: Such as `TrainStep`.
-    shardings: Where the state lies.
-    batch_sharding: Where every array of a batch lies.
-  """
-  return jax.jit(
-    step,
-    in_shardings=(shardings, batch_sharding),
-    # Metrics are whole everywhere, so that every process can report them.
-    out_shardings=(shardings, shardings.step),
-    donate_argnums=0,
-  )

@@ -10,11 +10,11 @@ from taskmoe_jax.data.corpus import Mixture
 from taskmoe_jax.errors import check_at_least
 from taskmoe_jax.train.evaluator import Evaluation, EvaluationPolicy
 from taskmoe_jax.train.goodput import Goodput, Memory
-from taskmoe_jax.train.histograms import ParameterHistograms
 from taskmoe_jax.train.hooks import Hook
 from taskmoe_jax.train.metric_writer import Sink
 from taskmoe_jax.train.profiling import Trace, TracedSteps
 from taskmoe_jax.train.program import Program
+from taskmoe_jax.train.reporting import Histograms
 from taskmoe_jax.train.run_directory import Run
 from taskmoe_jax.train.tensorboard import TensorBoard
 from taskmoe_jax.train.throughput import Throughput
@@ -28,7 +28,8 @@ class Watching:
   Attributes:
     evaluation: How often the run is evaluated, and on how much.
     trace: Which steps `jax.profiler` traces.
-    histograms_every: Steps between histograms of the parameters; None for none.
+    histograms_every: Steps between histograms of parameters and gradients; None
+      for none.
     wandb_project: The project of Weights & Biases to report to, if any.
   """
 
@@ -78,7 +79,7 @@ class Watching:
     if self.trace.first_step is not None:
       found.append(Trace(run_dir, self.trace, done=done, say=say))
     if self.histograms_every is not None:
-      found.append(ParameterHistograms(self.histograms_every))
+      found.append(Histograms(self.histograms_every))
     if self.evaluation.every_steps is not None:
       found.append(
         Evaluation(

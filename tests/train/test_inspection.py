@@ -26,7 +26,7 @@ BATCHES = BatchShape(
 
 
 @pytest.fixture
-def build(model_config, space):
+def build(model_config, space, watching):
   """Builds a program on simulated devices, or on these."""
 
   def build(mesh, *, devices=None, fsdp=False, **changes):
@@ -43,6 +43,7 @@ def build(model_config, space):
       "batches": BATCHES,
       "seed": 0,
       "objective": Objective(label_smoothing=0.0, z_loss_weight=0.0),
+      "watching": watching(),
     }
     partitioning = Partitioning(make_mesh(mesh, devices), fsdp)
     return program_of(settings, partitioning, space)

@@ -270,15 +270,25 @@ def test_a_mistake_in_the_text_stops_the_run(train, small_corpus, tmp_path):
     train(batches={"source_length": 3, "target_length": 2})
 
 
-def test_the_learning_rate_is_that_of_the_last_update(train):
+def test_learning_rate_and_histograms_are_of_the_last_update(train, watching):
   """optax counts updates from 0, so the second has number 1."""
   schedule = optax.linear_schedule(0.0, 1.0, 10)
   result, _ = train(
     train_steps=2,
+    log_every=1,
     optimizer=lambda stacked_axes: adafactor(
       schedule, parameter_scale=True, stacked_axes=stacked_axes
     ),
+    watching=watching(histograms_every=2),
   )
   with open(f"{result.run_dir}/metrics.jsonl") as file:
-    report = json.loads(file.readline())
-  assert report["learning_rate"] == pytest.approx(float(schedule(jnp.int32(1))))
+    first, second = map(json.loads, file)
+  assert second["learning_rate"] == pytest.approx(float(schedule(jnp.int32(1))))
+  params = load_translator(result.run_dir)[0].params
+  squares = 0.0
+  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    name = "/".join(key.key for key in path)
+    assert f"gradients/{name}/rms" not in first
+    squares += leaf.size * second[f"gradients/{name}/rms"] ** 2
+    assert second[f"parameters/{name}/rms"] > 0
+  assert squares**0.5 == pytest.approx(second["gradient_norm"], rel=1e-5)

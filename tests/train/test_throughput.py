@@ -78,7 +78,7 @@ def test_a_step_that_fails_holds_nobody_up(monkeypatch):
 
 
 @pytest.fixture
-def speed(model_config, space):
+def speed(model_config, space, watching):
   """Of a dense model; eight rows of 6 and 5 tokens on two devices."""
 
   def make(*times, kind):
@@ -101,6 +101,7 @@ def speed(model_config, space):
       ),
       "seed": 0,
       "objective": Objective(label_smoothing=0.0, z_loss_weight=0.0),
+      "watching": watching(),
     }
     devices = [SimulatedDevice(i, device_kind=kind) for i in range(2)]
     partitioning = Partitioning(make_mesh(MeshShape(data=2), devices))

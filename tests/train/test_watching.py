@@ -10,7 +10,12 @@ import numpy as np
 import pytest
 
 from taskmoe_jax.errors import TaskMoeError
-from taskmoe_jax.train.histograms import Histogram, parameter_report
+from taskmoe_jax.train.histograms import (
+  Histogram,
+  histogram_report,
+  histograms_every,
+  histograms_of,
+)
 from taskmoe_jax.train.hooks import Moment
 from taskmoe_jax.train.metric_writer import MetricWriter
 from taskmoe_jax.train.profiling import Trace, TracedSteps
@@ -69,9 +74,11 @@ def test_a_trace_of_the_first_step_and_one_that_is_cut_short(
 
 
 def test_parameters_as_histograms():
-  found = parameter_report(
-    {"encoder": {"scale": jnp.array([3.0, -4.0])}, "table": jnp.ones((2, 3))}
-  )
+  params = {
+    "encoder": {"scale": jnp.array([3.0, -4.0])},
+    "table": jnp.ones((2, 3)),
+  }
+  found = histogram_report("parameters", histograms_of(params))
   assert found.keys() == {
     "parameters/encoder/scale",
     "parameters/encoder/scale/rms",
@@ -81,6 +88,11 @@ def test_parameters_as_histograms():
   assert found["parameters/encoder/scale/rms"] == pytest.approx(12.5**0.5)
   assert found["parameters/table/rms"] == 1
   assert found["parameters/table"].counts.sum() == 6
+  # In a step, once every three.
+  count = jax.jit(lambda done: histograms_every(3, done, params))
+  for done, rms in ((1, 0), (3, 1), (4, 0), (6, 1)):
+    assert count(jnp.int32(done))["table"].root_mean_square == rms
+  assert histograms_every(None, jnp.int32(3), params) == {}
 
 
 @pytest.fixture
