@@ -45,6 +45,8 @@ _FLAGS = (
   "--gin.LOG_EVERY=1",
   "--gin.CHECKPOINT_EVERY=2",
 )
+# Of several processes, on a machine that may be busy with others.
+_SILENCE = 30
 _COMPUTED = ("loss", "accuracy", "gradient_norm", "data/", "routing/")
 
 
@@ -86,7 +88,7 @@ class Job:
     started = []
     for index in range(self._processes):
       own = (
-        [f"--process_id={index}", "--silence_seconds=12"]
+        [f"--process_id={index}", f"--silence_seconds={_SILENCE}"]
         if self._processes > 1
         else []
       )
@@ -101,7 +103,13 @@ class Job:
   def finish(self) -> None:
     for process in self.start():
       if process.wait():
-        raise SystemExit(f"a run failed; see {self.run_dir}.*.log")
+        raise self.failure()
+
+  def failure(self) -> SystemExit:
+    """What the processes said last; their logs are gone with this program."""
+    logs = sorted(self.run_dir.parent.glob(f"{self.run_dir.name}.*.log"))
+    said = [f"{log.name}: ...{log.read_text()[-2000:]}" for log in logs]
+    return SystemExit("\n".join(["a run ended by itself", *said]))
 
   def last_step(self) -> int:
     reports = self.reports()
@@ -123,7 +131,7 @@ def kill_once(job: Job, chance: random.Random) -> Kill:
   processes, first = job.start(), job.last_step()
   while job.last_step() <= first:
     if any(process.poll() is not None for process in processes):
-      raise SystemExit(f"a run ended by itself; see {job.run_dir}.*.log")
+      raise job.failure()
     time.sleep(0.02)
   time.sleep(chance.uniform(0, 1.5))
   victim = chance.choice(processes)
