@@ -5,7 +5,9 @@
 Steps and saves in turn; a save is timed from the end of a step until the next
 may begin, and is then waited for, so that no save hides behind another. What
 writing costs while steps go on is told by the step after it, which shares the
-processor with it here; on a TPU it does not.
+processor with it here; on a TPU it does not. `save` copies the state on its
+device; `read` is where there is no room for that, and the loop waits until it
+has been read off.
 """
 
 import argparse
@@ -13,6 +15,7 @@ import json
 import sys
 import tempfile
 import time
+import unittest.mock
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +25,7 @@ import rich.table
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import step_programs, train_step
+from taskmoe_jax.train import writing
 from taskmoe_jax.train.checkpoint_policy import CheckpointPolicy
 from taskmoe_jax.train.checkpoints import Checkpoints
 
@@ -37,7 +41,7 @@ def measure(flags: argparse.Namespace) -> dict[str, float]:
   """Medians, of the saves after the first, which compiles the checksums."""
   step = step_programs.Ours(flags, flags.models)
   step()
-  steps, beside, saves = [], [], []
+  steps, beside, saves, reads = [], [], [], []
   policy = CheckpointPolicy(every_steps=1, keep=2)
   with (
     tempfile.TemporaryDirectory() as folder,
@@ -48,13 +52,20 @@ def measure(flags: argparse.Namespace) -> dict[str, float]:
       saves.append(timed(checkpoints.save, step.state, {"batches": 0}, {}))
       beside.append(timed(step))
       checkpoints.wait()
+      with unittest.mock.patch.object(writing, "has_room", return_value=False):
+        reads.append(timed(checkpoints.save, step.state, {"batches": 0}, {}))
+      checkpoints.wait()
   wall, own = np.median(saves[1:], axis=0)
+  read, read_own = np.median(reads[1:], axis=0)
   usual = float(np.median([s[0] for s in steps[1:]]))
   return {
     "step": usual,
     "save": float(wall),
     "save_own": float(own),
     "share": float(wall) / usual,
+    "read": float(read),
+    "read_own": float(read_own),
+    "read_share": float(read) / usual,
     "step_beside": float(np.median([s[0] for s in beside[1:]])),
   }
 

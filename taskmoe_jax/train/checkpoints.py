@@ -30,11 +30,11 @@ from taskmoe_jax.train.checkpoint_items import (
   first_line,
   read_arrays,
   read_text,
-  saved_items,
   size,
 )
 from taskmoe_jax.train.checkpoint_policy import CheckpointPolicy
 from taskmoe_jax.train.state import TrainState
+from taskmoe_jax.train.writing import Writing
 
 _logger = logging.getLogger(__name__)
 
@@ -59,8 +59,8 @@ class Restored(NamedTuple):
 class Checkpoints:
   """The checkpoints of a run directory; a context manager.
 
-  Writing goes on in the background; `check` raises what went wrong in it, as
-  soon as that is known, and leaving the context waits for it.
+  Writing goes on in the background (`writing`); `check` raises what went wrong
+  in it, as soon as that is known, and leaving the context waits for it.
   """
 
   def __init__(
@@ -74,7 +74,7 @@ class Checkpoints:
     self._policy = policy
     self._clock = clock
     self._saved_at = clock()
-    self._writing: int | None = None
+    self._step: int | None = None  # Of the checkpoint being written.
     self._manager = ocp.CheckpointManager(
       self._folder,
       item_names=("params", "optimizer", "position", "run", "contents"),
@@ -88,6 +88,7 @@ class Checkpoints:
         multiprocessing_options=_all_processes(),
       ),
     )
+    self._writing = Writing(self._manager)
 
   def __enter__(self) -> "Checkpoints":
     return self
@@ -95,7 +96,7 @@ class Checkpoints:
   def __exit__(self, kind, error, traceback) -> None:
     try:
       self.wait()
-      self._manager.close()
+      self._writing.close()
     except Exception:
       # What went wrong first is what is to be read.
       if error is None:
@@ -103,7 +104,7 @@ class Checkpoints:
 
   @property
   def latest_step(self) -> int | None:
-    return self._manager.latest_step()
+    return self._manager.latest_step() if self._step is None else self._step
 
   def is_due(self, step: int, last_step: int, *, may_ask: bool = True) -> bool:
     """Whether to save after this step.
@@ -139,41 +140,30 @@ class Checkpoints:
       metrics: What is known of the step, by name; the policy's may be there.
 
     Raises:
-      TaskMoeError: This checkpoint, or the one before, cannot be written.
+      TaskMoeError: The checkpoint before could not be written; or this one, so
+        far as that is known already.
     """
     self.wait()
     self._saved_at = self._clock()
-    step = self._writing = int(state.step)
-    items = saved_items(
-      {
-        "params": state.params,
-        "optimizer": {
-          "step": state.step,
-          "skipped": state.skipped,
-          "state": state.optimizer_state,
-        },
-      },
-      {"position": dict(position), "run": dict(description)},
-    )
+    self._step = int(state.step)
     with self._naming_what_fails():
-      self._manager.save(
-        step,
-        args=items,
-        metrics={"score": self._policy.score(metrics or {})},
-        force=True,
+      self._writing.begin(
+        self._step,
+        _items(state),
+        {"position": dict(position), "run": dict(description)},
+        self._policy.score(metrics or {}),
       )
 
   def check(self) -> None:
     """Raises what went wrong in the background, if anything did."""
-    if self._writing is not None and not self._manager.is_saving_in_progress():
+    if self._writing.is_done:
       self.wait()
 
   def wait(self) -> None:
     """Waits until what is being written has been written, or raises."""
-    if self._writing is not None:
-      with self._naming_what_fails():
-        self._manager.wait_until_finished()
-      self._writing = None
+    with self._naming_what_fails():
+      self._writing.wait()
+    self._step = None
 
   def restore(self, abstract: TrainState) -> Restored:
     """Reads the newest complete checkpoint and the position of its data.
@@ -214,16 +204,8 @@ class Checkpoints:
     """Reads one, or says why that cannot be."""
     begin = time.perf_counter()
     folder = self._folder / str(step)
-    wanted = {
-      "params": abstract.params,
-      "optimizer": {
-        "step": abstract.step,
-        "skipped": abstract.skipped,
-        "state": abstract.optimizer_state,
-      },
-    }
     try:
-      arrays = read_arrays(folder, wanted)
+      arrays = read_arrays(folder, _items(abstract))
       position = read_text(folder, "position")
       read_text(folder, "run")
     except TaskMoeError:
@@ -248,12 +230,12 @@ class Checkpoints:
   @contextlib.contextmanager
   def _naming_what_fails(self) -> Iterator[None]:
     """Turns what Orbax raises while it writes into a message for the user."""
-    step = self._writing
+    step = self._step
     try:
       yield
     except Exception as error:
       good = self.last_good()
-      self._writing = None
+      self._step = None
       raise TaskMoeError(
         f"checkpoint {step} could not be written to {str(self._folder)!r}"
         f" ({first_line(error)}); {good}. Make room there, or correct its"
@@ -263,11 +245,23 @@ class Checkpoints:
   def last_good(self) -> str:
     """Names the newest checkpoint that is on disk, for a message."""
     steps = [
-      step for step in complete_steps(self._folder) if step != self._writing
+      step for step in complete_steps(self._folder) if step != self._step
     ]
     if not steps:
       return "there is no checkpoint yet"
     return f"the last good checkpoint is {self._folder / str(max(steps))}"
+
+
+def _items(state: TrainState) -> dict[str, Any]:
+  """The items of arrays; of shapes of a state, their shapes."""
+  return {
+    "params": state.params,
+    "optimizer": {
+      "step": state.step,
+      "skipped": state.skipped,
+      "state": state.optimizer_state,
+    },
+  }
 
 
 def _as_the_first_says(value: bool) -> bool:

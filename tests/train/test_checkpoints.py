@@ -1,6 +1,7 @@
 import json
 import logging
 import re
+import threading
 import time
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from taskmoe_jax.errors import TaskMoeError
+from taskmoe_jax.train import writing
 from taskmoe_jax.train.checkpoint_policy import CheckpointPolicy
 from taskmoe_jax.train.checkpoints import Checkpoints
 from taskmoe_jax.train.restoring import restore_params
@@ -77,6 +79,39 @@ def test_the_latest_is_restored(save, tmp_path):
     r"step 10 restored from .*/checkpoints/10: 0\.0 MB in \d+\.\d s",
     restored.description,
   )
+
+
+# 124 bytes of state beside 300 are 95 % of 446.3.
+@pytest.mark.parametrize(
+  ("limit", "in_loop"), [(None, False), (447, False), (446, True)]
+)
+def test_a_state_may_change_once_it_is_being_saved(
+  opened, monkeypatch, limit, in_loop
+):
+  """Where the device has no room for a copy, too."""
+  memory = {"peak_bytes_in_use": 300} | (
+    {"bytes_limit": limit} if limit else {}
+  )
+  monkeypatch.setattr(writing, "_memory", lambda device: memory)
+  may_read, has_read = threading.Event(), threading.Event()
+  save = opened._manager.save
+
+  def later(*args, **kwargs):
+    assert may_read.wait(30)
+    save(*args, **kwargs)
+    has_read.set()
+
+  monkeypatch.setattr(opened._manager, "save", later)
+  if in_loop:
+    may_read.set()
+  state = _state(4)
+  opened.save(state, {"batches": 9}, {})
+  assert has_read.is_set() == in_loop
+  jax.tree.map(lambda x: x.delete(), state)
+  assert opened.latest_step == 4
+  may_read.set()
+  opened.wait()
+  _assert_equal(opened.restore(_on(1)).state, _state(4))
 
 
 def test_only_the_newest_stay(save, tmp_path):
@@ -228,7 +263,7 @@ def test_what_fails_in_the_background_is_raised(tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoints._manager, "_finalize_checkpoint", fail)
     checkpoints.save(_state(2), {}, {})
-    while checkpoints._manager.is_saving_in_progress():
+    while not checkpoints._writing.is_done:
       time.sleep(0.01)
     with pytest.raises(TaskMoeError, match=r"checkpoint 2 could not .*\(OSErr"):
       checkpoints.check()

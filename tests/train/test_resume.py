@@ -72,9 +72,12 @@ from taskmoe_jax.train import steps
 devices, prefetch = jax.devices(), steps.prefetch
 jax.devices = lambda *_: devices[:1]
 
+kill_in = int(os.environ.get("KILL_IN_SAVE", 0))
+
 def slow(batches, *, depth):
-  for item in prefetch(batches, depth=depth):
-    time.sleep(0.1)
+  for step, item in enumerate(prefetch(batches, depth=depth), start=1):
+    # Saving goes on meanwhile, and is to be killed before the next report.
+    time.sleep(60 if kill_in and step == kill_in + 1 else 0.1)
     yield item
 
 steps.prefetch = slow
@@ -83,7 +86,7 @@ save = ocp.CheckpointManager.save
 # Inside a write, which goes on in the background.
 def failing(self, step, **arguments):
   save(self, step, **arguments)
-  if step == int(os.environ.get("KILL_IN_SAVE", 0)):
+  if step == kill_in:
     time.sleep(random.SystemRandom().uniform(0, 0.03))
     os.kill(os.getpid(), signal.SIGKILL)
 
