@@ -2,7 +2,7 @@
 
 import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 
@@ -48,7 +48,7 @@ def run_steps(
         batch = program.on_devices(batch, batch_size)
       with spent.on(calling):
         if calling == "compilation":
-          _check_program(step, state, batch)
+          step = _same_everywhere(step, state, batch)
         with jax.transfer_guard("disallow"):
           state, metrics = step(state, batch)
       calling = "steps"
@@ -66,13 +66,18 @@ def run_steps(
   return done, stop
 
 
-def _check_program(step, state: TrainState, batch) -> None:
-  """Compares what the processes are about to compile.
+def _same_everywhere(step: Callable, state: TrainState, batch) -> Callable:
+  """The compiled step, once all processes have compiled the same.
 
   Processes with different programs would wait for each other in different
-  collectives, for ever and without a word.
+  collectives, for ever and without a word. And a process that has compiled half
+  a minute before another would give the first collective up.
   """
-  if jax.process_count() > 1:
-    text = step.lower(state, batch).as_text()
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    hosts.check_agreement("program", {"the program of a step": digest})
+  if jax.process_count() == 1:
+    return step
+  lowered = step.lower(state, batch)
+  digest = hashlib.sha256(lowered.as_text().encode()).hexdigest()
+  hosts.check_agreement("program", {"the program of a step": digest})
+  compiled = lowered.compile()
+  hosts.wait_for_all("compiled")
+  return compiled
