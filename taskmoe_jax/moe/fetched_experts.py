@@ -13,6 +13,8 @@ from taskmoe_jax.partitioning.rules import platform
 
 # What is kept for the backward pass where fetched experts are not.
 HIDDEN = "hidden"
+# More products one by one take too long to compile.
+_MOST_ONE_BY_ONE = 16
 
 
 def apply_fetched(
@@ -36,22 +38,43 @@ def apply_experts(
   """Runs groups of tokens through K experts each, one after the other.
 
   What `fetch` and one wide feed-forward compute as well. On a CPU this is the
-  faster way, since no matrix is laid out anew to stand beside another.
+  faster way, since no matrix is laid out anew to stand beside another; and for
+  a few groups their products one by one are faster than as a batch of products,
+  whose experts and their gradients are copied.
   """
   groups, num_selected = experts.shape
   experts = jnp.minimum(experts, weights.wo.shape[0] - 1).reshape(-1)
-  taken = weights.take(experts).astype(x.dtype)  # [G·K, D, F]
-  copies = jnp.broadcast_to(x[:, None], (groups, num_selected, *x.shape[1:]))
-  copies = copies.reshape(-1, *x.shape[1:])
-  hidden = activation(
-    *(
-      checkpoint_name(jnp.einsum("gtd,gdf->gtf", copies, wi), HIDDEN)
-      for wi in taken.wi
+  if experts.size <= _MOST_ONE_BY_ONE:
+    done = jnp.stack(
+      [
+        _run(x[index // num_selected], _expert(weights, expert), activation)
+        for index, expert in enumerate(experts)
+      ]
     )
-  )
-  done = jnp.einsum("gtf,gfd->gtd", hidden, taken.wo)
+  else:
+    copies = jnp.broadcast_to(x[:, None], (groups, num_selected, *x.shape[1:]))
+    copies = copies.reshape(-1, *x.shape[1:])
+    done = _run(copies, weights.take(experts), activation)
   done = done.reshape(groups, num_selected, *x.shape[1:])
   return weighted_sum(done, gates.swapaxes(1, 2))
+
+
+def _expert(
+  weights: FeedForwardWeights, expert: Int[Array, ""]
+) -> FeedForwardWeights:
+  """One of the experts; its gradient is added where it lies."""
+  return jax.tree.map(
+    lambda w: jax.lax.dynamic_index_in_dim(w, expert, keepdims=False), weights
+  )
+
+
+def _run(
+  x: Float[Array, "*G t D"], expert: FeedForwardWeights, activation: Activation
+) -> Float[Array, "*G t D"]:
+  """Tokens through an expert, or groups of them each through its own."""
+  expert = expert.astype(x.dtype)
+  hidden = activation(*(checkpoint_name(x @ wi, HIDDEN) for wi in expert.wi))
+  return hidden @ expert.wo
 
 
 def scaled(
