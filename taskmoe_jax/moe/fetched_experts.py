@@ -22,10 +22,7 @@ def apply_fetched(
 ) -> Float[Array, "B L D"]:
   """Runs rows through what `ExpertFetch.fetch` has fetched for them."""
   grouped = x.reshape(fetched.wo.shape[0], -1, x.shape[-1])
-  hidden = activation(
-    *(jnp.einsum("gtd,gdh->gth", grouped, wi) for wi in fetched.wi)
-  )
-  return jnp.einsum("gth,ghd->gtd", hidden, fetched.wo).reshape(x.shape)
+  return _run(grouped, fetched, activation).reshape(x.shape)
 
 
 def apply_experts(
