@@ -5,6 +5,7 @@ import pathlib
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
+_M_ARENA_MAX = -8
 _NEVER = 2**31 - 1
 
 
@@ -16,7 +17,8 @@ def keep_freed_memory() -> bool:
   zeroed pages one by one when they are touched again: with the 64 MB of
   gradients of a 32-expert layer that took as long as its matrix products (32 ms
   a step; 4 ms with this). The price is that the process keeps the most memory
-  that it ever needed.
+  that it ever needed. Threads that have asked for memory before keep heaps of
+  their own, which shrink: call it before the first computation.
 
   Returns:
     Whether the C library has such a setting: glibc's has.
@@ -25,8 +27,14 @@ def keep_freed_memory() -> bool:
     mallopt = ctypes.CDLL(None).mallopt
   except (AttributeError, OSError, TypeError):
     return False
-  # Never a mapping of its own for a block, and never a shorter heap.
-  return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, _NEVER))
+  # Never a mapping of its own for a block, and never a shorter heap; and one
+  # heap for all threads, since those of other threads are given back whatever
+  # is asked for.
+  return bool(
+    mallopt(_M_MMAP_MAX, 0)
+    and mallopt(_M_TRIM_THRESHOLD, _NEVER)
+    and mallopt(_M_ARENA_MAX, 1)
+  )
 
 
 def available_memory(root: pathlib.Path = pathlib.Path("/")) -> int | None:

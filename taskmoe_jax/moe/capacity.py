@@ -16,6 +16,7 @@ from taskmoe_jax.moe.dispatched import (
   run_on_devices,
   sum_over_width,
 )
+from taskmoe_jax.moe.expert_products import expert_product
 from taskmoe_jax.moe.gates import renormalized
 from taskmoe_jax.moe.gather import gather, invert, weighted_sum
 from taskmoe_jax.moe.routing import Routing
@@ -155,10 +156,8 @@ def _experts(
   # One product for each expert, not for each group and expert: XLA would lay
   # all of it out anew for that, on a CPU for a third of the layer's time.
   by_expert = sent.swapaxes(0, 1).reshape(local_experts, -1, width)
-  hidden = activation(
-    *(jnp.einsum("ecd,edf->ecf", by_expert, wi) for wi in weights.wi)
-  )
-  done = jnp.einsum("ecf,efd->ecd", hidden, weights.wo)
+  hidden = activation(*(expert_product(by_expert, wi) for wi in weights.wi))
+  done = expert_product(hidden, weights.wo)
   done = done.reshape(local_experts, groups, capacity, width).swapaxes(0, 1)
   if shards > 1:
     done = jax.lax.all_to_all(done, axes.EXPERT_MESH, 0, 1, tiled=True)

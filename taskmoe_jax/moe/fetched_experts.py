@@ -8,6 +8,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from taskmoe_jax.layers.feed_forward import Activation, FeedForwardWeights
+from taskmoe_jax.moe.expert_products import expert_product
 from taskmoe_jax.moe.gather import weighted_sum
 from taskmoe_jax.partitioning.rules import platform
 
@@ -40,18 +41,20 @@ def apply_experts(
   whose experts and their gradients are copied.
   """
   groups, num_selected = experts.shape
-  experts = jnp.minimum(experts, weights.wo.shape[0] - 1).reshape(-1)
+  experts = jnp.minimum(experts, weights.wo.shape[0] - 1)
   if experts.size <= _MOST_ONE_BY_ONE:
-    done = jnp.stack(
+    return jnp.stack(
       [
-        _run(x[index // num_selected], _expert(weights, expert), activation)
-        for index, expert in enumerate(experts)
+        sum(
+          _run(rows, _expert(weights, expert), activation, gates=gate[:, None])
+          for expert, gate in zip(of_group, of_gates.T, strict=True)
+        )
+        for rows, of_group, of_gates in zip(x, experts, gates, strict=True)
       ]
     )
-  else:
-    copies = jnp.broadcast_to(x[:, None], (groups, num_selected, *x.shape[1:]))
-    copies = copies.reshape(-1, *x.shape[1:])
-    done = _run(copies, weights.take(experts), activation)
+  copies = jnp.broadcast_to(x[:, None], (groups, num_selected, *x.shape[1:]))
+  copies = copies.reshape(-1, *x.shape[1:])
+  done = _run(copies, weights.take(experts.reshape(-1)), activation)
   done = done.reshape(groups, num_selected, *x.shape[1:])
   return weighted_sum(done, gates.swapaxes(1, 2))
 
@@ -66,12 +69,19 @@ def _expert(
 
 
 def _run(
-  x: Float[Array, "*G t D"], expert: FeedForwardWeights, activation: Activation
+  x: Float[Array, "*G t D"],
+  expert: FeedForwardWeights,
+  activation: Activation,
+  gates: Float[Array, "t 1"] | None = None,
 ) -> Float[Array, "*G t D"]:
   """Tokens through an expert, or groups of them each through its own."""
   expert = expert.astype(x.dtype)
-  hidden = activation(*(checkpoint_name(x @ wi, HIDDEN) for wi in expert.wi))
-  return hidden @ expert.wo
+  hidden = activation(
+    *(checkpoint_name(expert_product(x, wi), HIDDEN) for wi in expert.wi)
+  )
+  if gates is not None:
+    hidden = hidden * gates.astype(x.dtype)
+  return expert_product(hidden, expert.wo)
 
 
 def scaled(

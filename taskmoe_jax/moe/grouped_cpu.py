@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from taskmoe_jax.layers.feed_forward import Activation, FeedForwardWeights
+from taskmoe_jax.moe.expert_products import matrix_gradient, rows_gradient
 
 # XLA's products on a CPU take five rows at a time. Fewer cost as much.
 LEAST_HEIGHT = 5
@@ -123,14 +124,14 @@ def _backward(activation, residuals, dy):
     hidden = tuple(_rows_at(k, tile.kept_start, tile.height) for k in kept)
     hidden, activation_vjp = jax.vjp(activation, *hidden)
     wo = weights.wo[tile.expert].astype(x.dtype)
-    d_hidden = activation_vjp(d_out @ wo.T)
+    d_hidden = activation_vjp(rows_gradient(d_out, wo))
     d_taken = sum(
-      d @ wi[tile.expert].astype(x.dtype).T
+      rows_gradient(d, wi[tile.expert].astype(x.dtype))
       for d, wi in zip(d_hidden, weights.wi, strict=True)
     )
     found = FeedForwardWeights(
-      wi=tuple(_transposed_product(taken, d) for d in d_hidden),
-      wo=_transposed_product(hidden, d_out),
+      wi=tuple(matrix_gradient(taken, d) for d in d_hidden),
+      wo=matrix_gradient(hidden, d_out),
     )
 
     def put(total, value):
@@ -236,8 +237,3 @@ def _put_own(total: jax.Array, values: jax.Array, tile: Tile) -> jax.Array:
   before = _rows_at(total, tile.start, tile.height)
   values = jnp.where(tile.mask(), values, before)
   return jax.lax.dynamic_update_slice_in_dim(total, values, tile.start, 0)
-
-
-def _transposed_product(a: jax.Array, b: jax.Array) -> jax.Array:
-  """`a.T @ b`, in float32, as sums of weights' gradients should be."""
-  return jnp.einsum("ra,rb->ab", a, b, preferred_element_type=jnp.float32)

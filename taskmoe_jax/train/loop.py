@@ -80,15 +80,13 @@ def train(
 ) -> TrainResult:
   """Trains a model, or goes on where its run directory stopped.
 
-  In this order: everything is built and checked; the run directory is opened,
-  which refuses another model's; the newest complete checkpoint is restored, or
-  the state initialised; then step by step until `train_steps`. "Step s" means
-  that s updates are done.
+  All is built and checked; the run directory opened, which refuses another
+  model's; its newest complete checkpoint restored, or the state initialised.
 
   Args:
     optimizer: From `train.optimizers`; called with `stacked_axes`.
     fsdp: Whether parameters are also split over the `data` axis.
-    train_steps: Steps in all, those before a restart included.
+    train_steps: In all, before a restart too; step s is after s updates.
     seed: Of parameters, dropout and the order of the data.
     watching: How often to evaluate, and what else to write down.
     config_text: The recipe, to be kept beside the checkpoints.
@@ -101,6 +99,8 @@ def train(
   checkpoints.check_reports(log_every)
   console = hosts.console(console)
   partitioning = Partitioning(make_mesh(mesh), fsdp)
+  if partitioning.platform == "cpu":
+    keep_freed_memory()
   batches.check_divides(partitioning)
   hosts.check_agreement("recipe", {"the recipe": config_text})
   task_space = task_space_of(mixture, task_by)
@@ -148,8 +148,6 @@ class _Loop:
     initial: InitialParameters,
   ) -> TrainResult:
     """Trains until `last_step`, from wherever the run has got to."""
-    if self.program.partitioning.platform == "cpu":
-      keep_freed_memory()
     spent = TimeSpent()
     size = self.batches.batch_size
     say_what_is_trained(self._say, self.run, self.run_dir, self.program, size)
