@@ -162,19 +162,31 @@ def test_a_line_break_in_a_translation_breaks_no_line(
   assert capsys.readouterr().out == "a b\nc d\n"
 
 
+# More than a pipe holds, of which nothing needs to be decoded.
+_MUCH_OUTPUT = """
+import sys
+from taskmoe_jax.cli.main import main
+from taskmoe_jax.decoding.translations import Hypothesis, Translations
+from taskmoe_jax.decoding.translator import Translator
+
+much = [[Hypothesis("word " * 10, [1], 0.0, True)]] * 20_000
+Translator.decode = lambda *_, **__: Translations(much)
+sys.exit(main())
+"""
+
+
 def test_nobody_reads_the_output(bundle_folder, tmp_path):
   """As with `| head -1`: no traceback."""
   lines = tmp_path / "lines.txt"
-  lines.write_text("the cat and the hat\n" * 20_000)
+  lines.write_text("the cat\n")
   flags = [f"--bundle={bundle_folder}", "--pair=en-fr", f"--input={lines}"]
-  program = [sys.executable, "-m", "taskmoe_jax.cli.main", "translate", *flags]
   process = subprocess.Popen(
-    [*program, "--batch_size=4096"],
+    [sys.executable, "-c", _MUCH_OUTPUT, "translate", *flags],
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     cwd=ROOT,
   )
-  process.stdout.readline()
+  assert process.stdout.readline() == b"word " * 10 + b"\n"
   process.stdout.close()
   assert process.stderr.read() == b""
   process.stderr.close()
