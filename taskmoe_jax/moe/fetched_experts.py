@@ -46,10 +46,12 @@ def apply_experts(
     return jnp.stack(
       [
         sum(
-          _run(rows, _expert(weights, expert), activation, gates=gate[:, None])
+          _run(rows, _expert(weights, expert), activation) * gate[:, None]
           for expert, gate in zip(of_group, of_gates.T, strict=True)
         )
-        for rows, of_group, of_gates in zip(x, experts, gates, strict=True)
+        for rows, of_group, of_gates in zip(
+          x, experts, gates.astype(x.dtype), strict=True
+        )
       ]
     )
   copies = jnp.broadcast_to(x[:, None], (groups, num_selected, *x.shape[1:]))
@@ -69,18 +71,13 @@ def _expert(
 
 
 def _run(
-  x: Float[Array, "*G t D"],
-  expert: FeedForwardWeights,
-  activation: Activation,
-  gates: Float[Array, "t 1"] | None = None,
+  x: Float[Array, "*G t D"], expert: FeedForwardWeights, activation: Activation
 ) -> Float[Array, "*G t D"]:
   """Tokens through an expert, or groups of them each through its own."""
   expert = expert.astype(x.dtype)
   hidden = activation(
     *(checkpoint_name(expert_product(x, wi), HIDDEN) for wi in expert.wi)
   )
-  if gates is not None:
-    hidden = hidden * gates.astype(x.dtype)
   return expert_product(hidden, expert.wo)
 
 
