@@ -37,15 +37,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import decode_programs
 from taskmoe_jax.decoding.hypotheses import Hypotheses
-from taskmoe_jax.host_memory import keep_freed_memory
+from taskmoe_jax.hosts.memory import keep_freed_memory
 from taskmoe_jax.partitioning.meshes import MeshShape, make_mesh
 from taskmoe_jax.partitioning.rules import Partitioning
-from taskmoe_jax.pods.arithmetic import flops_of
-from taskmoe_jax.pods.collectives import collectives_of
-from taskmoe_jax.pods.hlo import Module
-from taskmoe_jax.pods.memory import memory_of
-from taskmoe_jax.pods.time_estimate import estimate
-from taskmoe_jax.pods.topologies import Topology, slices_of
+from taskmoe_jax.planning.arithmetic import flops_of
+from taskmoe_jax.planning.collectives import collectives_of
+from taskmoe_jax.planning.hlo import Module
+from taskmoe_jax.planning.memory import memory_of
+from taskmoe_jax.planning.time_estimate import estimate
+from taskmoe_jax.planning.topologies import Topology, slices_of
 from taskmoe_jax.vocabulary import PAD_ID
 
 MODELS = ("dense", "sub_network", "task", "token")

@@ -15,15 +15,15 @@ from taskmoe_jax.decoding.generate import Rows, generate
 from taskmoe_jax.decoding.hypotheses import Hypotheses
 from taskmoe_jax.decoding.search import GREEDY, Beam, Search
 from taskmoe_jax.models.config import ModelConfig, StackConfig
-from taskmoe_jax.models.transformer import Transformer
-from taskmoe_jax.models.unrolled import unrolled
-from taskmoe_jax.moe.config import MoeConfig
-from taskmoe_jax.partitioning.rules import Partitioning, activate
-from taskmoe_jax.train.state import (
+from taskmoe_jax.models.parameters import (
   abstract_params,
   parameter_shardings,
+  unrolled,
   with_shardings,
 )
+from taskmoe_jax.models.transformer import Transformer
+from taskmoe_jax.moe.config import MoeConfig
+from taskmoe_jax.partitioning.rules import Partitioning, activate
 from taskmoe_jax.vocabulary import EOS_ID
 
 _TASKS = 16

@@ -35,15 +35,14 @@ from benchmarks import decode, decode_programs
 from benchmarks.made_up import made_up_vocabulary
 from taskmoe_jax.decoding.search import GREEDY, Beam, Search
 from taskmoe_jax.decoding.translator import Translator
-from taskmoe_jax.export.describing import About
 from taskmoe_jax.export.formats.format import formats_named
 from taskmoe_jax.export.formats.huggingface.engine import HuggingFaceEngine
-from taskmoe_jax.host_memory import keep_freed_memory
-from taskmoe_jax.models.unrolled import unrolled
+from taskmoe_jax.export.manifest import About
+from taskmoe_jax.hosts.memory import keep_freed_memory
+from taskmoe_jax.models.parameters import parameter_count, unrolled
 from taskmoe_jax.partitioning.meshes import MeshShape, make_mesh
 from taskmoe_jax.partitioning.rules import Partitioning
 from taskmoe_jax.task_space import TaskSpace
-from taskmoe_jax.train.state import parameter_count
 
 FORMATS = ("huggingface", "ctranslate2", "ctranslate2_int8")
 _LENGTH_PENALTY = 0.6

@@ -37,15 +37,15 @@ from taskmoe_jax.decoding.search import Beam, Lengths
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.export.extract import extract
 from taskmoe_jax.export.verify import logits_of_references
-from taskmoe_jax.task_space import TaskSpace
-from taskmoe_jax.train.checkpoint_items import saved_items
-from taskmoe_jax.train.run_directory import (
+from taskmoe_jax.models.parameters import parameter_count
+from taskmoe_jax.runs.checkpoint_items import saved_items
+from taskmoe_jax.runs.directory import (
   Run,
   load_run,
   load_samples,
   open_run_directory,
 )
-from taskmoe_jax.train.state import parameter_count
+from taskmoe_jax.task_space import TaskSpace
 
 # Exports, and says with which code, the most memory (KiB) and the CPU seconds.
 # What `wait` says of a child's memory counts that of its parent before it.

@@ -6,11 +6,11 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import PyTree
 
+from taskmoe_jax.models import parameters
 from taskmoe_jax.models.config import ModelConfig, StackConfig
 from taskmoe_jax.models.transformer import Transformer
 from taskmoe_jax.moe.config import MoeConfig
 from taskmoe_jax.task_space import TaskSpace
-from taskmoe_jax.train import state as train_state
 
 
 def model_of(
@@ -63,7 +63,7 @@ def random_params(model: ModelConfig, space: TaskSpace) -> PyTree:
       return values
     return values * np.float32(leaf.shape[-2] ** -0.5)
 
-  shapes = train_state.abstract_params(Transformer(model, len(space.tasks)))
+  shapes = parameters.abstract_params(Transformer(model, len(space.tasks)))
   return jax.tree_util.tree_map_with_path(draw, nn.unbox(shapes))
 
 

@@ -35,7 +35,7 @@ _SIZES = (10_000, 1_000_000)
 
 def _batches(args: argparse.Namespace, corpus):
   """Batches as training takes them."""
-  from taskmoe_jax.data.batches import TrainBatches
+  from taskmoe_jax.data.batches.batches import TrainBatches
   from taskmoe_jax.data.corpus import task_space_of
   from taskmoe_jax.vocabulary import Vocabulary
 
@@ -53,7 +53,7 @@ def _batches(args: argparse.Namespace, corpus):
 
 
 def _corpus(args: argparse.Namespace):
-  from taskmoe_jax.data.cache import open_cache
+  from taskmoe_jax.data.cache.reading import open_cache
   from taskmoe_jax.data.corpus import open_corpus
 
   if args.way == "cached":
@@ -148,8 +148,8 @@ def _child(values: dict[str, object]) -> None:
 
 
 def _write_cache(args: argparse.Namespace) -> None:
-  from taskmoe_jax.data.cache_writing import write_cache
-  from taskmoe_jax.data.vocabulary_training import VocabularySource
+  from taskmoe_jax.data.cache.writing import write_cache
+  from taskmoe_jax.data.text.vocabulary_training import VocabularySource
 
   write_cache(
     mixture=mixture(args),

@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import measure
 from benchmarks.layer_programs import DENSE, Setting, compiled, runner
-from taskmoe_jax.host_memory import keep_freed_memory
+from taskmoe_jax.hosts.memory import keep_freed_memory
 from taskmoe_jax.partitioning.meshes import MeshShape, make_mesh
 from taskmoe_jax.partitioning.rules import Partitioning
 

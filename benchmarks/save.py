@@ -25,9 +25,9 @@ import rich.table
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import step_programs, train_step
-from taskmoe_jax.train import writing
-from taskmoe_jax.train.checkpoint_policy import CheckpointPolicy
-from taskmoe_jax.train.checkpoints import Checkpoints
+from taskmoe_jax.train.checkpoints import background_writer
+from taskmoe_jax.train.checkpoints.checkpoint_policy import CheckpointPolicy
+from taskmoe_jax.train.checkpoints.checkpoints import Checkpoints
 
 
 def timed(function, *arguments) -> tuple[float, float]:
@@ -52,7 +52,9 @@ def measure(flags: argparse.Namespace) -> dict[str, float]:
       saves.append(timed(checkpoints.save, step.state, {"batches": 0}, {}))
       beside.append(timed(step))
       checkpoints.wait()
-      with unittest.mock.patch.object(writing, "has_room", return_value=False):
+      with unittest.mock.patch.object(
+        background_writer, "has_room", return_value=False
+      ):
         reads.append(timed(checkpoints.save, step.state, {"batches": 0}, {}))
       checkpoints.wait()
   wall, own = np.median(saves[1:], axis=0)

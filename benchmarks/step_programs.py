@@ -43,7 +43,7 @@ class Ours:
     import functools
 
     from benchmarks.made_up import made_up_vocabulary
-    from taskmoe_jax.host_memory import keep_freed_memory
+    from taskmoe_jax.hosts.memory import keep_freed_memory
     from taskmoe_jax.models.losses import Objective
     from taskmoe_jax.partitioning.meshes import MeshShape, make_mesh
     from taskmoe_jax.partitioning.rules import Partitioning

@@ -18,10 +18,10 @@ def load(path: str | os.PathLike) -> "Translator":
     TaskMoeError: The path is neither, or is damaged.
   """
   # Imported here, so that `import taskmoe_jax` does not load JAX.
+  from taskmoe_jax.bundles.bundle import is_bundle, load_bundle
   from taskmoe_jax.errors import TaskMoeError
-  from taskmoe_jax.export.bundle import is_bundle, load_bundle
-  from taskmoe_jax.train.restoring import load_translator
-  from taskmoe_jax.train.run_directory import is_run_directory
+  from taskmoe_jax.runs.directory import is_run_directory
+  from taskmoe_jax.runs.restoring import load_translator
 
   if is_bundle(path):
     return load_bundle(path)

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Sequence
 
-from taskmoe_jax.data.cldr import LANGUAGES, CldrText
+from taskmoe_jax.data.cldr.generator import LANGUAGES, CldrText
 from taskmoe_jax.data.corpus import PARTS, Mixture
 from taskmoe_jax.errors import TaskMoeError, one_of
 
@@ -46,8 +46,8 @@ def cldr_30(
   """
   # Not above: to name a mixture that a cache replaces, as gin does, shall not
   # cost the seconds that importing seqio takes.
-  from taskmoe_jax.data.registration import register_mixture
-  from taskmoe_jax.data.sources import ParallelSource
+  from taskmoe_jax.data.seqio.registration import register_mixture
+  from taskmoe_jax.data.seqio.sources import ParallelSource
 
   for language in languages:
     if language not in LANGUAGES:

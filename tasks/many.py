@@ -13,13 +13,18 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from taskmoe_jax.data.cleaning import Cleaning
 from taskmoe_jax.data.corpus import Mixture
-from taskmoe_jax.data.tsv import FILE_PARTS, LANGUAGE, TsvFolder, open_lines
+from taskmoe_jax.data.text.cleaning import Cleaning
+from taskmoe_jax.data.text.tsv import (
+  FILE_PARTS,
+  LANGUAGE,
+  TsvFolder,
+  open_lines,
+)
 from taskmoe_jax.errors import TaskMoeError, one_of
 
 if TYPE_CHECKING:
-  from taskmoe_jax.data.sources import ParallelSource
+  from taskmoe_jax.data.seqio.sources import ParallelSource
 
 _TEXT_NAME = re.compile(
   rf"({LANGUAGE})\.({'|'.join(FILE_PARTS.values())})\.txt(?:\.gz)?"
@@ -46,7 +51,10 @@ def many(
     with_text: Whether to train on the folder's text files too, as `text` does.
   """
   # Not above, as in `tsv.py`.
-  from taskmoe_jax.data.registration import both_directions, register_mixture
+  from taskmoe_jax.data.seqio.registration import (
+    both_directions,
+    register_mixture,
+  )
 
   files = TsvFolder(folder)
   known = dict.fromkeys(language for pair in files.pairs for language in pair)
@@ -99,7 +107,7 @@ def text(
     temperature: Of the sampling, see `register_mixture`.
     cleaning: What to leave out of the train parts; None for nothing.
   """
-  from taskmoe_jax.data.registration import register_mixture
+  from taskmoe_jax.data.seqio.registration import register_mixture
 
   return register_mixture(
     "text",
@@ -113,8 +121,8 @@ def text(
 def _text_sources(
   folder: str, cleaning: Cleaning | None
 ) -> "list[ParallelSource]":
-  from taskmoe_jax.data.registration import cleaned_texts
-  from taskmoe_jax.data.sources import ParallelSource
+  from taskmoe_jax.data.seqio.registration import cleaned_texts
+  from taskmoe_jax.data.seqio.sources import ParallelSource
 
   sources = []
   for language, parts in _text_files(folder).items():

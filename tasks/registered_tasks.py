@@ -12,10 +12,10 @@ import seqio
 import tensorflow as tf
 
 from taskmoe_jax.data.corpus import PARTS
-from taskmoe_jax.data.registration import add_task
-from taskmoe_jax.data.sources import ParallelSource
-from taskmoe_jax.data.text_spool import spool
-from taskmoe_jax.data.text_store import TextStore
+from taskmoe_jax.data.seqio.registration import add_task
+from taskmoe_jax.data.seqio.sources import ParallelSource
+from taskmoe_jax.data.seqio.text_spool import spool
+from taskmoe_jax.data.text.text_store import TextStore
 from taskmoe_jax.errors import TaskMoeError, one_of
 from taskmoe_jax.task_space import split_pair
 

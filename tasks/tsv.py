@@ -2,9 +2,9 @@
 
 import functools
 
-from taskmoe_jax.data.cleaning import Cleaning
 from taskmoe_jax.data.corpus import Mixture
-from taskmoe_jax.data.tsv import TsvFolder
+from taskmoe_jax.data.text.cleaning import Cleaning
+from taskmoe_jax.data.text.tsv import TsvFolder
 
 
 def tsv(
@@ -26,7 +26,10 @@ def tsv(
   """
   # Not above: to name a mixture that a cache replaces, as gin does, shall not
   # cost the seconds that importing seqio takes.
-  from taskmoe_jax.data.registration import both_directions, register_mixture
+  from taskmoe_jax.data.seqio.registration import (
+    both_directions,
+    register_mixture,
+  )
 
   files = TsvFolder(folder)
   sources = []

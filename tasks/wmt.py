@@ -9,8 +9,8 @@ cache replaces, as gin does, shall not cost the seconds that this takes.
 
 from collections.abc import Sequence
 
-from taskmoe_jax.data.cleaning import Cleaning
 from taskmoe_jax.data.corpus import Mixture
+from taskmoe_jax.data.text.cleaning import Cleaning
 
 
 def wmt_30(
@@ -33,7 +33,7 @@ def wmt_30(
   Raises:
     TaskMoeError: Some data is not there; says how to get all of it.
   """
-  from taskmoe_jax.data.registration import register_mixture
+  from taskmoe_jax.data.seqio.registration import register_mixture
   from taskmoe_jax.tasks.wmt_sources import english_centric
 
   return register_mixture(
@@ -56,7 +56,7 @@ def wmt_32(
 
   They have no train part and no rate. The paper's averages are over these 32.
   """
-  from taskmoe_jax.data.registration import register_mixture
+  from taskmoe_jax.data.seqio.registration import register_mixture
   from taskmoe_jax.tasks.wmt_sources import english_centric
 
   return register_mixture(

@@ -3,13 +3,13 @@
 import functools
 from collections.abc import Callable, Sequence
 
-from taskmoe_jax.data.cleaning import Cleaning
 from taskmoe_jax.data.corpus import Text
-from taskmoe_jax.data.registration import both_directions, cleaned_texts
-from taskmoe_jax.data.sources import ParallelSource, swap
-from taskmoe_jax.data.test_sets import read_test_set
-from taskmoe_jax.data.text_spool import spool
-from taskmoe_jax.data.text_store import TextStore
+from taskmoe_jax.data.seqio.registration import both_directions, cleaned_texts
+from taskmoe_jax.data.seqio.sources import ParallelSource, swap
+from taskmoe_jax.data.seqio.text_spool import spool
+from taskmoe_jax.data.text.cleaning import Cleaning
+from taskmoe_jax.data.text.test_sets import read_test_set
+from taskmoe_jax.data.text.text_store import TextStore
 from taskmoe_jax.errors import TaskMoeError, one_of
 from taskmoe_jax.tasks import wmt_builders
 from taskmoe_jax.tasks.wmt_builders import EDITIONS, ZERO_SHOT, Split

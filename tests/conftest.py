@@ -135,7 +135,7 @@ def small_corpus(tmp_path_factory):
 @pytest.fixture(scope="session")
 def small_vocabulary(small_corpus, tmp_path_factory):
   """Path of a vocabulary of the corpus."""
-  from taskmoe_jax.data.vocabulary_training import train_vocabulary
+  from taskmoe_jax.data.text.vocabulary_training import train_vocabulary
   from taskmoe_jax.tasks.tsv import tsv
 
   mixture = tsv(str(small_corpus), vocabulary=None, temperature=1.0)
@@ -181,7 +181,7 @@ def use_devices(monkeypatch):
 @pytest.fixture(scope="session")
 def random_params():
   """Draws a model's parameters without compiling anything."""
-  from taskmoe_jax.train.state import abstract_params
+  from taskmoe_jax.models.parameters import abstract_params
 
   def draw(model):
     generator = np.random.default_rng(7)

@@ -54,7 +54,7 @@ def _unknown_parameters(text: str) -> set[str]:
 
 
 def _flags(command: str) -> set[str]:
-  module = importlib.import_module(f"taskmoe_jax.cli.{command}")
+  module = importlib.import_module(f"taskmoe_jax.cli.commands.{command}")
   parser = argparse.ArgumentParser()
   module.add_arguments(parser)
   return {*parser._option_string_actions, "--traceback"}

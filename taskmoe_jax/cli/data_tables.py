@@ -7,7 +7,7 @@ import numpy as np
 import rich.console
 import rich.table
 
-from taskmoe_jax.data.text_statistics import (
+from taskmoe_jax.data.text.statistics import (
   PERCENTILES,
   PairStatistics,
   odd_shares,

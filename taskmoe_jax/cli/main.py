@@ -48,7 +48,7 @@ def _run(argv: list[str]) -> int:
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   if name not in COMMANDS:
     raise TaskMoeError(one_of("command", name, COMMANDS) + ".")
-  command = importlib.import_module(f"taskmoe_jax.cli.{name}")
+  command = importlib.import_module(f"taskmoe_jax.cli.commands.{name}")
   parser = _Parser(
     prog=f"taskmoe {name}",
     description=command.__doc__,

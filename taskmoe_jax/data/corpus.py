@@ -12,13 +12,13 @@ neither seqio nor TensorFlow. This module needs neither.
 """
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
 
-from taskmoe_jax.data.packing import Ragged
+from taskmoe_jax.data.batches.packing import Ragged
 from taskmoe_jax.errors import TaskMoeError, one_of
 from taskmoe_jax.task_space import TaskBy, TaskSpace
 from taskmoe_jax.vocabulary import Vocabulary
@@ -116,7 +116,7 @@ def open_corpus(mixture: Mixture) -> Corpus:
   if isinstance(mixture, Corpus):
     return mixture
   # Whoever has a mixture of seqio has paid for importing it; nobody else shall.
-  from taskmoe_jax.data.live import LiveCorpus
+  from taskmoe_jax.data.seqio.live import LiveCorpus
 
   return LiveCorpus(mixture)
 
@@ -199,3 +199,10 @@ def _sampled_part(corpus: Corpus, pair: str) -> str:
     if part in corpus.parts(pair) and corpus.size(pair, part) != 0:
       return part
   return "validation"
+
+
+def read(text: Text, indices: Sequence[int]) -> list[tuple[str, str]]:
+  """Reads many examples, at once where the text can."""
+  if hasattr(text, "read"):
+    return text.read(indices)
+  return [text[index] for index in indices]

@@ -16,7 +16,7 @@ from taskmoe_jax.vocabulary import PAD_ID
 _SHORTEST_BUCKET = 32
 # So many lines are named in an error.
 _MOST_NAMED = 5
-# Rows leave a batch (see `decoding.halving`) where a bucket has at least so
+# Rows leave a batch (see `decoding.compaction`) where a bucket has at least so
 # many: each halving is as much to compile as the program without.
 _BATCHES_THAT_PAY = 8
 # How often, and to how many rows of a device at the least: fewer do not make a

@@ -6,15 +6,53 @@ import functools
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Int, PyTree, UInt32
+from jaxtyping import Array, Float, Int, PyTree, UInt32
 
 from taskmoe_jax.decoding.beam import beam_search
 from taskmoe_jax.decoding.hypotheses import Arrays, Hypotheses, Steps
+from taskmoe_jax.decoding.sampling import one_by_one
 from taskmoe_jax.decoding.search import Beam, Search
-from taskmoe_jax.decoding.singles import one_by_one
 from taskmoe_jax.models.transformer import Transformer
 from taskmoe_jax.partitioning.rules import Partitioning, activate
 from taskmoe_jax.vocabulary import PAD_ID
+
+
+@functools.partial(
+  jax.jit, static_argnames=("model", "rows_per_task_group", "partitioning")
+)
+def log_probabilities(
+  params: PyTree,
+  sources: Int[Array, "B S"],
+  targets: Int[Array, "B T"],
+  task_ids: Int[Array, "B"],
+  *,
+  model: Transformer,
+  rows_per_task_group: int,
+  partitioning: Partitioning | None = None,
+) -> Float[Array, "B T"]:
+  """Log-probability of every target token; of padding it may be anything."""
+  batch = {
+    "encoder_input_tokens": sources,
+    "decoder_input_tokens": jnp.pad(targets, ((0, 0), (1, 0)))[:, :-1],
+    "decoder_loss_weights": (targets != PAD_ID).astype(jnp.float32),
+  }
+
+  def run():
+    logits, _ = model.apply(
+      {"params": params},
+      batch,
+      task_ids,
+      train=False,
+      rows_per_task_group=rows_per_task_group,
+    )
+    picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    return picked - jax.nn.logsumexp(logits, axis=-1)
+
+  if partitioning is None:
+    return run()
+  with activate(partitioning):
+    found = run()
+  return jax.lax.with_sharding_constraint(found, partitioning.replicated)
 
 
 @flax.struct.dataclass
@@ -67,13 +105,13 @@ def generate(
   stops when every row is done.
 
   Args:
-    params: Of the model, see `models.unrolled`.
+    params: Of the model, see `models.parameters`.
     rows: The sentences.
     model: An unrolled one: a mixture, or a sub-network.
     search: How to search.
     target_length: At least the greatest of the rows' limits.
     rows_per_task_group: Rows stand in groups of this many of one task each.
-    halvings: How often rows that are done may leave, see `decoding.halving`.
+    halvings: How often rows that are done may leave, see `decoding.compaction`.
       Each makes the program longer to compile.
     partitioning: How rows and parameters lie on a mesh, if they do.
 

@@ -46,7 +46,7 @@ class Steps:
     num_hypotheses: M.
     target_length: T.
     rows_per_group: Rows stand in groups of this many, of one device and task.
-    halvings: How often a batch may be halved; see `decoding.halving`.
+    halvings: How often a batch may be halved; see `decoding.compaction`.
   """
 
   step: Callable[..., tuple[jax.Array, PyTree]]

@@ -10,8 +10,7 @@ from jaxtyping import PyTree
 
 from taskmoe_jax.decoding import batches, translations
 from taskmoe_jax.decoding.batches import Sentence, padded
-from taskmoe_jax.decoding.generate import generate
-from taskmoe_jax.decoding.scoring import log_probabilities
+from taskmoe_jax.decoding.generate import generate, log_probabilities
 from taskmoe_jax.decoding.search import (
   GREEDY,
   USUAL_LENGTHS,
@@ -22,8 +21,8 @@ from taskmoe_jax.decoding.search import (
 from taskmoe_jax.decoding.translations import Hypothesis, Score, Translations
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.models.config import ModelConfig
+from taskmoe_jax.models.parameters import unrolled
 from taskmoe_jax.models.transformer import Transformer
-from taskmoe_jax.models.unrolled import unrolled
 from taskmoe_jax.partitioning.rules import Partitioning
 from taskmoe_jax.task_space import TaskSpace, split_pair
 from taskmoe_jax.vocabulary import EOS_ID, Vocabulary

@@ -20,11 +20,7 @@ from sacrebleu.significance import PairedTest
 from taskmoe_jax.errors import TaskMoeError, as_member
 from taskmoe_jax.evaluate import results as files
 from taskmoe_jax.evaluate.results import Results, read_record, read_results
-from taskmoe_jax.evaluate.scores import (
-  Scoring,
-  make_metric,
-  one_line,
-)
+from taskmoe_jax.evaluate.scores import Scoring, make_metric, one_line
 from taskmoe_jax.task_space import split_pair
 
 Comparison = dict[str, Any]

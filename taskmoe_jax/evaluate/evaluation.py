@@ -20,9 +20,9 @@ from taskmoe_jax.evaluate import page, results, scores, tables, texts
 from taskmoe_jax.evaluate.models import Evaluated, load_evaluated
 from taskmoe_jax.evaluate.scores import Scoring
 from taskmoe_jax.evaluate.translating import Decoding, translate
+from taskmoe_jax.hosts import processes
 from taskmoe_jax.partitioning.meshes import MeshShape
 from taskmoe_jax.task_space import split_pair
-from taskmoe_jax.train import hosts
 
 
 def evaluate(
@@ -102,12 +102,12 @@ def evaluate_text(
     What `results.json` holds, and the folder; nothing but for the first of
     several processes.
   """
-  console = hosts.console(console)
+  console = processes.console(console)
   scoring, notes = scoring.available()
   records = translate(
     evaluated, text, decoding, scoring, folder=folder, console=console
   )
-  if not hosts.is_first():
+  if not processes.is_first():
     return {}
   notes += [
     note

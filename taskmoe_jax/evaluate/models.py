@@ -7,13 +7,13 @@ from typing import Any
 
 from etils import epath
 
+from taskmoe_jax.bundles.bundle import load_bundle, read_manifest
 from taskmoe_jax.decoding.translator import Translator
-from taskmoe_jax.export.bundle import load_bundle, read_manifest
 from taskmoe_jax.partitioning.meshes import MeshShape
-from taskmoe_jax.train.checkpoint_folders import checkpoints_folder
-from taskmoe_jax.train.checkpoint_items import read_contents
-from taskmoe_jax.train.restoring import load_translator
-from taskmoe_jax.train.run_directory import load_run
+from taskmoe_jax.runs.checkpoint_folders import checkpoints_folder
+from taskmoe_jax.runs.checkpoint_items import read_contents
+from taskmoe_jax.runs.directory import load_run
+from taskmoe_jax.runs.restoring import load_translator
 
 
 @dataclasses.dataclass(frozen=True)

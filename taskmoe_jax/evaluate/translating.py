@@ -26,7 +26,7 @@ from taskmoe_jax.evaluate.scores import (
   sentence_scores,
 )
 from taskmoe_jax.evaluate.texts import PairText, Text
-from taskmoe_jax.train import hosts
+from taskmoe_jax.hosts import processes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ def translate(
     )
     for pair, found in text.pairs.items()
   }
-  records = _done(folder, made_by) if hosts.is_first() else {}
+  records = _done(folder, made_by) if processes.is_first() else {}
   open_pairs = _agreed([pair not in records for pair in text.pairs])
   todo = [
     pair
@@ -101,14 +101,14 @@ def translate(
       if pair in todo:
         progress.begin(pair)
         found = _decode(evaluated, pair, text.pairs[pair], decoding, progress)
-        if hosts.is_first():
+        if processes.is_first():
           records[pair] = _keep(
             folder, pair, text.pairs[pair], found, made_by[pair]
           )
-      if hosts.is_first():
+      if processes.is_first():
         records[pair] = _score(folder, records[pair], text.pairs[pair], scoring)
         progress.say(records[pair], is_new=pair in todo)
-      hosts.wait_for_all(f"scored/{pair}")
+      processes.wait_for_all(f"scored/{pair}")
   return [records[pair] for pair in text.pairs if pair in records]
 
 

@@ -8,32 +8,102 @@ from typing import Any
 
 import rich.console
 import rich.progress
+import rich.table
 from etils import epath
 
-from taskmoe_jax.export import bundle
-from taskmoe_jax.export.checking import CheckBy, choose_check
-from taskmoe_jax.export.describing import (
-  About,
-  describe_origin,
-  describe_stacks,
+from taskmoe_jax.bundles import bundle
+from taskmoe_jax.export.checkpoint_source import (
+  CheckBy,
+  Source,
+  check_bundle,
+  choose_check,
+  read_source,
 )
-from taskmoe_jax.export.exported import Exported, exported_table
 from taskmoe_jax.export.extract import reducible_stacks
-from taskmoe_jax.export.formats.expected import Expected
 from taskmoe_jax.export.formats.folders import write_formats
-from taskmoe_jax.export.formats.format import Format, formats_named
+from taskmoe_jax.export.formats.format import Expected, Format, formats_named
 from taskmoe_jax.export.groups import Groups, groups_named
-from taskmoe_jax.export.run_texts import known_scores, texts_to_score
-from taskmoe_jax.export.scores import bleu_by_pair
+from taskmoe_jax.export.manifest import About, describe_origin, describe_stacks
+from taskmoe_jax.export.run_texts import (
+  bleu_by_pair,
+  known_scores,
+  texts_to_score,
+)
 from taskmoe_jax.export.shrinking.bundles import shrunk_table
 from taskmoe_jax.export.shrinking.shrink import NOTHING, Shrinking, shrink
-from taskmoe_jax.export.source import Source, check_bundle, read_source
+from taskmoe_jax.export.slice_check import SliceCheck
 from taskmoe_jax.export.union import extract_union
-from taskmoe_jax.export.verify import Samples
+from taskmoe_jax.export.verify import Check, Samples
+from taskmoe_jax.models.parameters import parameter_count
+from taskmoe_jax.runs.checkpoint_folders import checkpoint_folder
+from taskmoe_jax.runs.directory import load_run, load_samples
 from taskmoe_jax.task_space import TaskSpace
-from taskmoe_jax.train.checkpoint_folders import checkpoint_folder
-from taskmoe_jax.train.run_directory import load_run, load_samples
-from taskmoe_jax.train.state import parameter_count
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+  """One bundle that was written.
+
+  Attributes:
+    task: Its task.
+    folder: Where it is.
+    parameters: Of the mixture, and of the sub-network.
+    check: How the two compared.
+    bytes: Of the bundle's own files (`bundle`) and of each format, by name.
+    seconds: What extracting, writing, checking and scoring took.
+    shrunk: What the manifest says of making it smaller; see `shrink`.
+    bleu: Mean over pairs, of the mixture and of the bundle; None if not asked
+      for, or if the mixture does not fit into memory.
+  """
+
+  task: str
+  folder: str
+  parameters: tuple[int, int]
+  check: Check | SliceCheck
+  bytes: Mapping[str, int]
+  seconds: float
+  shrunk: Mapping[str, Any]
+  bleu: tuple[float | None, float | None] = (None, None)
+
+
+def exported_table(exported: Sequence[Exported]) -> rich.table.Table:
+  """A line for each bundle; a dash where nothing was measured."""
+  formats = exported[0].bytes
+  table = rich.table.Table(title="sub-networks")
+  table.add_column("task")
+  for name in (
+    "parameters",
+    "kept",
+    *(f"{name} MB" for name in formats),
+    "max difference",
+    "identical",
+    "BLEU full",
+    "bundle",
+    "seconds",
+  ):
+    table.add_column(name, justify="right")
+  for row in exported:
+    full, kept = row.parameters
+    table.add_row(
+      row.task,
+      f"{full / 1e6:.2f}M",
+      f"{kept / 1e6:.2f}M",
+      *(f"{row.bytes[name] / 1e6:.2f}" for name in formats),
+      *_compared(row.check),
+      *("-" if bleu is None else f"{bleu:.1f}" for bleu in row.bleu),
+      f"{row.seconds:.1f}",
+    )
+  return table
+
+
+def _compared(check: Check | SliceCheck) -> tuple[str, str]:
+  if isinstance(check, SliceCheck):
+    return "-", f"{check.numbers / 1e6:.2f}M numbers"
+  return (
+    f"{check.max_logit_difference:.1e}",
+    f"{check.identical_translations}/{check.sentences}",
+  )
+
 
 # Whose BLEU is reported, in the order of the table.
 _COMPARED = ("mixture", "bundle")

@@ -23,14 +23,14 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from taskmoe_jax.errors import TaskMoeError
-from taskmoe_jax.export.stored import StoredArray
 from taskmoe_jax.models.config import ModelConfig, StackConfig
 from taskmoe_jax.moe.config import Granularity
 from taskmoe_jax.moe.gates import candidates, select_experts
 from taskmoe_jax.moe.tables import static_experts
+from taskmoe_jax.runs.lazy_arrays import LazyArray
 
 # In memory, or where they lie in a checkpoint.
-Weights = Float[Array, "..."] | Float[np.ndarray, "..."] | StoredArray
+Weights = Float[Array, "..."] | Float[np.ndarray, "..."] | LazyArray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +82,7 @@ def extract(
   Stacks that the task does not route are kept whole.
 
   Args:
-    params: Of the mixture; not changed. Experts may be `StoredArray`s: only
+    params: Of the mixture; not changed. Experts may be `LazyArray`s: only
       those chosen are read, and those of stacks that are kept are not.
     config: Of the mixture.
     task_id: The task.
@@ -249,7 +249,7 @@ def take_experts(
   weights: Weights, chosen: Int[np.ndarray, "blocks M"]
 ) -> Float[Array | np.ndarray, "blocks M _ _"]:
   """Takes the chosen experts of each block, from memory or a checkpoint."""
-  if isinstance(weights, StoredArray):
+  if isinstance(weights, LazyArray):
     return weights.take(chosen)
   return jax.vmap(lambda w, index: w[index])(weights, chosen)
 

@@ -16,12 +16,12 @@ from taskmoe_jax.export.extract import (
   experts_of_task,
   router_paths,
 )
+from taskmoe_jax.models import parameters
 from taskmoe_jax.models.config import ModelConfig
 from taskmoe_jax.models.transformer import Transformer
 from taskmoe_jax.moe.config import Granularity
+from taskmoe_jax.runs.checkpoint_folders import checkpoint_folder
 from taskmoe_jax.task_space import TaskSpace
-from taskmoe_jax.train import state as train_state
-from taskmoe_jax.train.checkpoint_folders import checkpoint_folder
 
 ByTask = dict[str, dict[str, SelectedExperts]]
 
@@ -53,7 +53,7 @@ def experts_of_checkpoint(
   """
   folder, step = checkpoint_folder(run_dir, step)
   shapes = nn.unbox(
-    train_state.abstract_params(Transformer(model, len(task_space.tasks)))
+    parameters.abstract_params(Transformer(model, len(task_space.tasks)))
   )
   wanted = _subtree(shapes, router_paths(model))
   params = {}

@@ -14,9 +14,8 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from taskmoe_jax import axes
-from taskmoe_jax.layers.initializers import scaled_normal
 from taskmoe_jax.layers.noise import Dropout
-from taskmoe_jax.layers.products import matrix_product
+from taskmoe_jax.layers.projections import matrix_product, scaled_normal
 from taskmoe_jax.partitioning.rules import constrain
 
 # Far below any logit, far above the lowest number of bfloat16.

@@ -5,8 +5,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from taskmoe_jax import axes
-from taskmoe_jax.layers.initializers import scaled_normal
-from taskmoe_jax.layers.products import matrix_product
+from taskmoe_jax.layers.projections import matrix_product, scaled_normal
 from taskmoe_jax.partitioning.rules import constrain
 
 

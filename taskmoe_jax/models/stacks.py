@@ -9,9 +9,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from taskmoe_jax import axes
 from taskmoe_jax.layers.attention import RelativePositionBias
-from taskmoe_jax.layers.initializers import scaled_normal
 from taskmoe_jax.layers.noise import Dropout
 from taskmoe_jax.layers.norms import RMSNorm
+from taskmoe_jax.layers.projections import scaled_normal
 from taskmoe_jax.models.blocks import Block, LayerMemory
 from taskmoe_jax.models.config import ModelConfig, Rematerialize, StackConfig
 from taskmoe_jax.moe.routing import RouterInputs
@@ -24,7 +24,7 @@ class Stack(nn.Module):
   Blocks are scanned: their parameters have a leading `layer` axis, and a deep
   stack compiles as fast as a single block. Not so for decoding: a step would
   copy every matrix out of its stack before it multiplies with it. `unrolled`
-  gives each block its own parameters (`models.unrolled` makes them), and has
+  gives each block its own parameters (`models.parameters` makes them), and has
   `start` and `step`.
   """
 

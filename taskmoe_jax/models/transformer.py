@@ -13,8 +13,7 @@ from taskmoe_jax.layers.embeddings import TokenEmbedding
 from taskmoe_jax.models.blocks import LayerMemory
 from taskmoe_jax.models.config import Embeddings, ModelConfig
 from taskmoe_jax.models.stacks import Stack
-from taskmoe_jax.moe.routing import RouterInputs
-from taskmoe_jax.moe.sentences import sentence_mean
+from taskmoe_jax.moe.routing import RouterInputs, sentence_mean
 from taskmoe_jax.moe.statistics import RoutingStatistics
 from taskmoe_jax.partitioning.rules import constrain
 from taskmoe_jax.vocabulary import PAD_ID
@@ -58,7 +57,7 @@ class Transformer(nn.Module):
   """T5's shape with MoE layers; see DESIGN.md section 6.
 
   Task ids are those of the run's task space; a dense model ignores them.
-  An `unrolled` model decodes; `models.unrolled` makes its parameters.
+  An `unrolled` model decodes; `models.parameters` makes its parameters.
   """
 
   config: ModelConfig

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from taskmoe_jax import axes
 from taskmoe_jax.layers.feed_forward import Activation, FeedForwardWeights
-from taskmoe_jax.moe.dispatched import (
+from taskmoe_jax.moe.engine import (
   Dispatched,
   num_expert_shards,
   run_on_devices,

@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 from taskmoe_jax import axes
 from taskmoe_jax.moe.capacity import Capacity
-from taskmoe_jax.moe.choices import Renormalize
-from taskmoe_jax.moe.config import Dispatch, MoeConfig
+from taskmoe_jax.moe.config import Dispatch, MoeConfig, Renormalize
 from taskmoe_jax.moe.dropless import Dropless
 from taskmoe_jax.moe.expert_fetch import ExpertFetch
 from taskmoe_jax.partitioning.rules import active, platform

@@ -23,11 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 from taskmoe_jax import axes
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.layers.feed_forward import Activation, FeedForwardWeights
-from taskmoe_jax.moe.dispatched import (
-  Dispatched,
-  run_on_devices,
-  sum_over_width,
-)
+from taskmoe_jax.moe.engine import Dispatched, run_on_devices, sum_over_width
 from taskmoe_jax.moe.fetched_experts import (
   HIDDEN,
   apply_experts,

@@ -14,12 +14,7 @@ from taskmoe_jax.layers.feed_forward import (
   feed_forward_weights,
 )
 from taskmoe_jax.moe.config import MoeConfig
-from taskmoe_jax.moe.dispatch import (
-  Engine,
-  Phase,
-  choose_engine,
-  expert_axes,
-)
+from taskmoe_jax.moe.dispatch import Engine, Phase, choose_engine, expert_axes
 from taskmoe_jax.moe.expert_fetch import ExpertFetch
 from taskmoe_jax.moe.fetched_experts import apply_fetched
 from taskmoe_jax.moe.routing import Router, RouterInputs, Routing

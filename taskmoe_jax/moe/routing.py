@@ -17,10 +17,15 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from taskmoe_jax import axes
-from taskmoe_jax.layers.initializers import scaled_normal
 from taskmoe_jax.layers.noise import draw_by_row
-from taskmoe_jax.moe.choices import Priority, Renormalize, SecondExpertPolicy
-from taskmoe_jax.moe.config import Granularity, MoeConfig
+from taskmoe_jax.layers.projections import scaled_normal
+from taskmoe_jax.moe.config import (
+  Granularity,
+  MoeConfig,
+  Priority,
+  Renormalize,
+  SecondExpertPolicy,
+)
 from taskmoe_jax.moe.gates import (
   among_candidates,
   drop_at_random,
@@ -30,8 +35,33 @@ from taskmoe_jax.moe.gates import (
   select_experts,
   without_padding,
 )
-from taskmoe_jax.moe.sentences import sentence_mean
 from taskmoe_jax.moe.tables import static_experts, word_experts
+
+
+def sentence_mean(
+  x: Float[Array, "B S D"],
+  segment_ids: Int[Array, "B S"],
+  of_segments: Int[Array, "B L"],
+  *,
+  packed: bool,
+) -> Float[Array, "B *L D"]:
+  """Mean of `x` over each sentence.
+
+  Sentences of one row never see each other: packed, each token of `of_segments`
+  gets the mean of the tokens of `x` with its own segment id in its own row
+  (lingvo's assumes ids unique in the whole batch). Padding counts nowhere.
+
+  Returns:
+    `[B, D]`, or `[B, L, D]` when packed. Zero where a sentence has no tokens.
+  """
+  if not packed:
+    weights = (segment_ids > 0).astype(jnp.float32)
+    total = jnp.einsum("bs,bsd->bd", weights, x.astype(jnp.float32))
+    return total / jnp.maximum(weights.sum(1), 1.0)[:, None]
+  same = of_segments[:, :, None] == segment_ids[:, None, :]
+  weights = (same & (segment_ids > 0)[:, None, :]).astype(jnp.float32)
+  total = jnp.einsum("bls,bsd->bld", weights, x.astype(jnp.float32))
+  return total / jnp.maximum(weights.sum(2), 1.0)[:, :, None]
 
 
 @flax.struct.dataclass
@@ -230,7 +260,7 @@ class Router(nn.Module):
     )
 
   def _balance_bias(self) -> Float[Array, "E"]:
-    """Changed by `moe.balancing` alone, after the optimizer's step."""
+    """Changed by `moe.gates` alone, after the optimizer's step."""
     bias = self.param(
       "balance_bias",
       nn.with_logical_partitioning(nn.initializers.zeros, (axes.EXPERT,)),

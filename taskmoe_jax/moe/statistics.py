@@ -217,3 +217,12 @@ def _drops(
 def _share(part, whole):
   """Of NumPy's and of JAX's arrays alike; 0 of nothing."""
   return part / (whole + (whole == 0))
+
+
+def overlap(load: Float[np.ndarray, "R E"]) -> Float[np.ndarray, "R R"]:
+  """How much of their load two tasks have on the same experts.
+
+  `sum_e min(load_r, load_s)`: 1 if they use experts alike, 0 if they share
+  none.
+  """
+  return np.minimum(load[:, None], load[None]).sum(-1)

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, UInt32
 
-from taskmoe_jax.moe.choices import WordTable
-from taskmoe_jax.moe.top_k import top_k
+from taskmoe_jax.moe.config import WordTable
+from taskmoe_jax.moe.gates import top_k
 
 
 def static_experts(

@@ -13,6 +13,28 @@ from taskmoe_jax import axes
 from taskmoe_jax.errors import TaskMoeError
 
 
+@dataclasses.dataclass(frozen=True)
+class SimulatedDevice:
+  """What meshes and engines ask of a device.
+
+  Its platform is none of JAX's, so that where a platform has a way of its own,
+  such as a kernel, the program is traced in the one that all others take.
+  """
+
+  id: int
+  process_index: int = 0
+  slice_index: int = 0
+  platform: str = "simulated"
+  device_kind: str = "simulated"
+
+
+def simulated_devices(number: int) -> list[SimulatedDevice]:
+  """So many devices, in one slice."""
+  if number < 1:
+    raise TaskMoeError(f"devices={number} is not at least 1. Set --devices.")
+  return [SimulatedDevice(index) for index in range(number)]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshShape:
   """How many devices lie along each mesh axis; one -1 takes all that are left.
@@ -56,7 +78,7 @@ def make_mesh(
   Args:
     shape: Sizes of the axes.
     devices: All devices of all processes unless given; real ones, or others
-      that have a `platform` (`train.simulated_devices`).
+      that have a `platform` (`partitioning.meshes`).
 
   Raises:
     TaskMoeError: The sizes do not multiply to the number of devices, or a

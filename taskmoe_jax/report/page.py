@@ -1,5 +1,6 @@
 """The page of a run: facts, routing, sizes, losses and scores."""
 
+import dataclasses
 from collections.abc import Sequence
 
 from etils import epath
@@ -9,13 +10,62 @@ from taskmoe_jax.evaluate import tables
 from taskmoe_jax.evaluate.page import pair_chart
 from taskmoe_jax.evaluate.results import RESULTS, Results, read_results
 from taskmoe_jax.evaluate.scores import METRICS
-from taskmoe_jax.models.config import StackConfig
+from taskmoe_jax.export.extract import reduced_config, stacks_routed_by_task
+from taskmoe_jax.models.config import ModelConfig, StackConfig
+from taskmoe_jax.models.parameters import abstract_params, parameter_count
+from taskmoe_jax.models.transformer import Transformer
 from taskmoe_jax.pages.markup import Html, document, element, joined, table
 from taskmoe_jax.report import pictures
 from taskmoe_jax.report.history import History
 from taskmoe_jax.report.routing import StackRouting
-from taskmoe_jax.report.sizes import FLOAT32_BYTES, Sizes, sizes_of
-from taskmoe_jax.train.run_directory import Run
+from taskmoe_jax.runs.directory import Run
+
+FLOAT32_BYTES = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+  """Numbers of parameters.
+
+  Attributes:
+    mixture: Of the whole model.
+    sub_network: Of one task's, which is as large as any other's; None if the
+      task decides on no expert.
+    stacks: Of encoder and decoder: the whole one and the sub-network's.
+  """
+
+  mixture: int
+  sub_network: int | None
+  stacks: dict[str, tuple[int, int]]
+
+
+def sizes_of(model: ModelConfig, num_tasks: int) -> Sizes:
+  """Counts parameters without making any.
+
+  Args:
+    model: Of the mixture.
+    num_tasks: R, of its task space.
+  """
+  small = sub_network_config(model)
+  whole = abstract_params(Transformer(model, num_tasks))
+  kept = abstract_params(Transformer(small, 1))
+  return Sizes(
+    parameter_count(whole),
+    None if small == model else parameter_count(kept),
+    {
+      name: (parameter_count(whole[name]), parameter_count(kept[name]))
+      for name in ("encoder", "decoder")
+    },
+  )
+
+
+def sub_network_config(model: ModelConfig) -> ModelConfig:
+  """The config of what `export.extract` makes; the same if it refuses to."""
+  reduced = {
+    name: reduced_config(stack)
+    for name, stack in stacks_routed_by_task(model).items()
+  }
+  return dataclasses.replace(model, **reduced)
 
 
 def report_page(

@@ -3,8 +3,7 @@
 import numpy as np
 
 from taskmoe_jax.pages.curves import curves
-from taskmoe_jax.pages.dendrogram import dendrogram
-from taskmoe_jax.pages.heat_map import cell_size, heat_map
+from taskmoe_jax.pages.heat_map import cell_size, dendrogram, heat_map
 from taskmoe_jax.pages.markup import Html, element, joined
 from taskmoe_jax.report.history import History
 from taskmoe_jax.report.routing import StackRouting, kinship

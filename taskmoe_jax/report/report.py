@@ -7,8 +7,8 @@ from taskmoe_jax.files import write_whole
 from taskmoe_jax.report.history import read_history
 from taskmoe_jax.report.page import report_page
 from taskmoe_jax.report.routing import read_routing
-from taskmoe_jax.train.checkpoint_folders import checkpoint_folder
-from taskmoe_jax.train.run_directory import load_run
+from taskmoe_jax.runs.checkpoint_folders import checkpoint_folder
+from taskmoe_jax.runs.directory import load_run
 
 
 def report(

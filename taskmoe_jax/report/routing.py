@@ -11,9 +11,9 @@ from jaxtyping import Float
 from taskmoe_jax.export.serving_experts import ByTask, experts_of_checkpoint
 from taskmoe_jax.models.config import StackConfig
 from taskmoe_jax.moe.config import Granularity
+from taskmoe_jax.moe.statistics import overlap
 from taskmoe_jax.report.history import RECENT, History
-from taskmoe_jax.train.metrics import overlap
-from taskmoe_jax.train.run_directory import Run
+from taskmoe_jax.runs.directory import Run
 
 
 @dataclasses.dataclass(frozen=True)

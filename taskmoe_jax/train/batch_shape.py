@@ -2,12 +2,12 @@
 
 import dataclasses
 
-from taskmoe_jax.data.batches import TrainBatches
+from taskmoe_jax.data.batches.batches import TrainBatches
 from taskmoe_jax.data.corpus import Mixture
 from taskmoe_jax.errors import TaskMoeError, check_at_least
 from taskmoe_jax.partitioning.rules import Partitioning
-from taskmoe_jax.train.microbatches import check_microbatches
-from taskmoe_jax.train.run_directory import Run
+from taskmoe_jax.runs.directory import Run
+from taskmoe_jax.train.step.microbatches import check_microbatches
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,26 +8,30 @@ from typing import NamedTuple
 
 import rich.console
 
-from taskmoe_jax.data.batches import TrainBatches
+from taskmoe_jax.data.batches.batches import TrainBatches
 from taskmoe_jax.data.corpus import Mixture, samples, task_space_of
-from taskmoe_jax.data.vocabulary_training import VocabularySource
+from taskmoe_jax.data.text.vocabulary_training import VocabularySource
 from taskmoe_jax.errors import check_at_least
-from taskmoe_jax.host_memory import keep_freed_memory
+from taskmoe_jax.hosts import processes
+from taskmoe_jax.hosts.memory import keep_freed_memory
 from taskmoe_jax.models.config import ModelConfig
 from taskmoe_jax.models.losses import Objective
 from taskmoe_jax.partitioning.meshes import MeshShape, make_mesh
 from taskmoe_jax.partitioning.rules import Partitioning
+from taskmoe_jax.runs.directory import (
+  Run,
+  check_run_directory,
+  explained_write_errors,
+  open_run_directory,
+  vocabulary_path,
+)
 from taskmoe_jax.task_space import TaskBy
-from taskmoe_jax.train import hosts
 from taskmoe_jax.train.batch_shape import BatchShape
-from taskmoe_jax.train.checkpoint_policy import CheckpointPolicy
-from taskmoe_jax.train.checkpoints import Checkpoints
-from taskmoe_jax.train.hooks import Hook, TimeSpent
-from taskmoe_jax.train.initial import InitialParameters
-from taskmoe_jax.train.interruption import Interruption
-from taskmoe_jax.train.optimizers import Optimizer
-from taskmoe_jax.train.program import Program
-from taskmoe_jax.train.reporting import (
+from taskmoe_jax.train.checkpoints.checkpoint_policy import CheckpointPolicy
+from taskmoe_jax.train.checkpoints.checkpoints import Checkpoints
+from taskmoe_jax.train.hooks.divergence import Divergence, DivergencePolicy
+from taskmoe_jax.train.hooks.hook import Hook, TimeSpent
+from taskmoe_jax.train.hooks.reporting import (
   DataReports,
   ReportEvery,
   ShowReports,
@@ -35,22 +39,40 @@ from taskmoe_jax.train.reporting import (
   WriteReports,
   say_what_is_trained,
 )
-from taskmoe_jax.train.run_directory import (
-  Run,
-  check_run_directory,
-  explained_write_errors,
-  open_run_directory,
-  vocabulary_path,
-)
-from taskmoe_jax.train.run_lock import HoldLock, RunLock, held
-from taskmoe_jax.train.saving import Saving
-from taskmoe_jax.train.stall import Stall
-from taskmoe_jax.train.state import TrainState
+from taskmoe_jax.train.hooks.run_lock import HoldLock, RunLock, held
+from taskmoe_jax.train.hooks.saving import Interruption, Saving
+from taskmoe_jax.train.hooks.stall import Stall
+from taskmoe_jax.train.initial import InitialParameters
+from taskmoe_jax.train.monitoring import Monitoring
+from taskmoe_jax.train.optimizers import Optimizer
+from taskmoe_jax.train.program import Program
+from taskmoe_jax.train.step.state import TrainState
 from taskmoe_jax.train.steps import run_steps
-from taskmoe_jax.train.train_result import TrainResult
-from taskmoe_jax.train.trouble import Trouble, TroublePolicy
-from taskmoe_jax.train.watching import Watching
 from taskmoe_jax.vocabulary import Vocabulary
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+  """What a finished run can say of itself.
+
+  Attributes:
+    run: What was trained.
+    run_dir: Where it is.
+    step: Steps done in all.
+    seconds: Of this start of the run, compilation included.
+    tokens_per_second: Target tokens, over the steps after compilation.
+    parameters: Of the whole mixture.
+    stopped: Why it ended before its last step, if it did.
+  """
+
+  run: Run
+  run_dir: str
+  step: int
+  seconds: float
+  tokens_per_second: float
+  parameters: int
+  stopped: str | None = None
+
 
 # Sentences of each pair, with which exports are checked.
 _SAMPLES = 8
@@ -71,8 +93,8 @@ def train(
   seed: int,
   log_every: int,
   checkpoints: CheckpointPolicy,
-  watching: Watching,
-  trouble: TroublePolicy,
+  monitoring: Monitoring,
+  divergence: DivergencePolicy,
   initial: InitialParameters,
   run_dir: str,
   config_text: str,
@@ -88,7 +110,7 @@ def train(
     fsdp: Whether parameters are also split over the `data` axis.
     train_steps: In all, before a restart too; step s is after s updates.
     seed: Of parameters, dropout and the order of the data.
-    watching: How often to evaluate, and what else to write down.
+    monitoring: How often to evaluate, and what else to write down.
     config_text: The recipe, to be kept beside the checkpoints.
 
   Raises:
@@ -97,32 +119,32 @@ def train(
   check_at_least(1, "train", train_steps=train_steps)
   check_at_least(0, "train", seed=seed)
   checkpoints.check_reports(log_every)
-  console = hosts.console(console)
+  console = processes.console(console)
   partitioning = Partitioning(make_mesh(mesh), fsdp)
   if partitioning.platform == "cpu":
     keep_freed_memory()
   batches.check_divides(partitioning)
-  hosts.check_agreement("recipe", {"the recipe": config_text})
+  processes.check_agreement("recipe", {"the recipe": config_text})
   task_space = task_space_of(mixture, task_by)
   with explained_write_errors(run_dir), held(run_dir, console) as lock:
     tokens = _vocabulary(vocabulary, mixture, run_dir)
     run = Run(model, task_space, tokens, seed)
     check_run_directory(run_dir, run)
     program = _program(
-      run, optimizer, partitioning, batches, objective, watching
+      run, optimizer, partitioning, batches, objective, monitoring
     )
     data = batches.batches(mixture, run, partitioning)
     _open(run_dir, run, config_text, mixture)
     loop = _Loop(run, run_dir, program, data, batches, lock, console)
-    watched = _Watched(watching, trouble, mixture, config_text)
-    return loop(train_steps, log_every, checkpoints, watched, initial)
+    observed = _Observed(monitoring, divergence, mixture, config_text)
+    return loop(train_steps, log_every, checkpoints, observed, initial)
 
 
-class _Watched(NamedTuple):
+class _Observed(NamedTuple):
   """What to look at, and what that needs to know."""
 
-  watching: Watching
-  trouble: TroublePolicy
+  monitoring: Monitoring
+  divergence: DivergencePolicy
   mixture: Mixture
   config_text: str
 
@@ -144,7 +166,7 @@ class _Loop:
     last_step: int,
     log_every: int,
     policy: CheckpointPolicy,
-    watched: _Watched,
+    observed: _Observed,
     initial: InitialParameters,
   ) -> TrainResult:
     """Trains until `last_step`, from wherever the run has got to."""
@@ -156,12 +178,12 @@ class _Loop:
       with spent.on("restoring"):
         state = self._start(checkpoints, initial)
       first = int(state.step)
-      watching = self._watching(watched, first)
+      monitoring = self._monitoring(observed, first)
       hooks = [
         *self._reporting(log_every),
-        *watching,
-        *self._writers(first, last_step, watched.watching),
-        *self._guarding(checkpoints, watched),
+        *monitoring,
+        *self._writers(first, last_step, observed.monitoring),
+        *self._guarding(checkpoints, observed),
       ]
       for hook in hooks:
         stack.callback(hook.close)
@@ -183,13 +205,13 @@ class _Loop:
       self.run_dir,
       done,
       spent.total,
-      watching[0].tokens_per_second,
+      monitoring[0].tokens_per_second,
       self.program.num_parameters,
       stopped,
     )
 
   def _reporting(self, log_every: int) -> list[Hook]:
-    """The first hooks; for their order see `train.hooks`."""
+    """The first hooks; for their order see `train.hooks.hook`."""
     return [
       Interruption(),
       ReportEvery(log_every),
@@ -198,26 +220,26 @@ class _Loop:
     ]
 
   def _guarding(
-    self, checkpoints: Checkpoints, watched: _Watched
+    self, checkpoints: Checkpoints, observed: _Observed
   ) -> list[Hook]:
     """The last hooks: those that save, and that save the day."""
     abstract_state = self.program.abstract_state
     description = {
       **self.run.description(),
-      "config": watched.config_text,
+      "config": observed.config_text,
     }
     return [
-      Trouble(watched.trouble, checkpoints, abstract_state, self._say),
+      Divergence(observed.divergence, checkpoints, abstract_state, self._say),
       Saving(checkpoints, description),
-      Stall(watched.trouble.stall_minutes),
+      Stall(observed.divergence.stall_minutes),
     ]
 
-  def _watching(self, watched: _Watched, first: int) -> list[Hook]:
+  def _monitoring(self, observed: _Observed, first: int) -> list[Hook]:
     """The hooks that look at the run; `Throughput` is the first."""
-    return watched.watching.hooks(
+    return observed.monitoring.hooks(
       self.run,
       self.run_dir,
-      watched.mixture,
+      observed.mixture,
       self.program,
       batch_size=self.batches.batch_size,
       lengths=self.batches.lengths,
@@ -227,14 +249,14 @@ class _Loop:
     )
 
   def _writers(
-    self, first: int, last_step: int, watching: Watching
+    self, first: int, last_step: int, monitoring: Monitoring
   ) -> list[Hook]:
     """The hooks that only process 0 has."""
     if self.lock is None:
       return []
     return [
       WriteReports(
-        self.run_dir, first, watching.sinks(self.run, self.run_dir, first)
+        self.run_dir, first, monitoring.sinks(self.run, self.run_dir, first)
       ),
       ShowReports(last_step, first, self.console),
       HoldLock(self.lock),
@@ -262,7 +284,9 @@ def _vocabulary(
 ) -> Vocabulary:
   """What process 0 has loaded or trained, on every process."""
   path = vocabulary_path(run_dir)
-  hosts.first_does("vocabulary", lambda: source.load_or_train(mixture, path))
+  processes.first_does(
+    "vocabulary", lambda: source.load_or_train(mixture, path)
+  )
   return source.load_or_train(mixture, path)
 
 
@@ -272,7 +296,7 @@ def _program(
   partitioning: Partitioning,
   batches: BatchShape,
   objective: Objective,
-  watching: Watching,
+  monitoring: Monitoring,
 ) -> Program:
   return Program.of(
     run,
@@ -281,14 +305,14 @@ def _program(
     rows_per_task_group=batches.rows_per_task_group,
     num_microbatches=batches.num_microbatches,
     objective=objective,
-    histograms_every=watching.histograms_every,
+    histograms_every=monitoring.histograms_every,
   )
 
 
 def _open(run_dir: str, run: Run, config_text: str, mixture: Mixture) -> None:
   """Opens the run directory, once all processes have the same run."""
-  hosts.check_agreement("run", {"the run": json.dumps(run.description())})
-  hosts.first_does(
+  processes.check_agreement("run", {"the run": json.dumps(run.description())})
+  processes.first_does(
     "run directory",
     lambda: open_run_directory(
       run_dir, run, config_text, samples(mixture, _SAMPLES)

@@ -8,16 +8,17 @@ import numpy as np
 from jaxtyping import PyTree
 
 from taskmoe_jax import axes
+from taskmoe_jax.models import parameters
 from taskmoe_jax.models.losses import Objective
 from taskmoe_jax.models.transformer import Transformer
 from taskmoe_jax.moe.dispatch import Choice, Phase, choose_engine
 from taskmoe_jax.partitioning.rules import Partitioning, activate
-from taskmoe_jax.train import state as train_state
-from taskmoe_jax.train.microbatches import rows_together
+from taskmoe_jax.runs.directory import Run
 from taskmoe_jax.train.optimizers import Optimizer
-from taskmoe_jax.train.run_directory import Run
-from taskmoe_jax.train.state import TrainState
-from taskmoe_jax.train.step import TrainStep
+from taskmoe_jax.train.step import state as train_state
+from taskmoe_jax.train.step.microbatches import rows_together
+from taskmoe_jax.train.step.state import TrainState
+from taskmoe_jax.train.step.step import TrainStep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +49,9 @@ class Program:
     objective: Objective,
     histograms_every: int | None = None,
   ) -> "Program":
-    """Builds it; see `train.loop.train` and `Watching` for the arguments."""
+    """Builds it; see `train.loop.train` and `Monitoring` for the arguments."""
     model = Transformer(run.model, len(run.task_space.tasks))
-    params = train_state.abstract_params(model)
+    params = parameters.abstract_params(model)
     tuned = optimizer(stacked_axes=train_state.stacked_axes(params))
     step = TrainStep(
       model=model,
@@ -67,7 +68,7 @@ class Program:
 
   @property
   def num_parameters(self) -> int:
-    return train_state.parameter_count(self.params)
+    return parameters.parameter_count(self.params)
 
   def dispatch_choices(self, num_rows: int) -> dict[str, Choice]:
     """Which engine each MoE stack trains with, and why."""

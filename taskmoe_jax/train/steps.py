@@ -6,13 +6,12 @@ from collections.abc import Callable, Sequence
 
 import jax
 
-from taskmoe_jax.data.batches import TrainBatches
-from taskmoe_jax.data.prefetch import prefetch
+from taskmoe_jax.data.batches.batches import TrainBatches, prefetch
+from taskmoe_jax.hosts import processes
 from taskmoe_jax.partitioning.rules import activate
-from taskmoe_jax.train import hosts
-from taskmoe_jax.train.hooks import Hook, Moment, TimeSpent
+from taskmoe_jax.train.hooks.hook import Hook, Moment, TimeSpent
 from taskmoe_jax.train.program import Program
-from taskmoe_jax.train.state import TrainState
+from taskmoe_jax.train.step.state import TrainState
 
 _PREFETCHED_BATCHES = 4
 
@@ -77,7 +76,7 @@ def _same_everywhere(step: Callable, state: TrainState, batch) -> Callable:
     return step
   lowered = step.lower(state, batch)
   digest = hashlib.sha256(lowered.as_text().encode()).hexdigest()
-  hosts.check_agreement("program", {"the program of a step": digest})
+  processes.check_agreement("program", {"the program of a step": digest})
   compiled = lowered.compile()
-  hosts.wait_for_all("compiled")
+  processes.wait_for_all("compiled")
   return compiled

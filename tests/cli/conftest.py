@@ -7,13 +7,13 @@ import jax
 import pytest
 from flax import linen as nn
 
+from taskmoe_jax.bundles import bundle
 from taskmoe_jax.cli.main import main
 from taskmoe_jax.decoding.translator import Translator
-from taskmoe_jax.export import bundle
+from taskmoe_jax.models import parameters
 from taskmoe_jax.models.config import ModelConfig, StackConfig
 from taskmoe_jax.models.transformer import Transformer
 from taskmoe_jax.task_space import TaskSpace
-from taskmoe_jax.train import state
 from taskmoe_jax.vocabulary import Vocabulary
 from tests.trained_pieces import trained_pieces
 
@@ -60,7 +60,7 @@ def bundle_folder(tmp_path_factory) -> str:
     decoder=stack,
   )
   space = TaskSpace(("en", "de", "fr"), ("en-de", "en-fr"))
-  shapes = nn.unbox(state.abstract_params(Transformer(config, 2)))
+  shapes = nn.unbox(parameters.abstract_params(Transformer(config, 2)))
   leaves, tree = jax.tree.flatten(shapes)
   keys = jax.random.split(jax.random.key(_SEED), len(leaves))
   params = tree.unflatten(

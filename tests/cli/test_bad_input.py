@@ -213,7 +213,7 @@ def test_commands_on_a_run(run_fails, finished_run, tmp_path):
 
 
 def test_a_bundle_with_a_flipped_byte(fails, finished_run, tmp_path):
-  from taskmoe_jax.export import bundle
+  from taskmoe_jax.bundles import bundle
 
   with bundle.new_folder(tmp_path / "de", overwrite=False) as folder:
     bundle.write_model(folder, taskmoe_jax.load(finished_run))

@@ -7,8 +7,7 @@ import shutil
 import subprocess
 import sys
 
-from taskmoe_jax.cli import evaluate
-from taskmoe_jax.cli.commands import COMMANDS
+from taskmoe_jax.cli.commands import COMMANDS, evaluate
 from taskmoe_jax.config import gin_files
 
 ROOT = pathlib.Path(__file__).parents[2]

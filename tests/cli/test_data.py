@@ -80,7 +80,7 @@ def test_without_a_vocabulary(show, tmp_path):
 
 
 def test_statistics_by_hand(small_vocabulary):
-  from taskmoe_jax.data.text_statistics import PairStatistics, odd_shares
+  from taskmoe_jax.data.text.statistics import PairStatistics, odd_shares
 
   def made(pair, odd):
     lengths = np.array([[3, 9], [5, 2], [4, 2]])

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 import taskmoe_jax
-from taskmoe_jax.export.bundle import read_manifest
+from taskmoe_jax.bundles.bundle import read_manifest
 
 
 @pytest.mark.parametrize(

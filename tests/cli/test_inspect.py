@@ -5,8 +5,8 @@ import re
 import pytest
 
 from taskmoe_jax.cli.main import main
-from taskmoe_jax.train import state
-from taskmoe_jax.train.run_directory import load_run
+from taskmoe_jax.runs.directory import load_run
+from taskmoe_jax.train.step import state
 
 
 @pytest.fixture

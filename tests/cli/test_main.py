@@ -10,7 +10,7 @@ import types
 
 import pytest
 
-from taskmoe_jax.cli import commands, gin_flags
+from taskmoe_jax.cli import commands, flags
 from taskmoe_jax.cli.main import main
 from taskmoe_jax.config import gin_files
 from taskmoe_jax.config.build import configured
@@ -32,14 +32,14 @@ def command(monkeypatch):
   """Adds the command `sing`, whose `run` a test gives."""
 
   def command(run, with_gin=False):
-    module = types.ModuleType("taskmoe_jax.cli.sing", "Sings a song.")
+    module = types.ModuleType("taskmoe_jax.cli.commands.sing", "Sings a song.")
     module.add_arguments = lambda parser: (
-      gin_flags.add_gin_flags(parser)
+      flags.add_gin_flags(parser)
       if with_gin
       else parser.add_argument("--loudness", type=int)
     )
     module.run = run
-    monkeypatch.setitem(sys.modules, "taskmoe_jax.cli.sing", module)
+    monkeypatch.setitem(sys.modules, "taskmoe_jax.cli.commands.sing", module)
     monkeypatch.setitem(
       commands.COMMANDS,
       "sing",
@@ -58,7 +58,7 @@ def sing(command, tmp_path, monkeypatch):
   monkeypatch.syspath_prepend(pathlib.Path(__file__).parent)
 
   def run(args):
-    gin_flags.load(args)
+    flags.load(args)
     import song_loop
 
     configured(song_loop.sing)()
@@ -268,7 +268,7 @@ def test_files_before_those_of_the_command_line(sing, tmp_path, capsys):
   args = argparse.Namespace(
     gin_file=[str(tmp_path / "later.gin")], gin_overrides=[]
   )
-  gin_flags.load(args, files=["recipes/song.gin"])
+  flags.load(args, files=["recipes/song.gin"])
   import song_loop
 
   configured(song_loop.sing)()

@@ -5,11 +5,11 @@ import json
 
 import pytest
 
-from taskmoe_jax.cli import precompile
+from taskmoe_jax.cli.commands import precompile
 from taskmoe_jax.cli.main import main
 from taskmoe_jax.errors import TaskMoeError
-from taskmoe_jax.pods import compilation
-from tests.pods.test_report import REPORT
+from taskmoe_jax.planning import compilation
+from tests.planning.test_pod_report import REPORT
 
 
 def recipes(*, gin_file, gin_overrides=(), compare=()):
@@ -80,7 +80,7 @@ def test_mistakes(flags, message, capsys):
 def test_text_that_is_not_there(capsys, monkeypatch):
   """The recipe's own error, and the way round it."""
   monkeypatch.setattr(
-    "taskmoe_jax.pods.topologies.Topology.__post_init__", lambda _: None
+    "taskmoe_jax.planning.topologies.Topology.__post_init__", lambda _: None
   )
   flags = "--topology=v5e:2x2", "--gin_file=recipes/web_dense_big.gin"
   assert main(["precompile", *flags]) == 2

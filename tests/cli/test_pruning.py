@@ -1,7 +1,7 @@
 """`taskmoe export --prune`: its flags, and the text that it reads."""
 
+from taskmoe_jax.cli.commands.prune import _Text
 from taskmoe_jax.cli.main import main
-from taskmoe_jax.cli.pruning import _Text
 
 
 def test_text_of_the_runs_own_mixture(finished_run):

@@ -37,7 +37,7 @@ _ADDED = {
 
 @pytest.mark.parametrize("file", _ADDED)
 def test_mixtures_that_are_added_to_a_recipe(file, tmp_path):
-  from taskmoe_jax.data import sources
+  from taskmoe_jax.data.seqio import sources
   from taskmoe_jax.tasks import wmt
   from taskmoe_jax.train import loop
 
@@ -63,7 +63,7 @@ def test_mixtures_that_are_added_to_a_recipe(file, tmp_path):
 
 
 def test_a_folder_in_place_of_the_wmt_data():
-  from taskmoe_jax.data import sources
+  from taskmoe_jax.data.seqio import sources
   from taskmoe_jax.train import loop
 
   gin_files.load(

@@ -66,8 +66,8 @@ def test_training(name):
   from taskmoe_jax.data.corpus import task_space_of
   from taskmoe_jax.partitioning.meshes import make_mesh
   from taskmoe_jax.partitioning.rules import Partitioning, activate
+  from taskmoe_jax.planning.inspection import abstract_batch, program_of
   from taskmoe_jax.train import loop
-  from taskmoe_jax.train.inspection import abstract_batch, program_of
 
   load(name)
   trained = arguments(loop.train, ["config_text"])
@@ -102,7 +102,9 @@ def test_training(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_vocabulary_and_evaluation(name):
-  from taskmoe_jax.data import corpus, sources, vocabulary_training
+  from taskmoe_jax.data import corpus
+  from taskmoe_jax.data.seqio import sources
+  from taskmoe_jax.data.text import vocabulary_training
   from taskmoe_jax.evaluate import evaluation
   from taskmoe_jax.partitioning.meshes import make_mesh
 

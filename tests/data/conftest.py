@@ -93,8 +93,8 @@ def letters():
 def mixture_of():
   """Makes a mixture of `{pair: {part: text}}`."""
   # Not above: the tests that need no TensorFlow shall not wait for it.
-  from taskmoe_jax.data.registration import register_mixture
-  from taskmoe_jax.data.sources import ParallelSource
+  from taskmoe_jax.data.seqio.registration import register_mixture
+  from taskmoe_jax.data.seqio.sources import ParallelSource
 
   def make(texts, *, temperature=1.0, vocabulary="none.model"):
     sources = [
@@ -144,7 +144,7 @@ def mixture(mixture_of, numbered):
 @pytest.fixture
 def batches_of(letters):
   """Makes batches with a vocabulary of letters."""
-  from taskmoe_jax.data.batches import TrainBatches
+  from taskmoe_jax.data.batches.batches import TrainBatches
   from taskmoe_jax.data.corpus import task_space_of
 
   def make(mixture, **changes):

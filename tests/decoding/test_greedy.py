@@ -7,7 +7,7 @@ import pytest
 
 from taskmoe_jax.decoding.generate import Rows, generate
 from taskmoe_jax.decoding.search import Greedy
-from taskmoe_jax.models.unrolled import unrolled
+from taskmoe_jax.models.parameters import unrolled
 from taskmoe_jax.partitioning.meshes import MeshShape, make_mesh
 from taskmoe_jax.partitioning.rules import Partitioning
 from taskmoe_jax.vocabulary import EOS_ID, PAD_ID

@@ -14,12 +14,12 @@ from taskmoe_jax.decoding import batches
 from taskmoe_jax.decoding.search import Beam, Lengths, Sampling
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.models.config import ModelConfig, StackConfig
+from taskmoe_jax.models.parameters import abstract_params, parameter_shardings
 from taskmoe_jax.models.transformer import Transformer
 from taskmoe_jax.moe.config import MoeConfig
 from taskmoe_jax.partitioning.meshes import MeshShape, make_mesh
 from taskmoe_jax.partitioning.rules import Partitioning
 from taskmoe_jax.task_space import TaskSpace
-from taskmoe_jax.train.state import abstract_params, parameter_shardings
 from taskmoe_jax.vocabulary import EOS_ID, PAD_ID, Vocabulary
 
 SPACE = TaskSpace(("en", "de", "fr"), ("en-de", "fr-en", "en-fr"), "target")

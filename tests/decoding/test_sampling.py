@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from taskmoe_jax.decoding.hypotheses import Steps
+from taskmoe_jax.decoding.sampling import one_by_one
 from taskmoe_jax.decoding.search import GREEDY, Sampling
-from taskmoe_jax.decoding.singles import one_by_one
 
 # Of six tokens; the end of sentence is never likely.
 PROBABILITIES = np.array([0.05, 1e-9, 0.4, 0.25, 0.1, 0.2])

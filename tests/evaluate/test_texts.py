@@ -4,7 +4,7 @@ import gzip
 
 import pytest
 
-from taskmoe_jax.data.test_sets import TestSet
+from taskmoe_jax.data.text.test_sets import TestSet
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.evaluate import texts
 from taskmoe_jax.task_space import TaskSpace

@@ -5,16 +5,17 @@ import pytest
 from etils import epath
 
 import taskmoe_jax
+from taskmoe_jax.bundles import bundle
+from taskmoe_jax.bundles.quantization import Quantization
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.evaluate.results import write_texts
 from taskmoe_jax.evaluate.texts import PairText
-from taskmoe_jax.export import bundle, exporting, source
+from taskmoe_jax.export import checkpoint_source, exporting
 from taskmoe_jax.export.exporting import export
 from taskmoe_jax.export.groups import groups_named, tasks_named
-from taskmoe_jax.export.quantization import Quantization
 from taskmoe_jax.export.shrinking.shrink import Shrinking
+from taskmoe_jax.runs.directory import Run
 from taskmoe_jax.task_space import TaskSpace
-from taskmoe_jax.train.run_directory import Run
 
 INT8 = Quantization.INT8
 PAIRS = ("en-de", "de-en", "en-fr", "fr-en")
@@ -70,7 +71,7 @@ def exported(mixture_of, samples, tmp_path, monkeypatch):
       exporting, "checkpoint_folder", lambda _, step: ("", step or 30)
     )
     monkeypatch.setattr(
-      source, "load_translator", lambda *_, step: (mixture, step)
+      checkpoint_source, "load_translator", lambda *_, step: (mixture, step)
     )
     monkeypatch.setattr(exporting, "load_samples", lambda _: samples)
     return export(tmp_path, tasks=tasks, **changes)

@@ -6,7 +6,7 @@ import pytest
 
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.evaluate.texts import PairText
-from taskmoe_jax.export.scores import bleu_by_pair, score_pairs
+from taskmoe_jax.export.run_texts import bleu_by_pair, score_pairs
 
 
 def test_scores_of_translations(mixture_of, monkeypatch):

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from taskmoe_jax.models.parameters import unrolled
 from taskmoe_jax.models.transformer import Transformer
-from taskmoe_jax.models.unrolled import unrolled
 from taskmoe_jax.moe.config import Granularity
 
 SENTENCES = [

@@ -9,14 +9,19 @@ import pytest
 
 from taskmoe_jax.moe.gates import (
   among_candidates,
+  balanced_bias,
   candidates,
   drop_at_random,
   jittered,
   masked,
+  pick,
   renormalized,
   select_experts,
+  top_k,
   without_padding,
 )
+from taskmoe_jax.moe.routing import Router, RouterInputs
+from taskmoe_jax.moe.statistics import measure
 
 
 def scores_of(probabilities, log_partition=0.0):
@@ -228,3 +233,76 @@ def test_padding_has_no_probability():
   share = 1 / (1 + math.exp(-1))
   np.testing.assert_allclose(gates, [[share, 1 - share]], rtol=1e-6)
   np.testing.assert_allclose(probabilities, [[1 - share, 0, share]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5, 7])
+def test_the_largest_come_first(k):
+  values = np.random.default_rng(k).normal(size=(3, 4, 7)).astype(np.float32)
+  expected = np.argsort(-values, axis=-1)[..., :k]
+  np.testing.assert_array_equal(top_k(jnp.asarray(values), k), expected)
+
+
+@pytest.mark.parametrize("k", [2, 5])
+def test_top_k_ties_go_to_the_lower_index(k):
+  """Also those of the infinities with which experts are ruled out or in."""
+  values = jnp.array(
+    [[1.0, 3, 3, 1, -jnp.inf, -jnp.inf], [jnp.inf, 0, 0, 0, 0, 0]]
+  )
+  expected = np.array([[1, 2, 0, 3, 4], [0, 1, 2, 3, 4]])[:, :k]
+  np.testing.assert_array_equal(top_k(values, k), expected)
+
+
+def test_picking_and_its_gradient():
+  values = jnp.array([[0.5, 0.25, 2.0], [4.0, 8.0, 16.0]])
+  indices = jnp.array([[2, 0], [1, 1]])
+  picked, pull = jax.vjp(lambda values: pick(values, indices), values)
+  np.testing.assert_array_equal(picked, [[2.0, 0.5], [8.0, 8.0]])
+  (gradient,) = pull(jnp.array([[1.0, 3.0], [5.0, 7.0]]))
+  np.testing.assert_array_equal(gradient, [[3, 0, 1], [0, 12, 0]])
+
+
+def test_by_hand():
+  """Two layers; the mean load of four experts is a quarter."""
+  bias = jnp.array([[0.5, 0, 0, -0.5], [0, 0, 0, 0]])
+  load = jnp.array([[0.5, 0.25, 0.0, 0.25], [0.25, 0.25, 0.25, 0.25]])
+  np.testing.assert_allclose(
+    balanced_bias(bias, load, 0.125),
+    [[0.375, 0, 0.125, -0.5], [0, 0, 0, 0]],
+  )
+
+
+def test_a_step_of_padding_moves_nothing():
+  bias = jnp.array([0.5, -0.25, 0])
+  np.testing.assert_array_equal(balanced_bias(bias, jnp.zeros(3), 0.1), bias)
+
+
+@pytest.mark.parametrize("num_selected", [1, 3])
+def test_loads_come_together(moe_config, num_selected):
+  """Tokens that like a few experts, which nobody teaches; only the bias moves.
+
+  500 tokens, seven experts: each should get a seventh.
+  """
+  rate = 0.001
+  config = moe_config(num_selected=num_selected, balance_bias_rate=rate)
+  router = Router(config, 1)
+  rng = np.random.default_rng(0)
+  x = jnp.asarray(rng.normal(1.0, 1.0, (5, 100, 3)), jnp.float32)
+  table = jnp.asarray(0.3 * rng.normal(size=(3, 7)), jnp.float32)
+  inputs = RouterInputs(jnp.zeros(5, int), jnp.ones((5, 100), int))
+
+  def step(bias, _):
+    routing = router.apply(
+      {"params": {"table": table, "balance_bias": bias}},
+      x,
+      inputs,
+      train=True,
+    )
+    load = measure(routing, None, inputs, 1, 7).load
+    return balanced_bias(bias, load, rate), load
+
+  run = jax.jit(lambda bias: jax.lax.scan(step, bias, None, 1000))
+  _, loads = run(jnp.zeros(7))
+  spread = np.asarray(loads.max(1) - loads.min(1))
+  assert spread[0] > 0.25 / num_selected
+  # In the end each bias goes to and fro by a step or two of the rate.
+  assert spread[-20:].max() < 0.15 * spread[0]

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from taskmoe_jax.moe.choices import WordTable
+from taskmoe_jax.moe.config import WordTable
 from taskmoe_jax.moe.tables import static_experts, word_experts
 
 

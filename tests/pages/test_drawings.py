@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from taskmoe_jax.pages.curves import curves
-from taskmoe_jax.pages.dendrogram import dendrogram
-from taskmoe_jax.pages.heat_map import cell_size, heat_map
+from taskmoe_jax.pages.heat_map import cell_size, dendrogram, heat_map
 from taskmoe_jax.pages.markup import Html
 
 # Of a heat map's cells: what is said of it, and where it is.

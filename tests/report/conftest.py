@@ -6,8 +6,8 @@ import orbax.checkpoint as ocp
 import pytest
 
 from taskmoe_jax.models.transformer import Transformer
+from taskmoe_jax.runs.directory import Run, open_run_directory
 from taskmoe_jax.task_space import TaskSpace
-from taskmoe_jax.train.run_directory import Run, open_run_directory
 from taskmoe_jax.vocabulary import Vocabulary
 
 PAIRS = ("en-de", "de-en", "en-fr", "fr-en")

@@ -6,10 +6,10 @@ import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from taskmoe_jax.data.batches import TrainBatches
+from taskmoe_jax.data.batches.batches import TrainBatches
 from taskmoe_jax.data.corpus import task_space_of
-from taskmoe_jax.data.sources import parallel_sources, rates
-from taskmoe_jax.data.vocabulary_training import train_vocabulary
+from taskmoe_jax.data.seqio.sources import parallel_sources, rates
+from taskmoe_jax.data.text.vocabulary_training import train_vocabulary
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.tasks.many import many, text
 from taskmoe_jax.tasks.registered import registered

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import seqio
 
-from taskmoe_jax.data.batches import TrainBatches
-from taskmoe_jax.data.cldr import LANGUAGES, CldrText
+from taskmoe_jax.data.batches.batches import TrainBatches
+from taskmoe_jax.data.cldr.generator import LANGUAGES, CldrText
 from taskmoe_jax.data.corpus import examples, task_space_of
-from taskmoe_jax.data.sources import parallel_sources, rates
-from taskmoe_jax.data.vocabulary_training import train_vocabulary
+from taskmoe_jax.data.seqio.sources import parallel_sources, rates
+from taskmoe_jax.data.text.vocabulary_training import train_vocabulary
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.tasks.cldr import cldr_30
 from taskmoe_jax.tasks.tsv import tsv

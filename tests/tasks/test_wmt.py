@@ -4,10 +4,10 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from taskmoe_jax.data.cleaning import Cleaning
 from taskmoe_jax.data.corpus import examples, open_corpus, task_space_of
-from taskmoe_jax.data.sources import parallel_sources, rates
-from taskmoe_jax.data.test_sets import TestSet
+from taskmoe_jax.data.seqio.sources import parallel_sources, rates
+from taskmoe_jax.data.text.cleaning import Cleaning
+from taskmoe_jax.data.text.test_sets import TestSet
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.tasks import wmt, wmt_builders, wmt_sources
 

@@ -9,8 +9,8 @@ import pytest
 
 from taskmoe_jax.models.config import ModelConfig, StackConfig
 from taskmoe_jax.moe.config import MoeConfig
+from taskmoe_jax.runs.directory import Run
 from taskmoe_jax.task_space import TaskSpace
-from taskmoe_jax.train.run_directory import Run
 from taskmoe_jax.vocabulary import Vocabulary
 from tests.trained_pieces import trained_pieces
 
@@ -125,14 +125,14 @@ def no_room():
 
 
 @pytest.fixture
-def watching():
-  """Makes a `Watching`; nothing is on unless `changes` says so."""
+def monitoring():
+  """Makes a `Monitoring`; nothing is on unless `changes` says so."""
 
   def make(evaluation=(), **changes):
-    from taskmoe_jax.evaluate.training_scores import sample_scores
-    from taskmoe_jax.train.evaluator import EvaluationPolicy
-    from taskmoe_jax.train.profiling import TracedSteps
-    from taskmoe_jax.train.watching import Watching
+    from taskmoe_jax.evaluate.groups import sample_scores
+    from taskmoe_jax.train.hooks.evaluator import EvaluationPolicy
+    from taskmoe_jax.train.hooks.profiling import TracedSteps
+    from taskmoe_jax.train.monitoring import Monitoring
 
     policy = {
       "every_steps": None,
@@ -149,7 +149,7 @@ def watching():
       "wandb_project": None,
       **changes,
     }
-    return Watching(**settings)
+    return Monitoring(**settings)
 
   return make
 

@@ -12,19 +12,19 @@ import optax
 import pytest
 import rich.console
 
-from taskmoe_jax.data.vocabulary_training import VocabularySource
+from taskmoe_jax.data.text.vocabulary_training import VocabularySource
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.models.config import StackConfig
 from taskmoe_jax.models.losses import Objective
 from taskmoe_jax.models.transformer import Transformer
 from taskmoe_jax.partitioning.meshes import MeshShape
+from taskmoe_jax.runs.directory import load_samples
+from taskmoe_jax.runs.restoring import load_translator
 from taskmoe_jax.train import loop
-from taskmoe_jax.train.checkpoint_policy import CheckpointPolicy
+from taskmoe_jax.train.checkpoints.checkpoint_policy import CheckpointPolicy
+from taskmoe_jax.train.hooks.divergence import DivergencePolicy
 from taskmoe_jax.train.initial import InitialParameters
 from taskmoe_jax.train.optimizers import adafactor
-from taskmoe_jax.train.restoring import load_translator
-from taskmoe_jax.train.run_directory import load_samples
-from taskmoe_jax.train.trouble import TroublePolicy
 from taskmoe_jax.vocabulary import EOS_ID
 
 BATCHES = {
@@ -43,7 +43,7 @@ def one_device(use_devices, steps_compiled_once):
 
 
 @pytest.fixture
-def train(small_corpus, small_vocabulary, model_config, watching, tmp_path):
+def train(small_corpus, small_vocabulary, model_config, monitoring, tmp_path):
   """Trains a dense model, the quickest to compile, unless told otherwise."""
   from taskmoe_jax.tasks.tsv import tsv
 
@@ -70,9 +70,9 @@ def train(small_corpus, small_vocabulary, model_config, watching, tmp_path):
       "seed": 0,
       "log_every": 2,
       "checkpoints": CheckpointPolicy(every_steps=2, keep=3),
-      "watching": watching(),
+      "monitoring": monitoring(),
       "initial": InitialParameters(run_dir=None, step=None, include=""),
-      "trouble": TroublePolicy(
+      "divergence": DivergencePolicy(
         stop_after_skipped=3,
         spike_factor=None,
         spike_window=1,
@@ -149,13 +149,13 @@ def test_going_on_and_having_finished(train, tmp_path):
   assert [json.loads(line)["step"] for line in lines] == [2, 3]
 
 
-def test_evaluation_on_the_way(train, watching, small_corpus, tmp_path):
+def test_evaluation_on_the_way(train, monitoring, small_corpus, tmp_path):
   """Every two steps and at the last; a report of its own in between."""
   _, printed = train(
     train_steps=3,
     log_every=1,
     checkpoints=CheckpointPolicy(every_steps=3, keep=1),
-    watching=watching({"every_steps": 2, "bleu_examples": 2}),
+    monitoring=monitoring({"every_steps": 2, "bleu_examples": 2}),
   )
   lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
   first, *evaluated = map(json.loads, lines)
@@ -270,7 +270,7 @@ def test_a_mistake_in_the_text_stops_the_run(train, small_corpus, tmp_path):
     train(batches={"source_length": 3, "target_length": 2})
 
 
-def test_learning_rate_and_histograms_are_of_the_last_update(train, watching):
+def test_learning_rate_and_histograms_are_of_the_last_update(train, monitoring):
   """optax counts updates from 0, so the second has number 1."""
   schedule = optax.linear_schedule(0.0, 1.0, 10)
   result, _ = train(
@@ -279,7 +279,7 @@ def test_learning_rate_and_histograms_are_of_the_last_update(train, watching):
     optimizer=lambda stacked_axes: adafactor(
       schedule, parameter_scale=True, stacked_axes=stacked_axes
     ),
-    watching=watching(histograms_every=2),
+    monitoring=monitoring(histograms_every=2),
   )
   with open(f"{result.run_dir}/metrics.jsonl") as file:
     first, second = map(json.loads, file)

@@ -10,9 +10,9 @@ from flax import linen as nn
 
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.models.config import StackConfig
+from taskmoe_jax.models.parameters import abstract_params
 from taskmoe_jax.models.transformer import Transformer
-from taskmoe_jax.train.state import abstract_params
-from taskmoe_jax.train.transfer import transfer
+from taskmoe_jax.train.initial import transfer
 
 
 @pytest.fixture

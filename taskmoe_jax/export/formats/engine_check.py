@@ -15,8 +15,7 @@ import numpy as np
 from taskmoe_jax.decoding.search import Beam, Greedy
 from taskmoe_jax.decoding.translations import Hypothesis
 from taskmoe_jax.errors import TaskMoeError
-from taskmoe_jax.export.formats.expected import LONGEST, Expected
-from taskmoe_jax.export.formats.format import FormatCheck
+from taskmoe_jax.export.formats.format import LONGEST, Expected, FormatCheck
 
 # Largest difference of two log-probabilities of a sentence that is rounding, in
 # float32. Two hypotheses whose scores are no further apart are a tie.

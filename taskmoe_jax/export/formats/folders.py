@@ -6,10 +6,9 @@ from typing import Any
 
 from etils import epath
 
-from taskmoe_jax.export import bundle
-from taskmoe_jax.export.describing import About
-from taskmoe_jax.export.formats.expected import Expected
-from taskmoe_jax.export.formats.format import Format, formats_named
+from taskmoe_jax.bundles import bundle
+from taskmoe_jax.export.formats.format import Expected, Format, formats_named
+from taskmoe_jax.export.manifest import About
 from taskmoe_jax.export.run_texts import samples_for
 
 

@@ -9,10 +9,10 @@ import rich.progress
 from etils import epath
 from jaxtyping import PyTree
 
+from taskmoe_jax.bundles import bundle
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.evaluate.texts import PairText
-from taskmoe_jax.export import bundle
 from taskmoe_jax.export.extract import extract
 from taskmoe_jax.export.pruning.choosing import (
   Kept,
@@ -21,22 +21,26 @@ from taskmoe_jax.export.pruning.choosing import (
   Scores,
   choose_experts,
   prunable_stacks,
+  prune,
 )
-from taskmoe_jax.export.pruning.plans import Plan, plans_named
+from taskmoe_jax.export.pruning.plans import (
+  Plan,
+  Pruned,
+  plans_named,
+  pruned_table,
+)
 from taskmoe_jax.export.pruning.statistics import (
   OfPair,
   gate_statistics,
   mean_scores,
   use_in_training,
 )
-from taskmoe_jax.export.pruning.table import Pruned, pruned_table
-from taskmoe_jax.export.pruning.weights import prune
-from taskmoe_jax.export.scores import ScoresOfPairs, score_pairs
+from taskmoe_jax.export.run_texts import ScoresOfPairs, score_pairs
 from taskmoe_jax.export.verify import Samples
 from taskmoe_jax.models.config import ModelConfig, StackConfig
+from taskmoe_jax.models.parameters import parameter_count
+from taskmoe_jax.runs.restoring import load_translator
 from taskmoe_jax.task_space import TaskSpace
-from taskmoe_jax.train.restoring import load_translator
-from taskmoe_jax.train.state import parameter_count
 
 # Sentences of some pairs: (part, pairs, the first so many of each).
 ReadText = Callable[[str, Sequence[str], int], Samples]

@@ -8,8 +8,8 @@ import rich.console
 import rich.table
 from etils import epath
 
+from taskmoe_jax.bundles import bundle
 from taskmoe_jax.errors import TaskMoeError
-from taskmoe_jax.export import bundle
 from taskmoe_jax.export.run_texts import samples_for, texts_to_score
 from taskmoe_jax.export.shrinking.shrink import Shrinking, shrink
 

@@ -18,12 +18,12 @@ from etils import epath
 from flax import traverse_util
 from safetensors import numpy as safetensors
 
+from taskmoe_jax.bundles import bundle
+from taskmoe_jax.bundles.quantization import Quantization, quantize
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.evaluate.texts import PairText
-from taskmoe_jax.export import bundle
-from taskmoe_jax.export.quantization import Quantization, quantize
-from taskmoe_jax.export.scores import bleu_by_pair
+from taskmoe_jax.export.run_texts import bleu_by_pair
 from taskmoe_jax.export.shrinking.trimming import (
   check_tokens,
   count_pieces,
@@ -35,8 +35,8 @@ from taskmoe_jax.export.shrinking.trimming import (
 )
 from taskmoe_jax.export.shrinking.trimming_check import check_trimmed
 from taskmoe_jax.export.verify import Samples, in_float32, logit_difference
+from taskmoe_jax.models.parameters import parameter_count
 from taskmoe_jax.task_space import split_pair
-from taskmoe_jax.train.state import parameter_count
 
 # By how many nats a token of the references may become more or less likely.
 # That is many times what rounding does to a trained model (docs/shrinking.md),

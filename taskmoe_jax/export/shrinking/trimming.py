@@ -26,9 +26,9 @@ from flax import traverse_util
 from jaxtyping import Int
 from sentencepiece import sentencepiece_model_pb2 as sentencepiece_model
 
+from taskmoe_jax.bundles.quantization import VOCABULARIES
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError
-from taskmoe_jax.export.quantization import VOCABULARIES
 from taskmoe_jax.models.config import ModelConfig
 from taskmoe_jax.moe.config import Granularity
 from taskmoe_jax.vocabulary import Vocabulary, target_symbol

@@ -7,9 +7,9 @@ import numpy as np
 from flax import traverse_util
 from jaxtyping import Int
 
+from taskmoe_jax.bundles.quantization import VOCABULARIES
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError
-from taskmoe_jax.export.quantization import VOCABULARIES
 from taskmoe_jax.export.verify import Samples, in_float32
 
 _ROWS = 16

@@ -6,7 +6,7 @@ import pytest
 from etils import epath
 
 from benchmarks import formats
-from taskmoe_jax.export import bundle
+from taskmoe_jax.bundles import bundle
 
 TEXTS = {"en-de": (["abc", "hh a", "hg fe"], ["cba", "ab", "efgh"])}
 

@@ -13,7 +13,7 @@ from taskmoe_jax.export.formats.engine_check import (
   check_engine,
   compare_translations,
 )
-from taskmoe_jax.export.formats.expected import Expected
+from taskmoe_jax.export.formats.format import Expected
 
 ROWS = [("abc", "cba"), ("hg fe", "efgh"), ("hh a", "ab")]
 

@@ -5,9 +5,9 @@ import json
 import pytest
 
 import taskmoe_jax
+from taskmoe_jax.bundles import bundle
+from taskmoe_jax.bundles.integrity import check_bundles, damages
 from taskmoe_jax.errors import TaskMoeError
-from taskmoe_jax.export import bundle
-from taskmoe_jax.export.damage import check_bundles, damages
 from taskmoe_jax.export.formats.folders import add_formats
 
 

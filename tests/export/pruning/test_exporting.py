@@ -15,6 +15,7 @@ from taskmoe_jax.export.pruning.choosing import (
   PruneMetric,
   Pruning,
   prunable_stacks,
+  prune,
 )
 from taskmoe_jax.export.pruning.exporting import export_pruned
 from taskmoe_jax.export.pruning.statistics import (
@@ -22,7 +23,6 @@ from taskmoe_jax.export.pruning.statistics import (
   mean_scores,
   use_in_training,
 )
-from taskmoe_jax.export.pruning.weights import prune
 from taskmoe_jax.export.verify import reference_batch
 from taskmoe_jax.models.transformer import Transformer
 from taskmoe_jax.moe.statistics import GateStatistics

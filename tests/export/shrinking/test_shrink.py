@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 import taskmoe_jax
+from taskmoe_jax.bundles import bundle
+from taskmoe_jax.bundles.quantization import Quantization
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.evaluate.texts import PairText
-from taskmoe_jax.export import bundle
-from taskmoe_jax.export.quantization import Quantization
 from taskmoe_jax.export.shrinking import shrink as shrinking
 from taskmoe_jax.export.shrinking.bundles import shrink_bundle
 from taskmoe_jax.export.shrinking.shrink import NOTHING, Shrinking, shrink

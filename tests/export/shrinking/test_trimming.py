@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 from etils import epath
 
+from taskmoe_jax.bundles import bundle
+from taskmoe_jax.bundles.quantization import Quantization
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError
-from taskmoe_jax.export import bundle, verify
-from taskmoe_jax.export.quantization import Quantization
+from taskmoe_jax.export import verify
 from taskmoe_jax.export.shrinking.shrink import Shrinking, shrink
 from taskmoe_jax.export.shrinking.trimming import (
   check_tokens,

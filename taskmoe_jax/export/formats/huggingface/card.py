@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 
 from taskmoe_jax.decoding.translator import Translator
-from taskmoe_jax.export.describing import About
+from taskmoe_jax.export.manifest import About
 from taskmoe_jax.task_space import split_pair
 from taskmoe_jax.vocabulary import target_symbol
 

@@ -22,11 +22,9 @@ from safetensors import numpy as safetensors
 
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError
-from taskmoe_jax.export.describing import About
 from taskmoe_jax.export.formats.dense import refuse_mixtures
 from taskmoe_jax.export.formats.engine_check import SEARCH, check_engine
-from taskmoe_jax.export.formats.expected import Expected
-from taskmoe_jax.export.formats.format import FormatCheck
+from taskmoe_jax.export.formats.format import Expected, FormatCheck
 from taskmoe_jax.export.formats.huggingface.card import model_card
 from taskmoe_jax.export.formats.huggingface.tokenizer import (
   tokenizer_config,
@@ -37,6 +35,7 @@ from taskmoe_jax.export.formats.huggingface.weights import (
   t5_arrays,
   t5_config,
 )
+from taskmoe_jax.export.manifest import About
 from taskmoe_jax.models.config import ModelConfig
 from taskmoe_jax.vocabulary import EOS_ID, PAD_ID
 

@@ -25,9 +25,8 @@ from jaxtyping import PyTree
 from taskmoe_jax.decoding.generate import Rows, generate
 from taskmoe_jax.decoding.search import GREEDY, USUAL_LENGTHS
 from taskmoe_jax.models.config import ComputeDtype, ModelConfig
+from taskmoe_jax.models.parameters import abstract_params, unrolled
 from taskmoe_jax.models.transformer import Transformer
-from taskmoe_jax.models.unrolled import unrolled
-from taskmoe_jax.train.state import abstract_params
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 

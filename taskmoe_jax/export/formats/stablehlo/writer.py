@@ -26,17 +26,16 @@ from safetensors import numpy as safetensors
 from taskmoe_jax.decoding.search import GREEDY
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError
-from taskmoe_jax.export.describing import About
 from taskmoe_jax.export.formats.dense import refuse_mixtures, refuse_routing
 from taskmoe_jax.export.formats.engine_check import check_engine
-from taskmoe_jax.export.formats.expected import Expected
-from taskmoe_jax.export.formats.format import FormatCheck
+from taskmoe_jax.export.formats.format import Expected, FormatCheck
 from taskmoe_jax.export.formats.stablehlo import runner
 from taskmoe_jax.export.formats.stablehlo.engine import StableHloEngine
 from taskmoe_jax.export.formats.stablehlo.programs import (
   PLATFORMS,
   export_programs,
 )
+from taskmoe_jax.export.manifest import About
 from taskmoe_jax.models.config import ModelConfig
 from taskmoe_jax.task_space import split_pair
 from taskmoe_jax.vocabulary import target_symbol

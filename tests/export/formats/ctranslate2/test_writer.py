@@ -11,7 +11,6 @@ import pytest
 from etils import epath
 
 from taskmoe_jax.errors import TaskMoeError
-from taskmoe_jax.export.describing import About
 from taskmoe_jax.export.formats.ctranslate2.engine import CTranslate2Engine
 from taskmoe_jax.export.formats.ctranslate2.writer import (
   FLOAT16,
@@ -20,8 +19,8 @@ from taskmoe_jax.export.formats.ctranslate2.writer import (
   SEARCH,
 )
 from taskmoe_jax.export.formats.engine_check import score_differences
-from taskmoe_jax.export.formats.expected import Expected
-from taskmoe_jax.export.formats.format import formats_named
+from taskmoe_jax.export.formats.format import Expected, formats_named
+from taskmoe_jax.export.manifest import About
 
 ABOUT = About("de", "runs/a", 70, (5000, 1234), {})
 FORMATS = (FLOAT32, FLOAT16, INT8)

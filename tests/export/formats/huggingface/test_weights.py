@@ -14,8 +14,8 @@ from taskmoe_jax.export.formats.huggingface.weights import (
   t5_config,
 )
 from taskmoe_jax.models.config import ModelConfig, StackConfig
+from taskmoe_jax.models.parameters import abstract_params
 from taskmoe_jax.models.transformer import Transformer
-from taskmoe_jax.train.state import abstract_params
 
 D, N, H, V = 4, 2, 3, 11
 WIDEST = 7

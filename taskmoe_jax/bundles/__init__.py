@@ -1,0 +1,1 @@
+"""What a bundle is: a folder with a model that is ready to deploy."""

@@ -1,0 +1,201 @@
+"""Which examples of a pair share a row, as a function of the position.
+
+A pair's examples stand in an order computed from the seed (`order.py`): a new
+permutation in every epoch, or the order of the text where that is endless and
+already random. They are taken in blocks of a fixed number of examples; a block
+is packed as a whole, so that its rows depend on nothing but the block's number.
+To go on after an interruption it is enough to know the block and how many of
+its rows were given.
+
+Only lengths are needed here; the tokens of a row are read by whoever makes it.
+"""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from taskmoe_jax.data.batches import order, packing
+from taskmoe_jax.data.corpus import TrainExamples
+from taskmoe_jax.errors import TaskMoeError
+
+# Large enough that the last, half-full rows of a block weigh little.
+_BLOCK_SIZE = 256
+# An endless text without one fitting sentence in so many blocks has none.
+_BLOCKS_TRIED = 16
+# A source has <2xx> and the end besides its tokens, a target the end.
+_ADDED = (2, 1)
+# What the keys of one seed and pair are for.
+_EXAMPLE_ORDER, _ROW_ORDER = range(2)
+
+
+@dataclasses.dataclass
+class Position:
+  """Where a pair's rows have got to.
+
+  Attributes:
+    block: Number of the block that the next row is from.
+    row: Number of that block's rows already given.
+    examples: Examples given so far.
+    skipped_too_long: Examples met so far that fit into no row.
+  """
+
+  block: int = 0
+  row: int = 0
+  examples: int = 0
+  skipped_too_long: int = 0
+
+
+class Row(NamedTuple):
+  """Indices of a row's examples in their text, and how much of it they fill."""
+
+  examples: Int[np.ndarray, "segments"]
+  source_tokens: int
+  target_tokens: int
+
+
+class _Plan(NamedTuple):
+  """The rows of consecutive blocks.
+
+  Attributes:
+    first_block: Number of the first.
+    first_rows: Of each block, and behind the last: its first row below.
+    skipped: Examples of each block that fit into no row.
+    first_examples: Of each row, and behind the last: its first example below.
+    examples: Of all rows.
+    tokens: Source and target tokens of each row.
+  """
+
+  first_block: int
+  first_rows: list[int]
+  skipped: list[int]
+  first_examples: list[int]
+  examples: Int[np.ndarray, "_"]
+  tokens: list[list[int]]
+
+  def has(self, block: int) -> bool:
+    return 0 <= block - self.first_block < len(self.skipped)
+
+
+class PairRows:
+  """Gives the rows of one pair, one after another."""
+
+  def __init__(
+    self,
+    pair: str,
+    examples: TrainExamples,
+    *,
+    source_length: int,
+    target_length: int,
+    pack: bool,
+    seed: int,
+  ):
+    """Starts at the first row.
+
+    Args:
+      pair: Name of the pair. It is part of the seed, so that a pair's order
+        does not depend on which others there are.
+      examples: Of the pair; only their lengths are asked for.
+      source_length: S, tokens of a row's source with `<2xx>` and end.
+      target_length: T, tokens of a row's target with the end.
+      pack: Whether short examples share a row.
+      seed: Of the order of examples and rows.
+    """
+    self.position = Position()
+    self._pair = pair
+    self._examples = examples
+    self._lengths = (source_length, target_length)
+    self._pack = pack
+    self._example_key = order.key_of(seed, pair, _EXAMPLE_ORDER)
+    self._row_key = order.key_of(seed, pair, _ROW_ORDER)
+    self._plan = _Plan(0, [0], [], [0], np.zeros(0, np.int64), [])
+    self._blocks_ahead = 1
+
+  def restore(self, position: Position) -> None:
+    """Goes on from a position, without going through what is before it."""
+    self.position = dataclasses.replace(position)
+
+  def take(self) -> Row:
+    """Returns the next row."""
+    row = self._open_row()
+    plan, position = self._plan, self.position
+    begin, end = plan.first_examples[row : row + 2]
+    position.row += 1
+    position.examples += end - begin
+    return Row(plan.examples[begin:end], *plan.tokens[row])
+
+  def _open_row(self) -> int:
+    """Number in the plan of the next row, passing over finished blocks."""
+    position = self.position
+    for _ in range(self._blocks_until_hopeless()):
+      if not self._plan.has(position.block):
+        self._plan = self._make_plan(position.block)
+      block = position.block - self._plan.first_block
+      if position.row == 0:
+        position.skipped_too_long += self._plan.skipped[block]
+      begin, end = self._plan.first_rows[block : block + 2]
+      if begin + position.row < end:
+        return begin + position.row
+      position.block += 1
+      position.row = 0
+    raise TaskMoeError(
+      f"no example of {self._pair} fits into a row of {self._lengths[0]}"
+      f" source and {self._lengths[1]} target tokens. Raise SOURCE_LENGTH"
+      " or TARGET_LENGTH."
+    )
+
+  def _blocks_until_hopeless(self) -> int:
+    size = self._examples.size
+    if size is None:
+      return 1 + _BLOCKS_TRIED
+    # First in one epoch and last in the next is as far as an example can get.
+    return 2 + math.ceil(2 * size / _BLOCK_SIZE)
+
+  def _make_plan(self, first_block: int) -> _Plan:
+    """Packs a block and some that follow: more and more, up to a limit.
+
+    So the first batch comes soon, and later ones cost little.
+    """
+    num_blocks = self._blocks_ahead
+    self._blocks_ahead = min(2 * num_blocks, self._examples.blocks_ahead)
+    places = np.arange(num_blocks * _BLOCK_SIZE) + first_block * _BLOCK_SIZE
+    examples = places
+    if self._examples.size is not None:
+      examples = order.permuted(places, self._examples.size, self._example_key)
+    sizes = self._examples.sizes(examples) + _ADDED
+    rows = self._rows_of(sizes)
+
+    kept = np.flatnonzero(rows >= 0)
+    # Counted through all blocks, a block having at most a row an example.
+    rows = rows[kept] + places[kept] // _BLOCK_SIZE * _BLOCK_SIZE
+    by_row = np.argsort(rows, kind="stable")
+    if self._pack:
+      # First fit gives full rows first and long sentences before short ones.
+      noise = order.hashed(self._row_key, rows)
+      by_row = np.lexsort((rows, noise, rows // _BLOCK_SIZE))
+    kept, rows = kept[by_row], rows[by_row]
+    starts = np.flatnonzero(np.diff(rows, prepend=-1))
+    blocks = rows[starts] // _BLOCK_SIZE - first_block
+    num_kept = np.bincount(kept // _BLOCK_SIZE, minlength=num_blocks)
+    return _Plan(
+      first_block,
+      [0, *np.cumsum(np.bincount(blocks, minlength=num_blocks)).tolist()],
+      (_BLOCK_SIZE - num_kept).tolist(),
+      [*starts.tolist(), len(kept)],
+      examples[kept],
+      np.add.reduceat(sizes[kept], starts).tolist() if len(kept) else [],
+    )
+
+  def _rows_of(
+    self, sizes: Int[np.ndarray, "examples 2"]
+  ) -> Int[np.ndarray, "examples"]:
+    """The row of each example, counted in its block; -1 if it fits nowhere."""
+    if self._pack:
+      sources, targets = sizes.T.reshape(2, -1, _BLOCK_SIZE)
+      return packing.first_fit_decreasing(
+        sources, targets, *self._lengths
+      ).reshape(-1)
+    alone = np.arange(len(sizes)) % _BLOCK_SIZE
+    return np.where((sizes <= self._lengths).all(axis=1), alone, -1)

@@ -1,0 +1,1 @@
+"""Tokenized text on disk: written once, read by many runs."""

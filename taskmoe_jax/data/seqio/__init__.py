@@ -1,0 +1,1 @@
+"""Text that seqio tasks and mixtures give."""

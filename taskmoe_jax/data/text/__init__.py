@@ -1,0 +1,1 @@
+"""Lines of text: files, cleaning, test sets, vocabularies."""

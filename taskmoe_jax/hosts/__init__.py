@@ -1,0 +1,1 @@
+"""The machines that a job runs on: processes, liveness, memory."""

@@ -1,0 +1,54 @@
+"""Products of activations with weights, each as one of two plain matrices."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+
+def scaled_normal(
+  scale: float, logical_axes: tuple[str | None, ...]
+) -> Callable:
+  """Normal initialiser of standard deviation `scale`, boxed with its axes.
+
+  T5 sets the deviation by hand (fan-in^-0.5, with d_kv folded into queries),
+  since attention divides by nothing; a library's fan-in rule would also count
+  the `expert` and `layer` axes.
+  """
+  return nn.with_logical_partitioning(
+    nn.initializers.normal(scale), logical_axes
+  )
+
+
+def matrix_product(
+  x: Float[Array, "*rows_and_inner"],
+  weight: Float[Array, "*inner_and_outer"],
+  *,
+  inner: int = 1,
+  dtype: Any = None,
+) -> Float[Array, "*rows_and_outer"]:
+  """Sums over the last axes of `x` and the first of `weight`.
+
+  What an `einsum` would compute. But the gradient of the weight sums over all
+  rows, and rows that have several axes, as `[B, L]`, XLA lays out anew first:
+  on a CPU that took longer than the product. Rows with one axis it takes as
+  they are, and to give them one costs nothing.
+
+  Args:
+    x: `[*rows, *inner]`.
+    weight: `[*inner, *outer]`.
+    inner: How many axes to sum over.
+    dtype: To sum in, and of what is returned; that of `x` unless given.
+  """
+  rows, outer = x.shape[: x.ndim - inner], weight.shape[inner:]
+  size = math.prod(weight.shape[:inner])
+  product = jnp.einsum(
+    "rm,mn->rn",
+    x.reshape(-1, size),
+    weight.reshape(size, -1),
+    preferred_element_type=dtype,
+  )
+  return product.reshape(*rows, *outer)

@@ -1,0 +1,1 @@
+"""What a training will need, before it runs; TPU pods by their compiler."""

@@ -1,1 +1,0 @@
-"""Programs compiled for TPU pods that are not there, and what they cost."""

@@ -1,0 +1,1 @@
+"""Metrics of a training, and where they are written."""

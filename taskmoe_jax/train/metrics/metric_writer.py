@@ -1,0 +1,164 @@
+"""Metrics of a run, to `metrics.jsonl` and to whatever else shows them.
+
+A line of `metrics.jsonl` is one report of one step:
+
+  {"step": 200, "time": 1763868000.25, "loss": 3.21, "loss/pair/de-en": 3.4,
+   "load/decoder": [0.1, 0.4, 0.5]}
+
+`time` is in seconds since 1970. JSON has no word for a number that is not
+finite, so such a number is the string "nan", "inf" or "-inf", which Python's
+`float()` and most readers of tables turn back; `null` would not say which.
+"""
+
+import contextlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+from jaxtyping import ArrayLike
+
+from taskmoe_jax.errors import TaskMoeError
+from taskmoe_jax.files import write_whole
+from taskmoe_jax.train.step.gradient_statistics import Histogram
+
+Value = np.ndarray | Histogram
+
+
+class Sink:
+  """Another place to write metrics to, such as TensorBoard."""
+
+  def write(
+    self, step: int, values: Mapping[str, Value], *, now: float
+  ) -> None:
+    """Writes what is reported of a step, at so many seconds since 1970."""
+
+  def close(self) -> None:
+    """Called once, when nothing follows."""
+
+
+class MetricWriter:
+  """Writes what a training loop reports, as one unbroken run.
+
+  A killed run goes on from its last checkpoint, and so reports the steps after
+  it a second time. The first report of them is taken back when the writer is
+  opened: their lines leave `metrics.jsonl`, and other sinks see to themselves.
+
+  Scalars and arrays alike go to `metrics.jsonl`, an array of float32 with as
+  many digits as that has. A matrix, such as the overlap of every two tasks, and
+  a `Histogram` go to the other sinks alone: lines of them would be long, and
+  unread.
+  """
+
+  def __init__(
+    self,
+    folder: str | os.PathLike,
+    *,
+    resume_step: int = 0,
+    sinks: Sequence[Sink] = (),
+    clock: Callable[[], float] = time.time,
+  ):
+    """Opens the file of a run, or makes it.
+
+    Args:
+      folder: The run's folder; any path that `epath` understands.
+      resume_step: The step of the checkpoint that the run starts from. What
+        was reported for later steps is removed.
+      sinks: Where else to write to; they are closed with the writer.
+      clock: Seconds since 1970.
+
+    Raises:
+      TaskMoeError: A line of `metrics.jsonl` is not one of ours.
+    """
+    folder = epath.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "metrics.jsonl"
+    if path.exists():
+      _remove_after(path, resume_step)
+    self._clock = clock
+    self._path = path
+    self._lines = path.open("a", encoding="utf-8")
+    self._sinks = sinks
+
+  def write(
+    self, step: int, metrics: Mapping[str, ArrayLike | Histogram]
+  ) -> None:
+    """Writes one line, which is on disk when this returns.
+
+    Args:
+      step: Training steps done; several reports of one step are several lines.
+      metrics: By name; parts of a name are joined with slashes.
+    """
+    assert not metrics.keys() & {"step", "time"}, sorted(metrics)
+    now = self._clock()
+    values = {
+      name: value if isinstance(value, Histogram) else np.asarray(value)
+      for name, value in metrics.items()
+    }
+    line = {"step": int(step), "time": now} | {
+      name: _json_value(value)
+      for name, value in values.items()
+      if not isinstance(value, Histogram) and value.ndim < 2
+    }
+    text = json.dumps(line, ensure_ascii=False, allow_nan=False)
+    self._lines.write(f"{text}\n")
+    self._lines.flush()
+    for sink in self._sinks:
+      sink.write(step, values, now=now)
+
+  def go_back(self, step: int) -> None:
+    """Takes back, from `metrics.jsonl`, what was said of later steps."""
+    self._lines.close()
+    _remove_after(self._path, step)
+    self._lines = self._path.open("a", encoding="utf-8")
+
+  def close(self) -> None:
+    with contextlib.ExitStack() as stack:
+      for sink in self._sinks:
+        stack.callback(sink.close)
+      self._lines.close()
+
+  def __enter__(self) -> "MetricWriter":
+    return self
+
+  def __exit__(self, *_) -> None:
+    self.close()
+
+
+def _json_value(value: np.ndarray | np.generic) -> Any:
+  """A number, or a list of them, without those that JSON has no word for."""
+  if value.ndim:
+    return [_json_value(element) for element in value]
+  # The shortest text that is this float32 again.
+  number = float(str(value)) if value.dtype == np.float32 else value.item()
+  if isinstance(number, float) and not math.isfinite(number):
+    return str(number)
+  return number
+
+
+def _remove_after(path: epath.Path, last_step: int) -> None:
+  """Rewrites a file of metrics without the steps after `last_step`."""
+  lines = path.read_text(encoding="utf-8").split("\n")
+  kept = "".join(f"{line}\n" for line in _kept(lines, last_step, path))
+  write_whole(path, kept.encode())
+
+
+def _kept(lines: list[str], last_step: int, path: epath.Path) -> Iterable[str]:
+  for number, line in enumerate(lines, start=1):
+    try:
+      step = json.loads(line)["step"]
+    except (ValueError, TypeError, KeyError):
+      # What follows the last line break is empty, or the beginning of a line
+      # that was being written when the run was killed.
+      if number == len(lines):
+        return
+      raise TaskMoeError(
+        f"{path}:{number} is not a line of metrics with a step: {line[:40]!r}."
+        " Mend that line or move the file away."
+      ) from None
+    if step <= last_step:
+      yield line
