@@ -132,7 +132,7 @@ def reduce_stack(
   """
   weights = dict(weights)
   table = weights.pop("task_table", None)
-  last = f"layer_{stack.block_size - 1}"
+  last = stack.moe_layer
   layer = dict(weights["blocks"][last])
   moe = layer.pop("moe")
   if small.moe is None:
@@ -178,7 +178,7 @@ def router_paths(config: ModelConfig) -> tuple[tuple[str, ...], ...]:
   for name, stack in stacks_routed_by_task(config).items():
     if stack.moe.granularity.has_gate:
       by_task = stack.moe.granularity is Granularity.TASK
-      layer = f"layer_{stack.block_size - 1}"
+      layer = stack.moe_layer
       gate = "table" if by_task else "task_gate"
       paths.append((name, "task_table"))
       paths.append((name, "blocks", layer, "moe", "router", gate))

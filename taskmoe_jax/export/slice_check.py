@@ -222,7 +222,7 @@ def gate_difference(
     # Tasks that agree are served by one of them.
     same = np.array_equal(kept, np.tile(dealt[: kept.shape[1]], (len(kept), 1)))
     return 0.0 if same else float("inf")
-  layer = weights["blocks"][f"layer_{stack.block_size - 1}"]["moe"]["router"]
+  layer = weights["blocks"][stack.moe_layer]["moe"]["router"]
   by_task = moe.granularity.by_task
   number = moe.num_selected if by_task else moe.num_candidates
   differences = [0.0]

@@ -79,6 +79,16 @@ class StackConfig:
   def num_blocks(self) -> int:
     return self.num_layers // self.block_size
 
+  @property
+  def moe_layer(self) -> str:
+    """The name of a block's MoE layer, its last, in paths of parameters."""
+    return f"layer_{self.block_size - 1}"
+
+  def require_moe(self) -> MoeConfig:
+    """The config of the MoE layers, where the caller knows there are some."""
+    assert self.moe is not None, "a dense stack has no MoE layers"
+    return self.moe
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:

@@ -267,7 +267,7 @@ def prune(
   params = dict(params)
   for name, blocks in kept.items():
     stack: StackConfig = getattr(config, name)
-    place = f"layer_{stack.block_size - 1}"
+    place = stack.moe_layer
     weights = dict(params[name])
     layers = dict(weights["blocks"])
     layer = dict(layers[place])

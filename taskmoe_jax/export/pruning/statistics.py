@@ -77,7 +77,7 @@ def _left_by_layers(
 
 
 def _of_stack(left: PyTree, name: str, stack: StackConfig) -> GateStatistics:
-  layer = left[name]["blocks"][f"layer_{stack.block_size - 1}"]
+  layer = left[name]["blocks"][stack.moe_layer]
   (statistics,) = layer["moe"]["gates"]
   return jax.tree.map(np.asarray, statistics)
 

@@ -239,7 +239,7 @@ class TrainStep:
       stack = getattr(self.model.config, name)
       rate = stack.moe.balance_bias_rate
       if rate:
-        layer = f"layer_{stack.block_size - 1}"
+        layer = stack.moe_layer
         path = (name, "blocks", layer, "moe", "router", "balance_bias")
         bias = functools.reduce(operator.getitem, path, before)
         params = _with_leaf(
