@@ -4,7 +4,19 @@ Every bound is here, with its reason. Lower bounds are the oldest series that
 the tests ran with, upper bounds the first one that they have not seen.
 """
 
+import pathlib
+import re
+
 import setuptools
+
+ROOT = pathlib.Path(__file__).parent
+
+# Read as text: an import would need what is only about to be installed.
+(VERSION,) = re.findall(
+  r'^__version__ = "(.+)"$',
+  (ROOT / "taskmoe_jax" / "__init__.py").read_text(),
+  re.MULTILINE,
+)
 
 # One range for jax and its extras, so that both always mean the same release.
 # JAX breaks its interfaces in minor releases. Python 3.11 ends at 0.10; newer
@@ -122,10 +134,42 @@ EXTRAS_REQUIRE = {
 
 setuptools.setup(
   name="taskmoe-jax",
-  version="0.1.0",
+  version=VERSION,
   description=(
     "Multilingual translation with task-level Mixture-of-Experts, on TPU pods"
   ),
+  long_description=(ROOT / "README.md").read_text(),
+  long_description_content_type="text/markdown",
+  license_expression="Apache-2.0",
+  license_files=["LICENSE"],
+  keywords=[
+    "jax",
+    "flax",
+    "tpu",
+    "machine translation",
+    "multilingual",
+    "mixture of experts",
+    "transformer",
+    "t5",
+  ],
+  # No license among them: the expression above says it, and PyPI refuses both.
+  classifiers=[
+    "Development Status :: 4 - Beta",
+    "Environment :: Console",
+    "Intended Audience :: Developers",
+    "Intended Audience :: Science/Research",
+    "Natural Language :: English",
+    "Operating System :: MacOS",
+    "Operating System :: POSIX :: Linux",
+    "Programming Language :: Python :: 3",
+    "Programming Language :: Python :: 3 :: Only",
+    "Programming Language :: Python :: 3.11",
+    "Programming Language :: Python :: 3.12",
+    "Programming Language :: Python :: 3.13",
+    "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    "Topic :: Text Processing :: Linguistic",
+    "Typing :: Typed",
+  ],
   # 3.11 for enum.StrEnum; TensorFlow 2.21 has no wheels beyond 3.13.
   python_requires=">=3.11,<3.14",
   install_requires=INSTALL_REQUIRES,
@@ -141,6 +185,9 @@ setuptools.setup(
     "taskmoe_jax.tasks",
   ],
   package_dir={"taskmoe_jax.gin": "gin", "taskmoe_jax.tasks": "tasks"},
-  package_data={"taskmoe_jax.gin": ["**/*.gin"]},
+  package_data={
+    "taskmoe_jax": ["py.typed"],
+    "taskmoe_jax.gin": ["**/*.gin"],
+  },
   zip_safe=False,
 )

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
   from taskmoe_jax.decoding.translator import Translator
 
+# The only place that has it: setup.py reads it here.
+__version__ = "0.1.0"
+
 
 def load(path: str | os.PathLike) -> "Translator":
   """Loads a bundle, or the newest checkpoint of a run directory.

@@ -16,6 +16,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+import taskmoe_jax
+
 ROOT = pathlib.Path(__file__).parent.parent
 
 
@@ -28,7 +30,7 @@ def _pip(*arguments: object) -> None:
 def wheel(tmp_path_factory) -> pathlib.Path:
   """Built offline, from a copy: setuptools leaves `build/` where it builds."""
   source = tmp_path_factory.mktemp("source")
-  for name in ("setup.py", "pyproject.toml"):
+  for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
     shutil.copy(ROOT / name, source)
   for name in ("taskmoe_jax", "tasks", "gin"):
     shutil.copytree(ROOT / name, source / name)
@@ -90,9 +92,22 @@ def test_wheel_holds_the_package_the_recipes_and_the_tasks(wheel):
     for name in files("tasks", "*.py") | files("gin", "*.gin")
   }
   assert "taskmoe_jax/gin/recipes/demo.gin" in expected
+  # Type checkers read the annotations of a package that has it.
+  expected.add("taskmoe_jax/py.typed")
   with zipfile.ZipFile(wheel) as archive:
     held = {name for name in archive.namelist() if ".dist-info/" not in name}
   assert held == expected
+
+
+def test_wheel_says_what_it_is(wheel, metadata):
+  assert metadata["Version"] == taskmoe_jax.__version__
+  assert metadata["License-Expression"] == "Apache-2.0"
+  assert metadata["License-File"] == "LICENSE"
+  assert metadata["Description-Content-Type"] == "text/markdown"
+  assert metadata.get_payload().startswith("# taskmoe_jax\n")
+  with zipfile.ZipFile(wheel) as archive:
+    (name,) = (n for n in archive.namelist() if n.endswith("/LICENSE"))
+    assert archive.read(name) == (ROOT / "LICENSE").read_bytes()
 
 
 def test_every_dependency_is_bounded_on_both_sides(metadata):

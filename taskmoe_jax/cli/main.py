@@ -7,11 +7,14 @@ ours, with its traceback.
 
 import argparse
 import importlib
+import importlib.metadata
 import os
+import platform
 import sys
 import traceback
 from collections.abc import Sequence
 
+import taskmoe_jax
 from taskmoe_jax.cli.commands import COMMANDS
 from taskmoe_jax.errors import TaskMoeError, one_of
 
@@ -42,6 +45,9 @@ def _run(argv: list[str]) -> int:
   if not argv or argv[0] in ("-h", "--help"):
     print(_help())
     return 0 if argv else 2
+  if argv[0] == "--version":
+    print(_version())
+    return 0
   name, *flags = argv
   # TensorFlow, which reads data here and no more, announces on standard error
   # that it finds no GPU.
@@ -64,6 +70,17 @@ def _run(argv: list[str]) -> int:
   return command.run(parser.parse(flags)) or 0
 
 
+def _version() -> str:
+  """Our version, and of what a report of a bug should name too.
+
+  Asked of what is installed, so that nothing is imported.
+  """
+  versions = [f"Python {platform.python_version()}"]
+  for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint"):
+    versions.append(f"{name} {importlib.metadata.version(name)}")
+  return f"taskmoe {taskmoe_jax.__version__} ({', '.join(versions)})"
+
+
 def _help() -> str:
   width = max(map(len, COMMANDS))
   lines = [
@@ -77,7 +94,8 @@ def _help() -> str:
       "",
       *lines,
       "",
-      "`taskmoe COMMAND --help` lists the flags of one.",
+      "`taskmoe COMMAND --help` lists the flags of one; `taskmoe --version`",
+      "prints the version.",
     ]
   )
 

@@ -8,8 +8,10 @@ import subprocess
 import sys
 import types
 
+import jax
 import pytest
 
+import taskmoe_jax
 from taskmoe_jax.cli import commands, flags
 from taskmoe_jax.cli.main import main
 from taskmoe_jax.config import gin_files
@@ -85,12 +87,23 @@ def test_help_lists_the_commands(capsys):
   assert capsys.readouterr().out == printed
 
 
-def test_help_imports_nothing_heavy():
-  program = """
+def test_version_names_ours_and_those_of_what_runs_a_model(capsys):
+  assert main(["--version"]) == 0
+  assert re.fullmatch(
+    rf"taskmoe {taskmoe_jax.__version__} \(Python 3\.\d+\.\d+,"
+    rf" jax {jax.__version__}, jaxlib \S+, flax \S+, optax \S+,"
+    r" orbax-checkpoint \S+\)\n",
+    capsys.readouterr().out,
+  )
+
+
+@pytest.mark.parametrize("flag", ["--help", "--version"])
+def test_help_and_version_import_nothing_heavy(flag):
+  program = f"""
 import sys
 from taskmoe_jax.cli.main import main
-main(["--help"])
-print({"gin", "jax", "numpy", "tensorflow"} & set(sys.modules))
+main(["{flag}"])
+print({{"gin", "jax", "numpy", "tensorflow"}} & set(sys.modules))
 """
   printed = subprocess.run(
     [sys.executable, "-c", program],
