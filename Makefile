@@ -12,7 +12,7 @@ TESTS ?=
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 # This .venv has no other platform, but a TPU compiler for the tests, which would
 # announce that it finds no TPU.
@@ -26,6 +26,14 @@ test: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# Reference pages of all modules, from their docstrings: build/docs/index.html.
+# A module that cannot be imported is an error. TensorFlow greets on import.
+docs: $(INSTALLED)
+	JAX_PLATFORMS=cpu TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python \
+	  -W error::UserWarning:pdoc.doc -m pdoc --docformat=google \
+	  --no-show-source --output-directory=build/docs \
+	  taskmoe_jax taskmoe_jax.tasks
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache

@@ -100,6 +100,10 @@ EXTRAS_REQUIRE = {
     "beartype>=0.23.1,<0.24",
     # Each minor formats a little differently.
     "ruff>=0.17.6,<0.18",
+    # `make docs`, the reference pages: it reads docstrings of the Google kind
+    # and needs no configuration, where mkdocs wants a theme, a plugin and a
+    # page for each module. Half a megabyte.
+    "pdoc>=16,<17",
     # Reads the bounds on this page, in the test of the wheel.
     "packaging>=26,<27",
     # The TPU compiler, libtpu of exactly this jax: one small model is compiled
