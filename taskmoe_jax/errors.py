@@ -18,7 +18,7 @@ def one_of(name: str, value: object, accepted: Iterable[object]) -> str:
   """Says that `value` is not among the accepted ones, and names the closest.
 
   Args:
-    name: What the value is, in the words of DESIGN.md ("pair", "dispatch").
+    name: What the value is, in the words of docs/design/design.md ("pair").
     value: What was found.
     accepted: Everything that would have been right, in the order to print.
 

@@ -27,7 +27,8 @@ class Vocabulary:
   """Text to token ids and back.
 
   The target symbol is inserted by id, never through SentencePiece, because
-  tokenizers of other engines disagree on how to split it (SERVING.md 2.5).
+  tokenizers of other engines disagree on how to split it
+  (docs/design/engines.md).
   """
 
   def __init__(self, model: bytes, origin: str = "memory"):

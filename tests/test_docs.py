@@ -10,7 +10,7 @@ import pytest
 from taskmoe_jax.cli.commands import COMMANDS
 
 ROOT = pathlib.Path(__file__).parent.parent
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 GIN = "\n".join(path.read_text() for path in (ROOT / "gin").rglob("*.gin"))
 SOURCES = [
   path.read_text()
@@ -71,7 +71,9 @@ def _unknown_flags(text: str) -> set[str]:
   return unknown
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+  "page", PAGES, ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_macros_parameters_and_flags_exist(page):
   text = page.read_text()
   assert _undefined(text) == set()

@@ -1,4 +1,4 @@
-"""Imports go down the floors of the house only (DESIGN.md, section 3)."""
+"""Imports go down the floors of the house only (README.md)."""
 
 import ast
 import json

@@ -1,4 +1,4 @@
-"""House rules that no tool checks for us (STYLE.md, sections 5 and 6)."""
+"""House rules that no tool checks for us (docs/design/style.md)."""
 
 import ast
 import collections

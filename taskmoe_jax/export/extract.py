@@ -6,8 +6,8 @@ chosen experts of a layer are one feed-forward network of width K·F:
   sum_k g_k wo_k relu(wi_k x) = [g_1 wo_1 .. g_K wo_K] relu([wi_1 .. wi_K] x)
 
 The square root of each gate goes into both matrices, because that is kindest to
-int8 later (SERVING.md 2.6); a ReLU lets it through, and in a gated network it
-goes into the linear branch.
+int8 later (docs/design/engines.md); a ReLU lets it through, and in a gated
+network it goes into the linear branch.
 
 Where the task decides on M candidates and its tokens among them, a sub-network
 is a mixture of those M: the same router without the other experts, for which

@@ -23,7 +23,7 @@ class Activation(enum.StrEnum):
   """Nonlinearity between the two matrices.
 
   Both are exact in the engines that serve sub-networks; erf-GELU and SwiGLU are
-  not everywhere (SERVING.md section 1).
+  not everywhere (docs/design/engines.md).
   """
 
   RELU = "relu"

@@ -92,7 +92,7 @@ class StackConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-  """An encoder-decoder Transformer in the shape of T5 (DESIGN.md section 6).
+  """An encoder-decoder Transformer in T5's shape (docs/design/engines.md).
 
   Attributes:
     vocab_size: V, at least the vocabulary's size.

@@ -54,7 +54,7 @@ class DecodingMemory:
 
 
 class Transformer(nn.Module):
-  """T5's shape with MoE layers; see DESIGN.md section 6.
+  """T5's shape with MoE layers; see docs/design/engines.md.
 
   Task ids are those of the run's task space; a dense model ignores them.
   An `unrolled` model decodes; `models.parameters` makes its parameters.
@@ -92,7 +92,8 @@ class Transformer(nn.Module):
     """Logits of every target token, given those before it.
 
     Args:
-      batch: Arrays under the names of the batch contract (DESIGN.md section 4).
+      batch: Arrays under the names of the batch contract
+        (docs/design/design.md).
       task_ids: Task of each row.
       train: Whether to drop out, and to drop what exceeds a capacity.
       rows_per_task_group: Rows stand in groups of this many of one task each.

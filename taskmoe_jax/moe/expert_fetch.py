@@ -7,7 +7,7 @@ own slice out of these, and one all-to-all delivers: each device then holds K
 whole experts for each of its groups of rows, and the layer is a dense
 feed-forward of width K·F. The gradient is the transpose of all this, one
 all-to-all back. What is moved does not depend on the batch; nothing is dropped,
-no device works more than another (DESIGN.md section 5).
+no device works more than another (docs/design/design.md).
 """
 
 import dataclasses

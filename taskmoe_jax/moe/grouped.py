@@ -14,7 +14,8 @@ from taskmoe_jax.moe import grouped_cpu
 from taskmoe_jax.partitioning.rules import device_kind, platform
 
 # Rows, contracted width and output width of a tile. Wide tiles matter most: the
-# default of 128 each reads the weights several times over (PEERS.md section 2).
+# default of 128 each reads the weights several times over
+# (docs/design/decisions.md, Traps).
 _TPU_TILE = (512, 1024, 1024)
 
 

@@ -145,7 +145,7 @@ class Router(nn.Module):
   A decoder routed by sentence uses the mean of the *encoder's* output for that
   sentence, in training and in decoding alike. The authors' code averages over
   the decoder's own tokens: it sees the future in training and cannot be
-  reproduced step by step (PAPER.md section 1).
+  reproduced step by step (docs/design/paper.md).
 
   All noise is of training, and from the stream `dropout`. What changes a
   decision is drawn once for it: a sentence's tokens share it, and so do all

@@ -166,7 +166,7 @@ def inspect(program: Program, batches: BatchShape) -> Inspection:
 
 
 def abstract_batch(batches: BatchShape) -> dict[str, jax.ShapeDtypeStruct]:
-  """Names, shapes and dtypes of a batch (DESIGN.md section 4)."""
+  """Names, shapes and dtypes of a batch (docs/design/design.md, Batch)."""
   rows = (batches.batch_size,)
   source, target = (
     (*rows, length) for length in (batches.source_length, batches.target_length)

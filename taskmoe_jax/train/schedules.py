@@ -57,7 +57,7 @@ def rsqrt_schedule(
 
   The rate is learning_rate / sqrt(max(step, warmup_steps)): there is no rise
   although the parameter is called warm-up, in lingvo's `SqrtDecay` and in T5
-  alike. GShard used 1.0 and 10,000 (PAPER.md 2.2).
+  alike. GShard used 1.0 and 10,000 (docs/design/paper.md).
 
   Raises:
     TaskMoeError: A value is not positive.

@@ -1,4 +1,4 @@
-"""The paper's sizes (PAPER.md, section 2.1), from the recipes; no memory.
+"""The paper's sizes (docs/design/paper.md), from the recipes; no memory.
 
 The paper's millions count matrices only. We count every parameter, so norms,
 position tables, routers and task tables are in the formula as well.

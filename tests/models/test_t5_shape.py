@@ -3,7 +3,8 @@
 All other tests of models compare one way of running them with another; this
 one says what they compute: pre-norm, final norms, position bias in every layer,
 no 1/sqrt(d), one table, logits scaled by D^-0.5. It follows Raffel et al.,
-arXiv 1910.10683, section 2.1, and the T5 of other engines (SERVING.md).
+arXiv 1910.10683, section 2.1, and the T5 of other engines
+(docs/design/engines.md).
 """
 
 import dataclasses

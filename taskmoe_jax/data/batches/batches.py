@@ -41,7 +41,7 @@ _PACKED_ONLY = (
 class TrainBatches:
   """Iterates over batches for ever; `state` and `restore` give its position.
 
-  The keys are those of DESIGN.md section 4. The rows come in groups of
+  The keys are those of docs/design/design.md. The rows come in groups of
   `rows_per_task_group` of one task each, for expert fetch; their pairs may
   differ. A sentence that fits into no row is left out and counted.
 

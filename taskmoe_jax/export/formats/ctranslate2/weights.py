@@ -2,7 +2,8 @@
 
 CTranslate2 reads sizes off the arrays, so that layers of different widths need
 no padding. Its own loader of T5 is not used: it needs torch and a padded model,
-and scales the logits of a model with three tables wrongly (SERVING.md 2.3).
+and scales the logits of a model with three tables wrongly
+(docs/design/engines.md).
 """
 
 from collections.abc import Mapping

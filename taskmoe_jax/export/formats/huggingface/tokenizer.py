@@ -3,8 +3,9 @@
 `<2de> text` gives the ids that `Vocabulary` gives the text, after the id of the
 symbol, and with the end of sentence: in transformers 4.57 and 5. Their own
 conversions of the SentencePiece file disagree about the space beside a symbol,
-and one series cannot read what the other saves (SERVING.md 2.5); a file that
-spells out what is done is read alike by both, and by JavaScript and Rust.
+and one series cannot read what the other saves (docs/design/engines.md); a
+file that spells out what is done is read alike by both, and by JavaScript and
+Rust.
 
 SentencePiece puts a space before a text and looks for pieces in all of it.
 Three differences are made up for here:
