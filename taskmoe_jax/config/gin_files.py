@@ -45,7 +45,7 @@ import gin
 from gin import config, config_parser
 
 import taskmoe_jax
-from taskmoe_jax.config import gin_private, guard, names, overrides
+from taskmoe_jax.config import gin_private, guard, names, overrides, renames
 from taskmoe_jax.config.names import MACRO, Binding, Delegate
 from taskmoe_jax.errors import TaskMoeError, one_of
 
@@ -212,7 +212,7 @@ def _import(
   context: config.ParseContext, statement: config_parser.ImportStatement
 ) -> None:
   try:
-    context.process_import(statement)
+    context.process_import(renames.statement(statement))
   except ImportError as error:
     raise TaskMoeError(
       f"`{statement.format()}` failed: {error}. A gin file imports modules,"

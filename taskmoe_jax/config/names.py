@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import gin
 from gin import config, config_parser
 
-from taskmoe_jax.config import gin_private, members
+from taskmoe_jax.config import gin_private, members, renames
 from taskmoe_jax.errors import TaskMoeError, one_of
 
 MACRO = "gin.macro"
@@ -45,8 +45,10 @@ class Delegate(config.ParserDelegate):
     self._context = context
 
   def configurable_reference(self, scoped_selector: str, evaluate: bool):
-    resolve(self._context, scoped_selector.rpartition("/")[-1])
-    return super().configurable_reference(scoped_selector, evaluate)
+    scope, slash, selector = scoped_selector.rpartition("/")
+    selector = renames.selector(gin_private.symbols(self._context), selector)
+    resolve(self._context, selector)
+    return super().configurable_reference(f"{scope}{slash}{selector}", evaluate)
 
 
 def bind(context: config.ParseContext, name: str, value: Any) -> Key:
@@ -55,7 +57,9 @@ def bind(context: config.ParseContext, name: str, value: Any) -> Key:
   if not parameter:
     gin.bind_parameter((name, MACRO, "value"), value)
     return Key(name, MACRO, "value")
+  selector = renames.selector(gin_private.symbols(context), selector)
   configurable = resolve(context, selector)
+  parameter = renames.parameter(configurable.wrapped, parameter)
   _check_parameter(configurable.wrapped, selector, parameter)
   gin.bind_parameter((scope, selector, parameter), value)
   return Key(scope, configurable.selector, parameter)
