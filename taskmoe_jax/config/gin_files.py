@@ -39,7 +39,7 @@ import pathlib
 import re
 import tokenize
 from collections.abc import Iterable, Iterator
-from typing import Any, TextIO
+from typing import TextIO
 
 import gin
 from gin import config, config_parser
@@ -49,6 +49,12 @@ from taskmoe_jax.config import gin_private, guard, names, overrides, renames
 from taskmoe_jax.config.names import MACRO, Binding, Delegate
 from taskmoe_jax.errors import TaskMoeError, one_of
 
+_Statement = (
+  config_parser.BindingStatement
+  | config_parser.BlockDeclaration
+  | config_parser.ImportStatement
+  | config_parser.IncludeStatement
+)
 RECIPES = "recipes/*.gin"
 # Macros of ours that name a file or a folder.
 _PATHS = (
@@ -80,7 +86,7 @@ def load(
     top_functions: Of all commands, for `guard.check_all_used`.
   """
   gin.clear_config()
-  bindings = []
+  bindings: list[Binding] = []
   for name in files:
     _parse_file(name, bindings)
   bindings += overrides.apply(flags)
@@ -184,9 +190,9 @@ def _parse_file(
 
 def _statements(
   file: TextIO, context: config.ParseContext, name: str
-) -> Iterator[tuple[int, Any]]:
+) -> Iterator[tuple[int, _Statement]]:
   """Statements with their lines; what does not parse is a TaskMoeError."""
-  parser = None
+  parser: config_parser.ConfigParser | None = None
   try:
     parser = config_parser.ConfigParser(file, Delegate(context))
     for statement in parser:
@@ -204,6 +210,7 @@ def _statements(
   except UnicodeDecodeError:
     raise TaskMoeError(f"{name} is not UTF-8 text.") from None
   except TaskMoeError as error:
+    assert parser is not None  # Its delegate has raised it.
     line, reason = parser.current_token.start[0], _reason(error)
   raise TaskMoeError(f"{name} line {line}: {reason}")
 

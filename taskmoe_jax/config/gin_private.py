@@ -5,6 +5,7 @@ but offers neither the bindings with their scopes nor a parse that names the
 file and line of a mistake in one line. setup.py holds gin below 0.6 for this.
 """
 
+import types
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -34,7 +35,7 @@ def parse_scope() -> AbstractContextManager[config.ParseContext]:
   return config._parse_scope()
 
 
-def symbols(context: config.ParseContext) -> Mapping[str, Any]:
+def symbols(context: config.ParseContext) -> Mapping[str, types.ModuleType]:
   """The modules that a file has imported, by the names it gave them."""
   return {
     name: module

@@ -20,6 +20,9 @@ from gin import config
 from taskmoe_jax.config import gin_private
 from taskmoe_jax.errors import as_member
 
+# What `converting` has made; gin registers a function once a process.
+_CONVERTING: set[Callable[..., Any]] = set()
+
 
 def enum_of(hint: Any) -> type[enum.Enum] | None:
   """The enum that an annotation names, alone or in a union.
@@ -81,11 +84,11 @@ def converting(configurable: config.Configurable) -> config.Configurable:
   function, wrapper = configurable.wrapped, configurable.wrapper
   signature = inspect.signature(function)
   names = enum_parameters(function)
-  if not names or hasattr(wrapper, "converts"):
+  if not names or wrapper in _CONVERTING:
     return configurable
 
   @functools.wraps(function, updated=())
-  def call(*args, **kwargs):
+  def call(*args: Any, **kwargs: Any) -> Any:
     bound = gin.get_bindings(configurable.selector, resolve_references=False)
     supplied = signature.bind_partial(*args, **kwargs).arguments
     left = {
@@ -95,5 +98,5 @@ def converting(configurable: config.Configurable) -> config.Configurable:
     converted = members_of(function, copy.deepcopy(left))
     return wrapper(*args, **kwargs, **converted)
 
-  call.converts = True
+  _CONVERTING.add(call)
   return gin_private.register_anew(configurable._replace(wrapper=call))

@@ -2,7 +2,7 @@
 
 import inspect
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import gin
@@ -111,7 +111,7 @@ def _check_parameter(
     )
 
 
-def _imports(modules: dict[str, types.ModuleType]) -> str:
+def _imports(modules: Mapping[str, types.ModuleType]) -> str:
   return f"imported are {', '.join(modules)}" if modules else "nothing is"
 
 
