@@ -98,7 +98,9 @@ class Partitioning:
       (num_rows,)
     )
     rows = np.arange(num_rows)
-    return np.unique(np.concatenate([rows[i] for (i,) in places.values()]))
+    return np.unique(
+      np.concatenate([rows[i[0]] for i in places.values() if i is not None])
+    )
 
   def spread_rows(
     self, rows: np.ndarray, num_rows: int | None = None

@@ -44,8 +44,8 @@ def small(planned):
   def build_once(settings, partitioning):
     if partitioning not in _BUILT:
       _BUILT[partitioning] = build(settings, partitioning)
-    number = settings["batches"].num_microbatches
-    return dataclasses.replace(_BUILT[partitioning], num_microbatches=number)
+    batches = settings["batches"]
+    return dataclasses.replace(_BUILT[partitioning], batches=batches)
 
   return settings, build_once
 

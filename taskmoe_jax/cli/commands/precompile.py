@@ -222,7 +222,7 @@ def settings_of(
 
   def build(settings, partitioning):
     program = program_of(settings, partitioning, space)
-    return Plan.of(program, settings["batches"])
+    return Plan(program, settings["batches"])
 
   return settings, build
 
