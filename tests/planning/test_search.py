@@ -161,7 +161,7 @@ def test_a_mesh_saves_only_as_much_as_it_must(small):
   tried = []
 
   def compiled(plan, name):
-    parts, kind = plan.num_microbatches, name.rpartition(" ")[-1]
+    parts, kind = plan.batches.num_microbatches, name.rpartition(" ")[-1]
     tried.append((plan.partitioning, parts, kind))
     saving = {"none": 1, "all_but_products": 2, "full": 3}[kind]
     left = 45 // (parts * saving)
