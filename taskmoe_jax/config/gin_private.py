@@ -1,8 +1,8 @@
-"""The attributes of gin that have no public name, all of them, in one place.
+"""All private attributes of gin that we use, in one place.
 
 gin-config 0.5.0 parses a file, registers what it names and keeps the bindings,
-but offers neither the bindings with their scopes nor a parse that names the
-file and line of a mistake in one line. setup.py holds gin below 0.6 for this.
+but has no public access to bindings with their scopes, nor a parser that
+reports file and line of a mistake in one line. So setup.py keeps gin below 0.6.
 """
 
 import types
@@ -50,7 +50,7 @@ def remember_imports(statements: Iterable[config_parser.ImportStatement]):
 
 
 def all_imports() -> list[config_parser.ImportStatement]:
-  """The imports of all files; of two of one name, gin numbers the second."""
+  """The imports of all files; of two with one name, gin renames the second."""
   return config.ImportManager(config._IMPORTS).sorted_imports
 
 

@@ -1,4 +1,4 @@
-"""What names in gin files stand for, or an error that says what there is."""
+"""Resolves names in gin files; errors list what is accepted."""
 
 import inspect
 import types
@@ -28,7 +28,7 @@ class Key(NamedTuple):
 
 
 class Binding(NamedTuple):
-  """A value, the name under which the user wrote it, and where."""
+  """A value, the name that the user wrote for it, and where."""
 
   key: Key
   value: Any
@@ -68,7 +68,7 @@ def bind(context: config.ParseContext, name: str, value: Any) -> Key:
 def resolve(context: config.ParseContext, selector: str) -> config.Configurable:
   """Finds and registers the function or class that `selector` names.
 
-  gin would do the same; its own errors do not list what would have been right.
+  gin would do the same, but its errors do not list what is accepted.
   """
   first, *attributes = selector.split(".")
   if first == "gin":
@@ -91,7 +91,7 @@ def resolve(context: config.ParseContext, selector: str) -> config.Configurable:
   if not inspect.isclass(found) and not inspect.isroutine(found):
     inside = _configurables(found) if inspect.ismodule(found) else []
     raise TaskMoeError(
-      f"{selector!r} is no function or class, whose parameters one could bind;"
+      f"{selector!r} is not a function or class with parameters to bind;"
       f" inside it are {', '.join(inside) or 'none'}."
     )
   return members.converting(context.get_configurable(selector))

@@ -1,7 +1,8 @@
-"""Whether the values that gin binds are of the types that functions take.
+"""Checks that the values that gin binds have the types that functions take.
 
-gin hands over anything: without this, `--gin.TRAIN_STEPS=3k` would be a text to
-the training loop, which would fail over it once all else has been done.
+gin passes on anything: without this check, `--gin.TRAIN_STEPS=3k` would reach
+the training loop as a string, which would fail only after everything else is
+set up.
 """
 
 import collections.abc
@@ -24,13 +25,13 @@ from taskmoe_jax.errors import TaskMoeError, as_member
 def check_types(selector: str, supplied: Collection[str]) -> None:
   """Refuses a value that the annotation of its parameter does not allow.
 
-  Every constructor on the way is looked at, none is called. An int is a float
-  (PEP 484), but no bool is an int. Not looked at are the items of a sequence,
-  and what has no annotation.
+  Every constructor below is checked, none is called. An int is a float (PEP
+  484), but a bool is not an int. Items of a sequence, and parameters without
+  annotation, are not checked.
 
   Args:
     selector: The function that is about to be called.
-    supplied: Its parameters that gin does not give.
+    supplied: Its parameters that do not come from gin.
   """
   for call, arguments in calls_from(selector, supplied):
     if call.selector == MACRO:
@@ -77,7 +78,7 @@ def _check_member(
 
 
 def _follow(value: Any) -> tuple[str | None, Any]:
-  """The last macro on the way to a value, and the value."""
+  """The last macro that leads to a value, and the value."""
   macro = None
   while (
     isinstance(value, config.ConfigurableReference)
@@ -118,7 +119,7 @@ def _accepts(hint: Any, kind: Any) -> bool:
 
 
 def _name(hint: Any) -> str:
-  """A type as one would write it in an annotation, without its module."""
+  """A type as written in an annotation, without its module."""
   if typing.get_origin(hint) in (typing.Union, types.UnionType):
     names = " or ".join(map(_name, typing.get_args(hint)))
     return " or ".join(dict.fromkeys(names.split(" or ")))
