@@ -14,7 +14,7 @@ from taskmoe_jax import axes
 from taskmoe_jax.layers.feed_forward import Activation, FeedForward
 from taskmoe_jax.moe.config import MoeConfig
 from taskmoe_jax.moe.layer import MoeFeedForward
-from taskmoe_jax.moe.routing import RouterInputs
+from taskmoe_jax.moe.router_inputs import RouterInputs
 from taskmoe_jax.partitioning.rules import Partitioning, activate
 
 DENSE = ("dense", "none")

@@ -12,7 +12,7 @@ from taskmoe_jax.layers.noise import Dropout
 from taskmoe_jax.layers.norms import RMSNorm
 from taskmoe_jax.models.config import ModelConfig, StackConfig
 from taskmoe_jax.moe.layer import MoeFeedForward
-from taskmoe_jax.moe.routing import RouterInputs
+from taskmoe_jax.moe.router_inputs import RouterInputs
 from taskmoe_jax.moe.statistics import RoutingStatistics
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from taskmoe_jax.errors import TaskMoeError, as_member, check_at_least
 from taskmoe_jax.layers.feed_forward import Activation
 from taskmoe_jax.moe.config import MoeConfig
+from taskmoe_jax.moe.granularity import Granularity, granularity_from_json
 
 
 class Embeddings(enum.StrEnum):
@@ -148,7 +149,7 @@ class ModelConfig:
 
   def to_dict(self) -> dict[str, Any]:
     """JSON-able values, read back by `from_dict`."""
-    return _plain(dataclasses.asdict(self))
+    return _plain(self)
 
   @classmethod
   def from_dict(cls, values: Mapping[str, Any]) -> "ModelConfig":
@@ -156,14 +157,21 @@ class ModelConfig:
     for side in ("encoder", "decoder"):
       stack = dict(values[side])
       if stack["moe"] is not None:
-        stack["moe"] = MoeConfig(**stack["moe"])
+        moe = dict(stack["moe"])
+        moe["granularity"] = granularity_from_json(moe["granularity"])
+        stack["moe"] = MoeConfig(**moe)
       values[side] = StackConfig(**stack)
     return cls(**values)
 
 
 def _plain(value: Any) -> Any:
-  if isinstance(value, dict):
-    return {key: _plain(item) for key, item in value.items()}
+  if isinstance(value, Granularity):
+    return value.to_json()
+  if dataclasses.is_dataclass(value):
+    return {
+      field.name: _plain(getattr(value, field.name))
+      for field in dataclasses.fields(value)
+    }
   if isinstance(value, (list, tuple)):
     return [_plain(item) for item in value]
   return str(value) if isinstance(value, enum.Enum) else value

@@ -14,7 +14,7 @@ from taskmoe_jax.layers.norms import RMSNorm
 from taskmoe_jax.layers.projections import scaled_normal
 from taskmoe_jax.models.blocks import Block, LayerMemory
 from taskmoe_jax.models.config import ModelConfig, Rematerialize, StackConfig
-from taskmoe_jax.moe.routing import RouterInputs
+from taskmoe_jax.moe.router_inputs import RouterInputs
 from taskmoe_jax.moe.statistics import GATE_STATISTICS, RoutingStatistics
 
 

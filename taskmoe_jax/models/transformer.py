@@ -13,7 +13,7 @@ from taskmoe_jax.layers.embeddings import TokenEmbedding
 from taskmoe_jax.models.blocks import LayerMemory
 from taskmoe_jax.models.config import Embeddings, ModelConfig
 from taskmoe_jax.models.stacks import Stack
-from taskmoe_jax.moe.routing import RouterInputs, sentence_mean
+from taskmoe_jax.moe.router_inputs import RouterInputs, sentence_mean
 from taskmoe_jax.moe.statistics import RoutingStatistics
 from taskmoe_jax.partitioning.rules import constrain
 from taskmoe_jax.vocabulary import PAD_ID

@@ -20,14 +20,12 @@ from taskmoe_jax import axes
 from taskmoe_jax.layers.noise import draw_by_row
 from taskmoe_jax.layers.projections import scaled_normal
 from taskmoe_jax.moe.config import (
-  Granularity,
   MoeConfig,
   Priority,
   Renormalize,
   SecondExpertPolicy,
 )
 from taskmoe_jax.moe.gates import (
-  among_candidates,
   drop_at_random,
   jittered,
   masked,
@@ -35,58 +33,7 @@ from taskmoe_jax.moe.gates import (
   select_experts,
   without_padding,
 )
-from taskmoe_jax.moe.tables import static_experts, word_experts
-
-
-def sentence_mean(
-  x: Float[Array, "B S D"],
-  segment_ids: Int[Array, "B S"],
-  of_segments: Int[Array, "B L"],
-  *,
-  packed: bool,
-) -> Float[Array, "B *L D"]:
-  """Mean of `x` over each sentence.
-
-  Sentences of one row never see each other: packed, each token of `of_segments`
-  gets the mean of the tokens of `x` with its own segment id in its own row
-  (lingvo's assumes ids unique in the whole batch). Padding counts nowhere.
-
-  Returns:
-    `[B, D]`, or `[B, L, D]` when packed. Zero where a sentence has no tokens.
-  """
-  if not packed:
-    weights = (segment_ids > 0).astype(jnp.float32)
-    total = jnp.einsum("bs,bsd->bd", weights, x.astype(jnp.float32))
-    return total / jnp.maximum(weights.sum(1), 1.0)[:, None]
-  same = of_segments[:, :, None] == segment_ids[:, None, :]
-  weights = (same & (segment_ids > 0)[:, None, :]).astype(jnp.float32)
-  total = jnp.einsum("bls,bsd->bld", weights, x.astype(jnp.float32))
-  return total / jnp.maximum(weights.sum(2), 1.0)[:, :, None]
-
-
-@flax.struct.dataclass
-class RouterInputs:
-  """What routers know about the rows, besides the tokens at hand.
-
-  Attributes:
-    task_ids: Task of each row.
-    segment_ids: Which sentence a token belongs to: 1, 2, ... and 0 for padding.
-    token_ids: What the stack reads, for routers by word. In a decoder that is
-      the token before the one to be written, so that nothing comes too early.
-    task_vectors: The stack's learned vector of each row's task, if it has one.
-    sentence: Mean of the encoder's output over a token's sentence, for routers
-      in a decoder: `[B, D]`, or `[B, L, D]` when rows hold several sentences.
-    packed: Whether a row may hold several sentences.
-    rows_per_task_group: Rows stand in groups of this many with one task each.
-  """
-
-  task_ids: Int[Array, "B"]
-  segment_ids: Int[Array, "B L"]
-  token_ids: Int[Array, "B L"] | None = None
-  task_vectors: Float[Array, "B D"] | None = None
-  sentence: Float[Array, "B *L D"] | None = None
-  packed: bool = flax.struct.field(pytree_node=False, default=False)
-  rows_per_task_group: int = flax.struct.field(pytree_node=False, default=1)
+from taskmoe_jax.moe.router_inputs import RouterInputs
 
 
 @flax.struct.dataclass
@@ -219,28 +166,16 @@ class Router(nn.Module):
   ) -> Float[Array, "B *L E"]:
     config = self.config
     table = self._table("table", x.shape[-1])
-    features = self._features(x, inputs).astype(jnp.float32)
+    features = config.granularity.features(x, inputs).astype(jnp.float32)
     if train and config.jitter:
       noise = self._draw(jax.random.uniform, inputs, features.shape[-1])
       features = jittered(features, noise, config.jitter)
     scores = jnp.einsum("...d,de->...e", features, table)
     if config.has_padding:
       scores = without_padding(scores, self._is_expert())
-    if config.granularity is not Granularity.TASK_THEN_TOKEN:
-      return scores
-    task_gate = self._table("task_gate", x.shape[-1])
-    of_task = jnp.einsum("bd,de->be", inputs.task_vectors, task_gate)
-    return among_candidates(scores, of_task, config.num_candidates)
-
-  def _features(self, x: jax.Array, inputs: RouterInputs) -> jax.Array:
-    if self.config.granularity.by_token:
-      return x
-    if self.config.granularity is Granularity.TASK:
-      return inputs.task_vectors
-    if inputs.sentence is not None:
-      return inputs.sentence
-    segments = inputs.segment_ids
-    return sentence_mean(x, segments, segments, packed=inputs.packed)
+    return config.granularity.scores(
+      scores, inputs, config, lambda name: self._table(name, x.shape[-1])
+    )
 
   def _table(self, name: str, embed_dim: int) -> Float[Array, "D E"]:
     return self.param(
@@ -271,12 +206,7 @@ class Router(nn.Module):
 
   def _by_table(self, inputs: RouterInputs) -> Routing:
     config = self.config
-    sizes = config.num_experts, config.num_selected
-    if config.granularity is Granularity.WORD:
-      experts = word_experts(inputs.token_ids, config.word_table, *sizes)
-    else:
-      table = static_experts(self.num_tasks, *sizes)
-      experts = jnp.take(table, inputs.task_ids, axis=0)
+    experts = config.granularity.experts(inputs, self.num_tasks, config)
     gates = jnp.full(experts.shape, 1.0 / config.num_selected, jnp.float32)
     return Routing(experts, gates)
 

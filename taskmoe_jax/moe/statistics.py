@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from taskmoe_jax.moe.routing import RouterInputs, Routing
+from taskmoe_jax.moe.router_inputs import RouterInputs
+from taskmoe_jax.moe.routing import Routing
 
 # The collection of variables in which MoE layers leave `GateStatistics`, where
 # it is asked for: `model.apply(..., mutable=[GATE_STATISTICS])`.

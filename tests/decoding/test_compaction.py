@@ -16,7 +16,7 @@ from taskmoe_jax.decoding.sampling import one_by_one
 from taskmoe_jax.decoding.search import Beam, Greedy, Sampling
 from taskmoe_jax.models.parameters import unrolled
 from taskmoe_jax.models.transformer import DecodingMemory
-from taskmoe_jax.moe.routing import RouterInputs
+from taskmoe_jax.moe.router_inputs import RouterInputs
 from taskmoe_jax.partitioning.meshes import MeshShape, make_mesh
 from taskmoe_jax.partitioning.rules import Partitioning
 

@@ -11,7 +11,8 @@ from taskmoe_jax.models.config import (
   ModelConfig,
   StackConfig,
 )
-from taskmoe_jax.moe.config import Granularity, MoeConfig
+from taskmoe_jax.moe.config import MoeConfig
+from taskmoe_jax.moe.granularity import STATIC
 
 MOE = MoeConfig(
   granularity="static",
@@ -163,7 +164,7 @@ def test_json_and_back(tiny_config, encoder, decoder):
   assert hash(again) == hash(config)
   assert again.activation is Activation.GATED_GELU
   if decoder == "static":
-    assert again.decoder.moe.granularity is Granularity.STATIC
+    assert again.decoder.moe.granularity == STATIC
 
 
 def test_dict_by_hand():

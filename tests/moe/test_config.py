@@ -5,13 +5,13 @@ import pytest
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.moe.config import (
   Dispatch,
-  Granularity,
   MoeConfig,
   Priority,
   Renormalize,
   SecondExpertPolicy,
-  WordTable,
 )
+from taskmoe_jax.moe.granularity import GRANULARITIES, TASK
+from taskmoe_jax.moe.tables import WordTable
 
 
 def test_names_become_members(moe_config):
@@ -45,7 +45,7 @@ def test_all_is_off_unless_set(moe_config):
 
 def test_what_granularities_have():
   def those(kind):
-    return {g.value for g in Granularity if getattr(g, kind)}
+    return {name for name, g in GRANULARITIES.items() if getattr(g, kind)}
 
   assert those("by_token") == {"token", "word", "task_then_token"}
   assert those("has_gate") == {"token", "sentence", "task", "task_then_token"}
@@ -253,12 +253,15 @@ VALUES = {
 
 def test_granularity_and_dispatch_become_members():
   config = MoeConfig(**VALUES)
-  assert config.granularity is Granularity.TASK
+  assert config.granularity == TASK
   assert config.dispatch is Dispatch.AUTO
 
 
 def test_which_granularities_the_task_alone_decides():
-  assert {g.value for g in Granularity if g.by_task} == {"task", "static"}
+  assert {name for name, g in GRANULARITIES.items() if g.by_task} == {
+    "task",
+    "static",
+  }
 
 
 @pytest.mark.parametrize("num_selected", [1, 5])

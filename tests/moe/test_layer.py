@@ -10,7 +10,7 @@ from taskmoe_jax.layers.feed_forward import Activation
 from taskmoe_jax.moe.config import MoeConfig
 from taskmoe_jax.moe.gates import select_experts
 from taskmoe_jax.moe.layer import MoeFeedForward
-from taskmoe_jax.moe.routing import RouterInputs
+from taskmoe_jax.moe.router_inputs import RouterInputs
 
 B, L, D, F, E, K = 2, 5, 3, 4, 7, 2
 SEGMENTS = jnp.array([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0]])
