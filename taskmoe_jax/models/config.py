@@ -5,10 +5,15 @@ import enum
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from taskmoe_jax.errors import TaskMoeError, as_member, check_at_least
+from taskmoe_jax.errors import (
+  TaskMoeError,
+  as_members,
+  check_at_least,
+  check_members,
+)
 from taskmoe_jax.layers.feed_forward import Activation
 from taskmoe_jax.moe.config import MoeConfig
-from taskmoe_jax.moe.granularity import Granularity, granularity_from_json
+from taskmoe_jax.moe.granularity import Granularity
 
 
 class Embeddings(enum.StrEnum):
@@ -114,25 +119,22 @@ class ModelConfig:
   embed_dim: int
   num_heads: int
   head_dim: int
-  activation: Activation | str
-  embeddings: Embeddings | str
+  activation: Activation
+  embeddings: Embeddings
   encoder: StackConfig
   decoder: StackConfig
   dropout_rate: float = 0.0
-  dtype: ComputeDtype | str = ComputeDtype.FLOAT32
-  rematerialize: Rematerialize | str = Rematerialize.NONE
+  dtype: ComputeDtype = ComputeDtype.FLOAT32
+  rematerialize: Rematerialize = Rematerialize.NONE
 
   def __post_init__(self):
-    for field, kind in (
-      ("activation", Activation),
-      ("embeddings", Embeddings),
-      ("dtype", ComputeDtype),
-      ("rematerialize", Rematerialize),
-    ):
-      member = as_member(
-        kind, field, getattr(self, field), f"ModelConfig.{field}"
-      )
-      object.__setattr__(self, field, member)
+    check_members(
+      "ModelConfig",
+      activation=(Activation, self.activation),
+      embeddings=(Embeddings, self.embeddings),
+      dtype=(ComputeDtype, self.dtype),
+      rematerialize=(Rematerialize, self.rematerialize),
+    )
     check_at_least(
       1,
       "ModelConfig",
@@ -153,13 +155,23 @@ class ModelConfig:
 
   @classmethod
   def from_dict(cls, values: Mapping[str, Any]) -> "ModelConfig":
-    values = dict(values)
+    """Reads what `to_dict` gives; stacks may be `StackConfig`s."""
+    values = as_members(
+      {
+        "activation": Activation,
+        "embeddings": Embeddings,
+        "dtype": ComputeDtype,
+        "rematerialize": Rematerialize,
+      },
+      "ModelConfig",
+      values,
+    )
     for side in ("encoder", "decoder"):
+      if isinstance(values[side], StackConfig):
+        continue
       stack = dict(values[side])
       if stack["moe"] is not None:
-        moe = dict(stack["moe"])
-        moe["granularity"] = granularity_from_json(moe["granularity"])
-        stack["moe"] = MoeConfig(**moe)
+        stack["moe"] = MoeConfig.from_dict(stack["moe"])
       values[side] = StackConfig(**stack)
     return cls(**values)
 

@@ -2,9 +2,16 @@
 
 import dataclasses
 import enum
+from collections.abc import Mapping
+from typing import Any
 
-from taskmoe_jax.errors import TaskMoeError, as_member, check_at_least
-from taskmoe_jax.moe.granularity import Granularity, granularity_named
+from taskmoe_jax.errors import (
+  TaskMoeError,
+  as_members,
+  check_at_least,
+  check_members,
+)
+from taskmoe_jax.moe.granularity import Granularity, granularity_from_json
 from taskmoe_jax.moe.tables import WordTable
 
 
@@ -90,34 +97,36 @@ class MoeConfig:
   num_experts: int
   num_selected: int
   expert_mlp_dim: int
-  dispatch: Dispatch | str
+  dispatch: Dispatch
   capacity_factor: float | None
   group_size: int
   balance_loss_weight: float
   z_loss_weight: float
   pool_factor: float | None = None
   refetch: bool = False
-  second_expert_policy: SecondExpertPolicy | str = SecondExpertPolicy.ALL
+  second_expert_policy: SecondExpertPolicy = SecondExpertPolicy.ALL
   second_expert_threshold: float | None = None
-  renormalize: Renormalize | str = Renormalize.BEFORE
+  renormalize: Renormalize = Renormalize.BEFORE
   jitter: float = 0.0
   balance_bias_rate: float = 0.0
-  priority: Priority | str = Priority.ORDER
+  priority: Priority = Priority.ORDER
   expert_mask_rate: float = 0.0
   gating_dropout_rate: float = 0.0
-  word_table: WordTable | str | None = None
+  word_table: WordTable | None = None
   num_candidates: int | None = None
   has_padding: bool = False
 
   def __post_init__(self):
-    if isinstance(self.granularity, str):
-      object.__setattr__(
-        self, "granularity", granularity_named(self.granularity)
-      )
-    dispatch = as_member(
-      Dispatch, "dispatch", self.dispatch, "MoeConfig.dispatch"
+    check_members(
+      "MoeConfig",
+      granularity=(Granularity, self.granularity),
+      dispatch=(Dispatch, self.dispatch),
+      second_expert_policy=(SecondExpertPolicy, self.second_expert_policy),
+      renormalize=(Renormalize, self.renormalize),
+      priority=(Priority, self.priority),
     )
-    object.__setattr__(self, "dispatch", dispatch)
+    if self.word_table is not None:
+      check_members("MoeConfig", word_table=(WordTable, self.word_table))
     check_at_least(
       1,
       "MoeConfig",
@@ -150,6 +159,15 @@ class MoeConfig:
         )
     check_choices(self)
 
+  @classmethod
+  def from_dict(cls, values: Mapping[str, Any]) -> "MoeConfig":
+    """Reads what `ModelConfig.to_dict` has of it: enums by their values."""
+    values = as_members(ENUMS, "MoeConfig", values)
+    granularity = values["granularity"]
+    if not isinstance(granularity, Granularity):
+      values["granularity"] = granularity_from_json(granularity)
+    return cls(**values)
+
   @property
   def has_capacity(self) -> bool:
     """Whether training may find an expert full."""
@@ -166,22 +184,21 @@ class MoeConfig:
     return by_pool and self.pool_factor is not None
 
 
+ENUMS = {
+  "dispatch": Dispatch,
+  "second_expert_policy": SecondExpertPolicy,
+  "renormalize": Renormalize,
+  "priority": Priority,
+  "word_table": WordTable,
+}
+
+
 def check_choices(config: MoeConfig) -> None:
-  """Turns names into members, and refuses what is wrong or does nothing.
+  """Refuses what is wrong or does nothing.
 
   Raises:
     TaskMoeError: A value is out of its range, or needs another one.
   """
-  for field, kind in (
-    ("second_expert_policy", SecondExpertPolicy),
-    ("renormalize", Renormalize),
-    ("priority", Priority),
-    ("word_table", WordTable),
-  ):
-    value = getattr(config, field)
-    if value is not None:
-      member = as_member(kind, field, value, f"MoeConfig.{field}")
-      object.__setattr__(config, field, member)
   _check_ranges(config)
   config.granularity.check(config)
   _check_policy(config)

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from taskmoe_jax.errors import TaskMoeError, one_of
+from taskmoe_jax.errors import TaskMoeError, as_member
 from taskmoe_jax.moe.gates import among_candidates
 from taskmoe_jax.moe.router_inputs import RouterInputs, sentence_mean
 from taskmoe_jax.moe.tables import WordTable, static_experts, word_experts
@@ -77,6 +77,11 @@ class Granularity:
 
   def __str__(self) -> str:
     return self.name
+
+  @classmethod
+  def by_name(cls) -> Mapping[str, "Granularity"]:
+    """Those that recipes can name, see `errors.members_of`."""
+    return GRANULARITIES
 
   @property
   def has_sub_network(self) -> bool:
@@ -305,20 +310,6 @@ GRANULARITIES: dict[str, Granularity] = {
 }
 
 
-def granularity_named(name: str) -> Granularity:
-  """One of ours.
-
-  Raises:
-    TaskMoeError: There is none of that name.
-  """
-  if name not in GRANULARITIES:
-    raise TaskMoeError(
-      f"{one_of('granularity', name, GRANULARITIES)}. Set"
-      " MoeConfig.granularity."
-    )
-  return GRANULARITIES[name]
-
-
 def granularity_from_json(value: str | Mapping[str, Any]) -> Granularity:
   """The granularity that `to_json` describes.
 
@@ -326,7 +317,7 @@ def granularity_from_json(value: str | Mapping[str, Any]) -> Granularity:
     TaskMoeError: It is none of ours, or its class cannot be imported.
   """
   if isinstance(value, str):
-    return granularity_named(value)
+    return as_member(Granularity, "granularity", value, "MoeConfig.granularity")
   path = value["class"]
   module, _, name = path.partition(":")
   try:

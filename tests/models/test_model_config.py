@@ -11,15 +11,15 @@ from taskmoe_jax.models.config import (
   ModelConfig,
   StackConfig,
 )
-from taskmoe_jax.moe.config import MoeConfig
+from taskmoe_jax.moe.config import Dispatch, MoeConfig
 from taskmoe_jax.moe.granularity import STATIC
 
 MOE = MoeConfig(
-  granularity="static",
+  granularity=STATIC,
   num_experts=5,
   num_selected=2,
   expert_mlp_dim=13,
-  dispatch="capacity",
+  dispatch=Dispatch.CAPACITY,
   capacity_factor=None,
   group_size=8,
   balance_loss_weight=0.25,
@@ -174,8 +174,8 @@ def test_dict_by_hand():
     embed_dim=14,
     num_heads=2,
     head_dim=3,
-    activation="relu",
-    embeddings="one",
+    activation=Activation.RELU,
+    embeddings=Embeddings.ONE,
     encoder=stack,
     decoder=dataclasses.replace(stack, mlp_dims=(11, 26), moe=None),
   )

@@ -252,7 +252,7 @@ VALUES = {
 
 
 def test_granularity_and_dispatch_become_members():
-  config = MoeConfig(**VALUES)
+  config = MoeConfig.from_dict(VALUES)
   assert config.granularity == TASK
   assert config.dispatch is Dispatch.AUTO
 
@@ -266,7 +266,7 @@ def test_which_granularities_the_task_alone_decides():
 
 @pytest.mark.parametrize("num_selected", [1, 5])
 def test_numbers_of_experts_that_can_be_selected(num_selected):
-  MoeConfig(**{**VALUES, "num_selected": num_selected})
+  MoeConfig.from_dict({**VALUES, "num_selected": num_selected})
 
 
 @pytest.mark.parametrize(
@@ -326,5 +326,5 @@ def test_numbers_of_experts_that_can_be_selected(num_selected):
 )
 def test_mistakes(values, message):
   with pytest.raises(TaskMoeError) as error:
-    MoeConfig(**{**VALUES, **values})
+    MoeConfig.from_dict({**VALUES, **values})
   assert str(error.value) == message
