@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 from taskmoe_jax import axes
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.layers.feed_forward import Activation, FeedForwardWeights
-from taskmoe_jax.moe.engine import Dispatched, run_on_devices, sum_over_width
+from taskmoe_jax.moe.engine import EngineOutput, run_on_devices, sum_over_width
 from taskmoe_jax.moe.fetched_experts import (
   HIDDEN,
   apply_experts,
@@ -57,7 +57,7 @@ class ExpertFetch:
     valid: Bool[Array, "B L"],
     weights: FeedForwardWeights,
     activation: Activation,
-  ) -> Dispatched:
+  ) -> EngineOutput:
     del valid  # Padding is computed along, as in any dense layer.
     if not routing.by_row:
       raise TaskMoeError(
@@ -83,7 +83,7 @@ class ExpertFetch:
       expert_axis=axes.FETCHED_EXPERT,
       mlp_axis=axes.FETCHED_MLP,
     )
-    return Dispatched(y, None)
+    return EngineOutput(y, None)
 
   def fetch(
     self, routing: Routing, weights: FeedForwardWeights, dtype: jnp.dtype

@@ -68,7 +68,7 @@ def searched(model, search, limits, prefixes):
     target_length=T + 1,
     num_hypotheses=search.size,
     rows_per_group=NUM_ROWS,
-    halvings=0,
+    num_compactions=0,
   )
   return beam_search(steps, search)
 
