@@ -70,7 +70,7 @@ def count_occurrences(sentences: Sequence[Sentence]) -> list[Sentence]:
 
 def check_lengths(
   sentences: Sequence[Sentence], lengths: Lengths
-) -> Sequence[Sentence]:
+) -> list[Sentence]:
   """Cuts sources that are too long, if that is wanted.
 
   Raises:
@@ -79,7 +79,7 @@ def check_lengths(
   most = lengths.max_source
   long = [s for s in sentences if len(s.source) > most]
   if not long:
-    return sentences
+    return list(sentences)
   if not lengths.truncate:
     named = [
       f"{s.index + 1} ({len(s.source)})" for s in long[:_MAX_LINES_NAMED]

@@ -105,9 +105,11 @@ def _put_rows(tree: PyTree, new: PyTree, kept: Int[Array, "G m"]) -> PyTree:
 def _compacted(progress: Any, kept: Int[Array, "G m"]) -> Any:
   rows = jax.tree.map(
     lambda x: take_rows(x, kept) if x.ndim else x,
-    progress.replace(memory=None),
+    dataclasses.replace(progress, memory=None),
   )
-  return rows.replace(memory=_compacted_memory(progress.memory, kept))
+  return dataclasses.replace(
+    rows, memory=_compacted_memory(progress.memory, kept)
+  )
 
 
 def _compacted_memory(
@@ -116,16 +118,21 @@ def _compacted_memory(
   """Takes rows of a memory; a group's fetched experts also serve its half."""
   layers = [
     [
-      layer.replace(
-        past=take_rows(layer.past, kept), source=take_rows(layer.source, kept)
+      dataclasses.replace(
+        layer,
+        past=take_rows(layer.past, kept),
+        source=take_rows(layer.source, kept),
       )
       for layer in block
     ]
     for block in memory.layers
   ]
   inputs = take_rows(memory.router_inputs, kept)
-  return memory.replace(
+  return dataclasses.replace(
+    memory,
     layers=layers,
     source_mask=take_rows(memory.source_mask, kept),
-    router_inputs=inputs.replace(rows_per_task_group=kept.shape[1]),
+    router_inputs=dataclasses.replace(
+      inputs, rows_per_task_group=kept.shape[1]
+    ),
   )

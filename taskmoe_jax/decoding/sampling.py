@@ -66,7 +66,7 @@ def _step(
   over = now.hypotheses.finished | (now.position >= steps.limits)[:, None]
   token = jnp.where(over, PAD_ID, chosen)
   hypotheses = Hypotheses(
-    tokens=put_at(now.hypotheses.tokens, token, now.position),
+    tokens=put_at(jnp.asarray(now.hypotheses.tokens), token, now.position),
     scores=now.hypotheses.scores + jnp.where(over | forced[:, None], 0.0, gain),
     finished=now.hypotheses.finished | (token == EOS_ID),
   )

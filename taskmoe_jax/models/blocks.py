@@ -1,5 +1,7 @@
 """The repeating block of layers of a stack."""
 
+import dataclasses
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -132,7 +134,7 @@ class Layer(nn.Module):
       y = self.moe.step(normed, inputs, memory.experts)
     else:
       y = self.mlp(normed, train=False)
-    return x + y, memory.replace(past=past)
+    return x + y, dataclasses.replace(memory, past=past)
 
   def _read_source(self, x, source, source_mask, *, train):
     normed = self.source_attention_norm(x)

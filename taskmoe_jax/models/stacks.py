@@ -1,5 +1,6 @@
 """A stack: position bias, scanned blocks, final norm, task vectors."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -66,7 +67,7 @@ class Stack(nn.Module):
     if not self._has_task_vectors:
       return inputs
     vectors = jnp.take(self.task_table, inputs.task_ids, axis=0)
-    return inputs.replace(task_vectors=vectors)
+    return dataclasses.replace(inputs, task_vectors=vectors)
 
   def __call__(
     self,

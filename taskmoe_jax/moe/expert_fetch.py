@@ -13,6 +13,7 @@ no device works more than another (docs/design/design.md).
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +67,7 @@ class ExpertFetch:
         " 'dropless' or 'auto', or PACK to False."
       )
     partitioning = active()
-    run = functools.partial(
+    run: Callable = functools.partial(
       _on_device,
       activation=activation,
       rows_per_task_group=self.rows_per_task_group,

@@ -8,6 +8,7 @@ A worked example, K = 2 of E = 3: scores (1, 0, 2) give probabilities
 (0.24, 0.09, 0.67), experts (2, 0), and gates (0.73, 0.27) that sum to 1.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import flax.struct
@@ -18,7 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from taskmoe_jax import axes
 from taskmoe_jax.layers.noise import draw_by_row
-from taskmoe_jax.layers.projections import scaled_normal
+from taskmoe_jax.layers.projections import scaled_normal, with_axes
 from taskmoe_jax.moe.config import (
   MoeConfig,
   Priority,
@@ -116,7 +117,7 @@ class Router(nn.Module):
       priority = draw_by_row(
         jax.random.uniform, self.make_rng("dropout"), shape
       )
-      routing = routing.replace(priority=priority)
+      routing = dataclasses.replace(routing, priority=priority)
     if train and config.expert_mask_rate:
       gates = masked(
         routing.gates[:, None] if routing.by_row else routing.gates,
@@ -127,7 +128,7 @@ class Router(nn.Module):
         ),
         config.expert_mask_rate,
       )
-      routing = routing.replace(gates=gates)
+      routing = dataclasses.replace(routing, gates=gates)
     return routing
 
   def _by_gate(
@@ -146,6 +147,7 @@ class Router(nn.Module):
       scores, config.num_selected, bias=bias, gumbel=gumbel
     )
     if policy is SecondExpertPolicy.RANDOM:
+      assert config.second_expert_threshold is not None, "MoeConfig checks it"
       gates, experts = drop_at_random(
         gates,
         experts,
@@ -189,7 +191,7 @@ class Router(nn.Module):
     """1 of an expert and 0 of padding, which `export.pruning` says alone."""
     return self.param(
       "is_expert",
-      nn.with_logical_partitioning(nn.initializers.ones, (axes.EXPERT,)),
+      with_axes(nn.initializers.ones, (axes.EXPERT,)),
       (self.config.num_experts,),
       jnp.float32,
     )
@@ -198,7 +200,7 @@ class Router(nn.Module):
     """Changed by `moe.gates` alone, after the optimizer's step."""
     bias = self.param(
       "balance_bias",
-      nn.with_logical_partitioning(nn.initializers.zeros, (axes.EXPERT,)),
+      with_axes(nn.initializers.zeros, (axes.EXPERT,)),
       (self.config.num_experts,),
       jnp.float32,
     )
