@@ -24,24 +24,27 @@ from taskmoe_jax.errors import as_member
 _CONVERTING: set[Callable[..., Any]] = set()
 
 
-def enum_of(hint: Any) -> type[enum.Enum] | None:
+def enum_of(hint: Any) -> type[Any] | None:
   """The enum that an annotation names, alone or in a union.
 
-  None if it names no enum, or also `str`: then any string is right as it is.
+  Or a class whose objects have names, see `errors.members_of`. None if it names
+  neither, or also `str`: then any string is right as it is.
   """
   union = typing.get_origin(hint) in (typing.Union, types.UnionType)
   kinds = typing.get_args(hint) if union else (hint,)
   if str in kinds:
     return None
   for kind in kinds:
-    if inspect.isclass(kind) and issubclass(kind, enum.Enum):
+    if inspect.isclass(kind) and (
+      issubclass(kind, enum.Enum) or hasattr(kind, "by_name")
+    ):
       return kind
   return None
 
 
 def enum_parameters(
   function: Callable[..., Any],
-) -> dict[str, type[enum.Enum]]:
+) -> dict[str, type[Any]]:
   """The parameters of a function or class that take a member, and of what."""
   found = {}
   for name, parameter in inspect.signature(function).parameters.items():
@@ -61,7 +64,7 @@ def setting(function: Callable[..., Any], name: str) -> str:
 
 def members_of(
   function: Callable[..., Any], given: Mapping[str, Any]
-) -> dict[str, enum.Enum]:
+) -> dict[str, Any]:
   """The members that strings among the arguments of `function` stand for.
 
   Raises:

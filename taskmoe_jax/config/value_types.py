@@ -6,7 +6,6 @@ set up.
 """
 
 import collections.abc
-import enum
 import inspect
 import types
 import typing
@@ -57,7 +56,7 @@ def check_types(selector: str, supplied: Collection[str]) -> None:
 
 
 def _check_member(
-  call: Call, kind: type[enum.Enum], name: str, value: str, to_set: str
+  call: Call, kind: type[Any], name: str, value: str, to_set: str
 ) -> None:
   """Refuses a string that names no member of the enum of a parameter.
 
@@ -111,7 +110,7 @@ def _accepts(hint: Any, kind: Any) -> bool:
     return True
   if not (inspect.isclass(hint) and inspect.isclass(kind)):
     return True
-  if issubclass(hint, enum.Enum) and kind is str:  # converted once it is built
+  if enum_of(hint) and kind is str:  # converted once it is built
     return True
   if kind in (str, bool):  # not as a sequence of letters, not as an int
     return hint is kind
@@ -128,6 +127,6 @@ def _name(hint: Any) -> str:
     return "function"
   if hint is types.NoneType:
     return "None"
-  if inspect.isclass(hint) and issubclass(hint, enum.Enum):
+  if enum_of(hint):
     return f"{hint.__name__} or str"
   return getattr(hint, "__name__", str(hint))
