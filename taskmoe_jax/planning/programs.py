@@ -11,6 +11,7 @@ The others use the same parameters on the same mesh:
 import dataclasses
 import enum
 import math
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -71,7 +72,8 @@ class Plan:
       What can be compiled, and the shapes of its operands, with shardings.
     """
     if step is Step.TRAIN:
-      function = self.program.compiled_step()
+      # What `jax.jit` returned; its callers only call it.
+      function = cast(jax.stages.Wrapped, self.program.compiled_step())
       operands = self.program.abstract_state(), _batch(self)
     elif step is Step.EVALUATE:
       function, operands = _evaluation(self)
@@ -218,9 +220,9 @@ def _laid_out(memory: DecodingMemory, parts: Partitioning) -> PyTree:
   """
   (rows,) = parts.spec((axes.ACT_BATCH,))
 
-  def placed(path, leaf):
+  def placed(path: Any, leaf: Any) -> jax.ShapeDtypeStruct:
     name = jax.tree_util.keystr(path)
-    rest: tuple = ()
+    rest: tuple[str | None, ...] = ()
     if ".past" in name or ".source." in name or ".wo" in name:
       rest = (axes.MODEL_MESH,)
     elif ".wi" in name:
