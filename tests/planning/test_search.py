@@ -7,7 +7,12 @@ import pytest
 
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.layers.feed_forward import Activation
-from taskmoe_jax.models.config import Embeddings, ModelConfig, StackConfig
+from taskmoe_jax.models.config import (
+  Embeddings,
+  ModelConfig,
+  Rematerialize,
+  StackConfig,
+)
 from taskmoe_jax.planning.memory import DeviceMemory
 from taskmoe_jax.planning.search import candidates, repeated_flops, search
 from taskmoe_jax.planning.topologies import Topology
@@ -106,7 +111,7 @@ def test_what_is_computed_twice():
   )
 
   def of(kind):
-    repeating = dataclasses.replace(model, rematerialize=kind)
+    repeating = dataclasses.replace(model, rematerialize=Rematerialize(kind))
     return repeated_flops(repeating, batches)
 
   attention = 4 * 4 * (5 * 5 + 7 * 7 + 7 * 5)
