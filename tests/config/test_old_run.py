@@ -28,6 +28,7 @@ def run_dir(tmp_path):
   return folder / "run"
 
 
+@pytest.mark.expensive("compiles training and decoding, as a user would")
 def test_it_resumes_and_is_evaluated(run_dir, taskmoe, use_devices):
   use_devices(1)
   old = (run_dir / "config.gin").read_text()
