@@ -26,6 +26,7 @@ test: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # Reference pages of all modules, from their docstrings: build/docs/index.html.
 # A module that cannot be imported is an error. TensorFlow greets on import.

@@ -141,7 +141,7 @@ def _text_files(folder: str) -> dict[str, dict[str, pathlib.Path]]:
   if not pathlib.Path(folder).is_dir():
     raise TaskMoeError(f"no folder {folder!r}. Set text.folder.")
   parts = {name: part for part, name in FILE_PARTS.items()}
-  files = {}
+  files: dict[str, dict[str, pathlib.Path]] = {}
   for path in sorted(pathlib.Path(folder).iterdir()):
     match = _TEXT_NAME.fullmatch(path.name)
     if not match:

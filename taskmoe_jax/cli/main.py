@@ -1,8 +1,8 @@
 """`taskmoe COMMAND ...`: finds the command, and shows its errors in one line.
 
-Exit status: 0 if all went well, 2 for a mistake the user can mend, 130 after
-Ctrl-C, 141 if nobody reads the output any more; any other error is a bug of
-ours, with its traceback.
+Exit status: 0 for success, 2 for a mistake the user can fix, 130 after Ctrl-C,
+141 if the output is no longer read; any other error is a bug in taskmoe, with
+its traceback.
 """
 
 import argparse
@@ -29,11 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   except TaskMoeError as error:
     if "--traceback" in argv:
       traceback.print_exc()
-    # gin appends lines to what is raised in a function that it handed over.
+    # gin appends lines to what is raised in a function that it has wrapped.
     print(f"taskmoe: error: {str(error).splitlines()[0]}", file=sys.stderr)
     return 2
   except BrokenPipeError:
-    # Whoever read our output has seen enough, such as `head`.
+    # The reader of our output, such as `head`, has closed it.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141
   except KeyboardInterrupt:
@@ -49,8 +49,8 @@ def _run(argv: list[str]) -> int:
     print(_version())
     return 0
   name, *flags = argv
-  # TensorFlow, which reads data here and no more, announces on standard error
-  # that it finds no GPU.
+  # TensorFlow, which only reads data here, would report on standard error that
+  # it finds no GPU.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   if name not in COMMANDS:
     raise TaskMoeError(one_of("command", name, COMMANDS) + ".")
@@ -65,15 +65,15 @@ def _run(argv: list[str]) -> int:
   parser.add_argument(
     "--traceback",
     action="store_true",
-    help="show where in the code an error arose",
+    help="show where in the code an error was raised",
   )
   return command.run(parser.parse(flags)) or 0
 
 
 def _version() -> str:
-  """Our version, and of what a report of a bug should name too.
+  """Our version, and those that a bug report should name.
 
-  Asked of what is installed, so that nothing is imported.
+  Read from the installed metadata, so that nothing is imported.
   """
   versions = [f"Python {platform.python_version()}"]
   for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint"):
@@ -107,10 +107,10 @@ class _Parser(argparse.ArgumentParser):
     raise TaskMoeError(f"{message}. See `{self.prog} --help`.")
 
   def parse(self, flags: list[str]) -> argparse.Namespace:
-    """Parses flags; those for gin are set apart, any other must be known.
+    """Parses flags; gin flags are separated, all others must be known.
 
-    Set apart before argparse sees them: it takes a flag whose value has a space
-    for a positional argument.
+    They are separated before argparse sees them: it takes a flag whose value
+    contains a space for a positional argument.
     """
     overrides = []
     if self.get_default("gin_overrides") is not None:

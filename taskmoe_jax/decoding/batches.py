@@ -15,14 +15,14 @@ from taskmoe_jax.vocabulary import PAD_ID
 
 _SHORTEST_BUCKET = 32
 # So many lines are named in an error.
-_MOST_NAMED = 5
+_MAX_LINES_NAMED = 5
 # Rows leave a batch (see `decoding.compaction`) where a bucket has at least so
 # many: each halving is as much to compile as the program without.
-_BATCHES_THAT_PAY = 8
+_MIN_BATCHES = 8
 # How often, and to how many rows of a device at the least: fewer do not make a
 # step much cheaper.
-_MOST_HALVINGS = 2
-_FEWEST_ROWS = 4
+_MAX_COMPACTIONS = 2
+_MIN_ROWS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Sentence:
     return hashlib.sha256(text.encode()).digest()[:8]
 
 
-def begun(
+def with_prefixes(
   sentences: Sequence[Sentence], prefixes: Sequence[Sequence[int]]
 ) -> list[Sentence]:
   """The same sentences, with what their translations begin with."""
@@ -57,7 +57,7 @@ def begun(
   ]
 
 
-def numbered(sentences: Sequence[Sentence]) -> list[Sentence]:
+def count_occurrences(sentences: Sequence[Sentence]) -> list[Sentence]:
   """Counts how often each sentence came before."""
   seen: dict[tuple[int, ...], int] = {}
   result = []
@@ -68,9 +68,9 @@ def numbered(sentences: Sequence[Sentence]) -> list[Sentence]:
   return result
 
 
-def within(
+def check_lengths(
   sentences: Sequence[Sentence], lengths: Lengths
-) -> Sequence[Sentence]:
+) -> list[Sentence]:
   """Cuts sources that are too long, if that is wanted.
 
   Raises:
@@ -79,9 +79,11 @@ def within(
   most = lengths.max_source
   long = [s for s in sentences if len(s.source) > most]
   if not long:
-    return sentences
+    return list(sentences)
   if not lengths.truncate:
-    named = [f"{s.index + 1} ({len(s.source)})" for s in long[:_MOST_NAMED]]
+    named = [
+      f"{s.index + 1} ({len(s.source)})" for s in long[:_MAX_LINES_NAMED]
+    ]
     more = len(long) - len(named)
     raise TaskMoeError(
       f"{len(long)} of the lines have more than {most} tokens: line"
@@ -109,7 +111,7 @@ def in_batches(
       yield members[first : first + num_rows]
 
 
-def halvings(
+def compactions_by_bucket(
   sentences: Sequence[Sentence], num_rows: int, num_shards: int
 ) -> dict[int, int]:
   """How often the batches of each bucket may be halved.
@@ -122,13 +124,13 @@ def halvings(
   counts = collections.Counter(bucket(len(s.source)) for s in sentences)
   most = 0
   while (
-    most < _MOST_HALVINGS
-    and (num_rows // num_shards) >> (most + 1) >= _FEWEST_ROWS
+    most < _MAX_COMPACTIONS
+    and (num_rows // num_shards) >> (most + 1) >= _MIN_ROWS
     and (num_rows // num_shards) % 2 ** (most + 1) == 0
   ):
     most += 1
   return {
-    length: most if number > (_BATCHES_THAT_PAY - 1) * num_rows else 0
+    length: most if number > (_MIN_BATCHES - 1) * num_rows else 0
     for length, number in counts.items()
   }
 

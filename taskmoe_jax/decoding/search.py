@@ -6,8 +6,15 @@ bind them, and `Translator.decode` takes any.
 
 import dataclasses
 import enum
+from collections.abc import Mapping
+from typing import Any
 
-from taskmoe_jax.errors import TaskMoeError, as_member, check_at_least
+from taskmoe_jax.errors import (
+  TaskMoeError,
+  as_members,
+  check_at_least,
+  check_members,
+)
 
 
 class Normalization(enum.StrEnum):
@@ -74,22 +81,30 @@ class Beam:
   size: int
   length_penalty: float
   n_best: int = 1
-  stopping: Stopping | str = Stopping.LIKELY
-  normalization: Normalization | str = Normalization.GNMT
+  stopping: Stopping = Stopping.LIKELY
+  normalization: Normalization = Normalization.GNMT
 
   def __post_init__(self):
-    for field, kind in (
-      ("stopping", Stopping),
-      ("normalization", Normalization),
-    ):
-      member = as_member(kind, field, getattr(self, field), f"Beam.{field}")
-      object.__setattr__(self, field, member)
+    check_members(
+      "Beam",
+      stopping=(Stopping, self.stopping),
+      normalization=(Normalization, self.normalization),
+    )
     check_at_least(1, "Beam", size=self.size, n_best=self.n_best)
     if self.n_best > self.size:
       raise TaskMoeError(
         f"n_best={self.n_best} is more than the beam's size={self.size}. Set"
         " Beam.n_best or Beam.size."
       )
+
+  @classmethod
+  def from_dict(cls, values: Mapping[str, Any]) -> "Beam":
+    """Makes one of arguments whose enums are texts, as flags give them."""
+    return cls(
+      **as_members(
+        {"stopping": Stopping, "normalization": Normalization}, "Beam", values
+      )
+    )
 
   @property
   def num_hypotheses(self) -> int:

@@ -72,7 +72,7 @@ class Score:
     return float(np.sum(self.log_probabilities, dtype=np.float64))
 
 
-def read(
+def read_hypotheses(
   found: Hypotheses, row: int, limit: int, vocabulary: Vocabulary
 ) -> list[Hypothesis]:
   """Reads the hypotheses of one row, as they came from the device.

@@ -113,8 +113,12 @@ class Translator:
     pair = self._pair(pair)
     full = [i for i, line in enumerate(lines) if line.strip()]
     starts = self.vocabulary.encode([prefixes[i] for i in full])
-    sentences = batches.begun(self._sentences(lines, full, pair), starts)
-    sentences = batches.numbered(batches.within(sentences, lengths))
+    sentences = batches.with_prefixes(
+      self._sentences(lines, full, pair), starts
+    )
+    sentences = batches.count_occurrences(
+      batches.check_lengths(sentences, lengths)
+    )
     found: list[list[Hypothesis]] = [
       [Hypothesis("", [], 0.0, True)] for _ in lines
     ]
@@ -125,7 +129,9 @@ class Translator:
       pair=pair,
       search=search,
       lengths=lengths,
-      halvings=batches.halvings(sentences, num_rows, self._num_shards),
+      num_compactions=batches.compactions_by_bucket(
+        sentences, num_rows, self._num_shards
+      ),
     )
     for batch in batches.in_batches(sentences, num_rows):
       n_best = decode_batch(batch)
@@ -165,7 +171,7 @@ class Translator:
     num_rows = self._num_rows(len(sources), batch_size)
     pair = self._pair(pair)
     sentences = self._sentences(sources, range(len(sources)), pair)
-    sentences = batches.within(sentences, lengths)
+    sentences = batches.check_lengths(sentences, lengths)
     wanted = [[*ids, EOS_ID] for ids in self.vocabulary.encode(targets)]
     # Targets of one bucket side by side, as their sources are.
     sentences = sorted(
@@ -247,7 +253,7 @@ class Translator:
     pair: str,
     search: Search,
     lengths: Lengths,
-    halvings: Mapping[int, int],
+    num_compactions: Mapping[int, int],
   ) -> list[list[Hypothesis]]:
     rows, target_length = batches.as_rows(
       batch,
@@ -266,13 +272,15 @@ class Translator:
         model=self._unrolled,
         search=search,
         target_length=target_length,
-        halvings=halvings[batches.bucket(len(batch[0].source))],
+        num_compactions=num_compactions[batches.bucket(len(batch[0].source))],
       ),
       num_rows,
       rows,
     )
     return [
-      translations.read(found, row, int(rows.limits[row]), self.vocabulary)
+      translations.read_hypotheses(
+        found, row, int(rows.limits[row]), self.vocabulary
+      )
       for row in range(len(batch))
     ]
 

@@ -29,6 +29,7 @@ from taskmoe_jax.bundles.bundle import opened_arrays
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.export.extract import SelectedExperts, folded_into
 from taskmoe_jax.models.config import ModelConfig, StackConfig
+from taskmoe_jax.moe.granularity import STATIC
 from taskmoe_jax.runs.checkpoint_items import checksum
 from taskmoe_jax.runs.lazy_arrays import LazyArray, damaged
 
@@ -213,6 +214,9 @@ def gate_difference(
   """Largest difference from gates in float64; infinite for other experts."""
   moe = stack.moe
   if not moe.granularity.has_gate:
+    if moe.granularity != STATIC:
+      # A table from outside the package has no second definition to compare.
+      return 0.0
     dealt = [
       (task * moe.num_selected + place) % moe.num_experts
       for task in task_ids
@@ -226,7 +230,7 @@ def gate_difference(
   by_task = moe.granularity.by_task
   number = moe.num_selected if by_task else moe.num_candidates
   differences = [0.0]
-  for block, gate in enumerate(layer["table" if by_task else "task_gate"]):
+  for block, gate in enumerate(layer[moe.granularity.task_gate]):
     for place, task in enumerate(task_ids):
       scores = weights["task_table"][task].astype(float) @ gate.astype(float)
       best = np.argsort(-scores, kind="stable")[:number]

@@ -30,7 +30,8 @@ from taskmoe_jax.export.extract import (
   select,
 )
 from taskmoe_jax.models.config import ModelConfig, StackConfig
-from taskmoe_jax.moe.config import Dispatch, Granularity, MoeConfig
+from taskmoe_jax.moe.config import Dispatch, MoeConfig
+from taskmoe_jax.moe.granularity import STATIC
 
 
 def extract_union(
@@ -65,7 +66,7 @@ def _joined(
   first, moe = choices[0], stack.moe
   if all(_agree(first, other) for other in choices):
     return first, reduced_config(stack)
-  by_table = moe.granularity is Granularity.STATIC
+  by_table = not moe.granularity.has_gate
   if by_table or (moe.granularity.by_task and moe.num_selected == 1):
     experts = np.concatenate([choice.experts for choice in choices], axis=1)
     gates = np.concatenate([choice.gates for choice in choices], axis=1)
@@ -104,7 +105,7 @@ def _padded_union(
 def _dealt(moe: MoeConfig, num_experts: int) -> MoeConfig:
   """A fixed table, by which task r has experts rK to rK + K - 1."""
   return MoeConfig(
-    granularity=Granularity.STATIC,
+    granularity=STATIC,
     num_experts=num_experts,
     num_selected=moe.num_selected,
     expert_mlp_dim=moe.expert_mlp_dim,

@@ -6,6 +6,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from taskmoe_jax import axes
+from taskmoe_jax.layers.projections import with_axes
 
 
 class RMSNorm(nn.Module):
@@ -21,7 +22,7 @@ class RMSNorm(nn.Module):
   def __call__(self, x: Float[Array, "*b D"]) -> Float[Array, "*b D"]:
     scale = self.param(
       "scale",
-      nn.with_logical_partitioning(nn.initializers.ones, (axes.EMBED,)),
+      with_axes(nn.initializers.ones, (axes.EMBED,)),
       (x.shape[-1],),
       jnp.float32,
     )

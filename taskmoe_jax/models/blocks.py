@@ -1,5 +1,7 @@
 """The repeating block of layers of a stack."""
 
+import dataclasses
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,7 @@ from taskmoe_jax.layers.noise import Dropout
 from taskmoe_jax.layers.norms import RMSNorm
 from taskmoe_jax.models.config import ModelConfig, StackConfig
 from taskmoe_jax.moe.layer import MoeFeedForward
-from taskmoe_jax.moe.routing import RouterInputs
+from taskmoe_jax.moe.router_inputs import RouterInputs
 from taskmoe_jax.moe.statistics import RoutingStatistics
 
 
@@ -132,7 +134,7 @@ class Layer(nn.Module):
       y = self.moe.step(normed, inputs, memory.experts)
     else:
       y = self.mlp(normed, train=False)
-    return x + y, memory.replace(past=past)
+    return x + y, dataclasses.replace(memory, past=past)
 
   def _read_source(self, x, source, source_mask, *, train):
     normed = self.source_attention_norm(x)

@@ -1,4 +1,4 @@
-"""How much arithmetic a model needs, and how much a program does.
+"""FLOPs of a model, of a program, and the peak of a chip.
 
 One multiplication and one addition are two FLOPs. Only products of matrices
 count, in both numbers: all else is a hundredth of them in models worth
@@ -150,9 +150,9 @@ def _flops_of_equation(equation: core.JaxprEqn) -> int:
   name, params = equation.primitive.name, equation.params
   if name == "dot_general":
     (contracted, _), _ = params["dimension_numbers"]
-    left = equation.invars[0].aval
+    left, out = _array(equation.invars[0]), _array(equation.outvars[0])
     depth = math.prod(left.shape[axis] for axis in contracted)
-    return 2 * depth * equation.outvars[0].aval.size
+    return 2 * depth * out.size
   if name == "ragged_dot_general":
     return _flops_of_ragged(equation)
   inner = [_flops_of(jaxpr) for jaxpr in _inner(params)]
@@ -173,11 +173,16 @@ def _flops_of_equation(equation: core.JaxprEqn) -> int:
   return sum(inner)
 
 
+def _array(variable: Any) -> jax.core.ShapedArray:
+  """The shape of what a variable holds; of products it is an array."""
+  return variable.aval
+
+
 def _flops_of_ragged(equation: core.JaxprEqn) -> int:
   """Each row meets the one matrix of its group."""
   numbers = equation.params["ragged_dot_dimension_numbers"]
   (contracted, _), _ = numbers.dot_dimension_numbers
-  left, out = equation.invars[0].aval, equation.outvars[0].aval
+  left, out = _array(equation.invars[0]), _array(equation.outvars[0])
   depth = math.prod(left.shape[axis] for axis in contracted)
   # Where rows are what is summed over, each group has a matrix of its own in
   # the output, and only its own rows to sum.

@@ -1,5 +1,6 @@
 """A stack: position bias, scanned blocks, final norm, task vectors."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -14,7 +15,7 @@ from taskmoe_jax.layers.norms import RMSNorm
 from taskmoe_jax.layers.projections import scaled_normal
 from taskmoe_jax.models.blocks import Block, LayerMemory
 from taskmoe_jax.models.config import ModelConfig, Rematerialize, StackConfig
-from taskmoe_jax.moe.routing import RouterInputs
+from taskmoe_jax.moe.router_inputs import RouterInputs
 from taskmoe_jax.moe.statistics import GATE_STATISTICS, RoutingStatistics
 
 
@@ -66,7 +67,7 @@ class Stack(nn.Module):
     if not self._has_task_vectors:
       return inputs
     vectors = jnp.take(self.task_table, inputs.task_ids, axis=0)
-    return inputs.replace(task_vectors=vectors)
+    return dataclasses.replace(inputs, task_vectors=vectors)
 
   def __call__(
     self,

@@ -1,5 +1,6 @@
 """The encoder-decoder Transformer, for training and for decoding."""
 
+import dataclasses
 from collections.abc import Mapping
 
 import flax.struct
@@ -13,7 +14,7 @@ from taskmoe_jax.layers.embeddings import TokenEmbedding
 from taskmoe_jax.models.blocks import LayerMemory
 from taskmoe_jax.models.config import Embeddings, ModelConfig
 from taskmoe_jax.models.stacks import Stack
-from taskmoe_jax.moe.routing import RouterInputs, sentence_mean
+from taskmoe_jax.moe.router_inputs import RouterInputs, sentence_mean
 from taskmoe_jax.moe.statistics import RoutingStatistics
 from taskmoe_jax.partitioning.rules import constrain
 from taskmoe_jax.vocabulary import PAD_ID
@@ -204,12 +205,12 @@ class Transformer(nn.Module):
     x, layers = self.decoder.step(
       self._embed_target(tokens),
       memory.layers,
-      memory.router_inputs.replace(token_ids=tokens),
+      dataclasses.replace(memory.router_inputs, token_ids=tokens),
       memory.source_mask,
       position,
       places,
     )
-    return self._logits(x), memory.replace(layers=layers)
+    return self._logits(x), dataclasses.replace(memory, layers=layers)
 
   def _embed_target(self, tokens):
     if self.config.embeddings is Embeddings.ONE:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from taskmoe_jax import axes
 from taskmoe_jax.layers.feed_forward import Activation, FeedForwardWeights
 from taskmoe_jax.moe.engine import (
-  Dispatched,
+  EngineOutput,
   num_expert_shards,
   run_on_devices,
   sum_over_width,
@@ -61,7 +61,7 @@ class Capacity:
     valid: Bool[Array, "B L"],
     weights: FeedForwardWeights,
     activation: Activation,
-  ) -> Dispatched:
+  ) -> EngineOutput:
     rows = self._rows_of_group(x)
     y, kept = run_on_devices(
       functools.partial(self._on_device, rows=rows, activation=activation),
@@ -70,7 +70,7 @@ class Capacity:
       expert_axis=axes.EXPERT,
       mlp_axis=axes.MLP,
     )
-    return Dispatched(y, kept)
+    return EngineOutput(y, kept)
 
   def _rows_of_group(self, x: Float[Array, "B L D"]) -> int:
     num_rows, length, _ = x.shape

@@ -68,9 +68,9 @@ def choose_engine(
     num_rows: B, of all devices together.
     rows_per_task_group: Rows stand in groups of this many of one task each.
   """
-  if config.dispatch is not Dispatch.AUTO:
-    dispatch, reason = config.dispatch, "named by MoeConfig.dispatch"
-  else:
+  dispatch: Dispatch = config.dispatch
+  reason = "named by MoeConfig.dispatch"
+  if dispatch is Dispatch.AUTO:
     groups = num_rows // rows_per_task_group
     dispatch, reason = _best(config, phase, groups)
   if dispatch is Dispatch.EXPERT_FETCH:

@@ -25,7 +25,7 @@ from jaxtyping import Array, Bool, Float, Int
 from taskmoe_jax import axes
 from taskmoe_jax.layers.feed_forward import Activation, FeedForwardWeights
 from taskmoe_jax.moe.engine import (
-  Dispatched,
+  EngineOutput,
   num_expert_shards,
   run_on_devices,
   sum_over_width,
@@ -64,7 +64,7 @@ class Dropless:
     valid: Bool[Array, "B L"],
     weights: FeedForwardWeights,
     activation: Activation,
-  ) -> Dispatched:
+  ) -> EngineOutput:
     shape = (*x.shape[:2], routing.experts.shape[-1])
 
     def of_tokens(values):
@@ -83,7 +83,7 @@ class Dropless:
       expert_axis=axes.EXPERT,
       mlp_axis=axes.MLP,
     )
-    return Dispatched(y, kept)
+    return EngineOutput(y, kept)
 
   def _on_device(
     self,

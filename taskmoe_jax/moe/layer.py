@@ -17,7 +17,8 @@ from taskmoe_jax.moe.config import MoeConfig
 from taskmoe_jax.moe.dispatch import Engine, Phase, choose_engine, expert_axes
 from taskmoe_jax.moe.expert_fetch import ExpertFetch
 from taskmoe_jax.moe.fetched_experts import apply_fetched
-from taskmoe_jax.moe.routing import Router, RouterInputs, Routing
+from taskmoe_jax.moe.router_inputs import RouterInputs
+from taskmoe_jax.moe.routing import Router, Routing
 from taskmoe_jax.moe.statistics import (
   GATE_STATISTICS,
   RoutingStatistics,

@@ -51,7 +51,7 @@ def test_a_folder_that_is_no_run_directory(tmp_path, fails):
     )
   fails(
     ["evaluate", f"--run_dir={folder}"],
-    f"{folder!r} is no run directory: it has no config.gin. Set --run_dir to"
+    f"{folder!r} is not a run directory: it has no config.gin. Set --run_dir to"
     " the RUN_DIR of a run that `taskmoe train` has begun.",
   )
   assert list(tmp_path.iterdir()) == []

@@ -10,6 +10,7 @@ import argparse
 import json
 import statistics
 import time
+from typing import Any
 
 import rich.console
 import rich.table
@@ -43,7 +44,10 @@ def run(args: argparse.Namespace) -> int:
   from taskmoe_jax.export.extract import reducible_stacks
   from taskmoe_jax.train import loop
 
-  supplied = {"config_text": gin_files.kept_text(), "console": console}
+  supplied: dict[str, Any] = {
+    "config_text": gin_files.kept_text(),
+    "console": console,
+  }
   built = arguments(loop.train, supplied)
   # Said before the training, not after it.
   reducible_stacks(built["model"])
