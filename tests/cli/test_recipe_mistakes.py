@@ -77,7 +77,7 @@ DEMO = {
     " None for no momentum."
   ),
   "config.StackConfig.num_layers=3": (
-    "num_layers=3 is no multiple of the block's 2 layers (mlp_dims=(512,) and"
+    "num_layers=3 is not a multiple of the block's 2 layers (mlp_dims=(512,) and"
     " one MoE layer). Set StackConfig.num_layers or StackConfig.mlp_dims. (In"
     " encoder/StackConfig.)"
   ),
