@@ -111,18 +111,14 @@ class Translator:
       )
     num_rows = self._num_rows(len(lines), batch_size)
     pair = self._pair(pair)
-    full = [i for i, line in enumerate(lines) if line.strip()]
-    starts = self.vocabulary.encode([prefixes[i] for i in full])
-    sentences = batches.with_prefixes(
-      self._sentences(lines, full, pair), starts
+    sentences = batches.check_lengths(
+      self._with_prefixes(lines, prefixes, pair), lengths
     )
-    sentences = batches.count_occurrences(
-      batches.check_lengths(sentences, lengths)
-    )
+    sentences = batches.count_occurrences(sentences)
     found: list[list[Hypothesis]] = [
       [Hypothesis("", [], 0.0, True)] for _ in lines
     ]
-    progress(len(lines) - len(full))
+    progress(len(lines) - len(sentences))
     decode_batch = functools.partial(
       self._decode_batch,
       num_rows=num_rows,
@@ -228,6 +224,14 @@ class Translator:
       Sentence(index, [symbol, *ids, EOS_ID])
       for index, ids in zip(chosen, encoded, strict=True)
     ]
+
+  def _with_prefixes(
+    self, lines: Sequence[str], prefixes: Sequence[str], pair: str
+  ) -> list[Sentence]:
+    """The sentences of all lines that are not empty."""
+    full = [i for i, line in enumerate(lines) if line.strip()]
+    starts = self.vocabulary.encode([prefixes[i] for i in full])
+    return batches.with_prefixes(self._sentences(lines, full, pair), starts)
 
   def _num_rows(self, num_lines: int, batch_size: int) -> int:
     """Rows of every batch: few for few lines, and the same on all devices."""
