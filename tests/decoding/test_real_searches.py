@@ -21,10 +21,12 @@ from taskmoe_jax.moe.config import Dispatch, MoeConfig
 from taskmoe_jax.moe.granularity import GRANULARITIES
 from taskmoe_jax.partitioning.meshes import MeshShape, make_mesh
 from taskmoe_jax.partitioning.rules import Partitioning
-from taskmoe_jax.task_space import TaskSpace
+from taskmoe_jax.task_space import TaskBy, TaskSpace
 from taskmoe_jax.vocabulary import EOS_ID, PAD_ID, Vocabulary
 
-SPACE = TaskSpace(("en", "de", "fr"), ("en-de", "fr-en", "en-fr"), "target")
+SPACE = TaskSpace(
+  ("en", "de", "fr"), ("en-de", "fr-en", "en-fr"), TaskBy.TARGET
+)
 LINES = ["7 9 12", "6", "", "14 15 8 8 10 13 9 6", "11 2", "10 7 7 13"]
 LENGTHS = Lengths(max_target=8)
 SEARCHES = {

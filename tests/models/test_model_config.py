@@ -50,22 +50,23 @@ def test_blocks(num_layers, mlp_dims, moe, block_size, num_blocks):
       5,
       (11,),
       MOE,
-      "num_layers=5 is no multiple of the block's 2 layers (mlp_dims=(11,) and"
-      " one MoE layer). Set StackConfig.num_layers or StackConfig.mlp_dims.",
+      "num_layers=5 is not a multiple of the block's 2 layers (mlp_dims=(11,)"
+      " and one MoE layer). Set StackConfig.num_layers or"
+      " StackConfig.mlp_dims.",
     ),
     (
       4,
       (11, 12, 13),
       None,
-      "num_layers=4 is no multiple of the block's 3 layers (mlp_dims=(11, 12,"
-      " 13)). Set StackConfig.num_layers or StackConfig.mlp_dims.",
+      "num_layers=4 is not a multiple of the block's 3 layers (mlp_dims=(11,"
+      " 12, 13)). Set StackConfig.num_layers or StackConfig.mlp_dims.",
     ),
     (
       6,
       (),
       None,
-      "num_layers=6 is no multiple of the block's 0 layers (mlp_dims=()). Set"
-      " StackConfig.num_layers or StackConfig.mlp_dims.",
+      "num_layers=6 is not a multiple of the block's 0 layers (mlp_dims=())."
+      " Set StackConfig.num_layers or StackConfig.mlp_dims.",
     ),
   ],
 )

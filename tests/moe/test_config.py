@@ -221,8 +221,8 @@ def test_values_that_cannot_be(moe_config, values, message):
     ),
     (
       {"renormalize": "after", "expert_mask_rate": 0.2},
-      "renormalize='after' would undo expert_mask_rate=0.2, which scales gates"
-      " by itself. Set MoeConfig.renormalize to 'before', or"
+      "renormalize='after' would undo expert_mask_rate=0.2, which already"
+      " scales gates. Set MoeConfig.renormalize to 'before', or"
       " MoeConfig.expert_mask_rate to 0.0.",
     ),
     (
