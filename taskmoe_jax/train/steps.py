@@ -9,7 +9,7 @@ import jax
 from taskmoe_jax.data.batches.batches import TrainBatches, prefetch
 from taskmoe_jax.hosts import processes
 from taskmoe_jax.partitioning.rules import activate
-from taskmoe_jax.train.hooks.hook import Hook, Moment, TimeSpent
+from taskmoe_jax.train.hooks.hook import Hook, Moment, TimeSpent, TimeUse
 from taskmoe_jax.train.program import Program
 from taskmoe_jax.train.step.state import TrainState
 
@@ -36,24 +36,24 @@ def run_steps(
   """
   done, stop = int(state.step), None
   step = program.compiled_step()
-  calling = "compilation"
+  calling = TimeUse.COMPILATION
   with contextlib.ExitStack() as stack:
     stack.enter_context(activate(program.partitioning))
     stream = prefetch(data, depth=_PREFETCHED_BATCHES)
     stack.callback(lambda: stream.close())
     while done < last_step:
-      with spent.on("input"):
+      with spent.on(TimeUse.INPUT):
         batch, position = next(stream)
         batch = program.on_devices(batch, batch_size)
       with spent.on(calling):
-        if calling == "compilation":
+        if calling is TimeUse.COMPILATION:
           step = _same_everywhere(step, state, batch)
         with jax.transfer_guard("disallow"):
           state, metrics = step(state, batch)
-      calling = "steps"
+      calling = TimeUse.STEPS
       moment = Moment(done + 1, last_step, state, position, metrics, spent)
       for hook in hooks:
-        with spent.on(hook.name):
+        with spent.on(hook.time_use):
           hook.after_step(moment)
       done, state = moment.done, moment.state
       if stop := moment.stop:
@@ -69,8 +69,8 @@ def _same_everywhere(step: Callable, state: TrainState, batch) -> Callable:
   """The compiled step, once all processes have compiled the same.
 
   Processes with different programs would wait for each other in different
-  collectives, for ever and without a word. And a process that has compiled half
-  a minute before another would give the first collective up.
+  collectives, silently and for ever. And a process that has compiled half a
+  minute before another would give up on the first collective.
   """
   if jax.process_count() == 1:
     return step

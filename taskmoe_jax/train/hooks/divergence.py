@@ -10,7 +10,7 @@ import numpy as np
 
 from taskmoe_jax.errors import TaskMoeError, check_at_least
 from taskmoe_jax.train.checkpoints.checkpoints import Checkpoints
-from taskmoe_jax.train.hooks.hook import Hook, Moment
+from taskmoe_jax.train.hooks.hook import Hook, Moment, Place
 from taskmoe_jax.train.step.state import TrainState
 
 
@@ -65,7 +65,7 @@ class Divergence(Hook):
   same, so that they act alike.
   """
 
-  name = "divergence"
+  place = Place.JUDGE
 
   def __init__(
     self,

@@ -14,7 +14,7 @@ from taskmoe_jax.data.corpus import Mixture, examples, open_corpus
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError, check_at_least
 from taskmoe_jax.runs.directory import Run
-from taskmoe_jax.train.hooks.hook import Hook, Moment
+from taskmoe_jax.train.hooks.hook import Hook, Moment, Place, TimeUse
 from taskmoe_jax.train.hooks.validation_loss import ValidationLoss
 from taskmoe_jax.train.program import Program
 
@@ -67,7 +67,8 @@ class Evaluation(Hook):
   checkpoints can be chosen by.
   """
 
-  name = "evaluation"
+  place = Place.EVALUATE
+  time_use = TimeUse.EVALUATION
 
   def __init__(
     self,

@@ -7,7 +7,7 @@ import jax
 from etils import epath
 
 from taskmoe_jax.errors import TaskMoeError, check_at_least
-from taskmoe_jax.train.hooks.hook import Hook, Moment
+from taskmoe_jax.train.hooks.hook import Hook, Moment, Place, TimeUse
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,8 @@ class Trace(Hook):
   leaves what it has.
   """
 
-  name = "profiling"
+  place = Place.MEASURE
+  time_use = TimeUse.PROFILING
 
   def __init__(
     self,

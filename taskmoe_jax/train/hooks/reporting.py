@@ -10,7 +10,12 @@ from etils import epath
 from jaxtyping import ArrayLike
 
 from taskmoe_jax.runs.directory import Run
-from taskmoe_jax.train.hooks.hook import Hook, Moment
+from taskmoe_jax.train.hooks.hook import (
+  Hook,
+  Moment,
+  Place,
+  examples_read,
+)
 from taskmoe_jax.train.metrics.metric_sums import MetricSums
 from taskmoe_jax.train.metrics.metric_writer import MetricWriter, Sink
 from taskmoe_jax.train.program import Program
@@ -141,6 +146,8 @@ def _duration(seconds: float) -> str:
 class ReportEvery(Hook):
   """Asks for a report every so many steps, and at the last."""
 
+  place = Place.REQUEST
+
   def __init__(self, log_every: int):
     self._log_every = log_every
 
@@ -153,23 +160,31 @@ class ReportEvery(Hook):
 class StepReports(Hook):
   """What the steps measured, as `train.metrics.metric_sums` sums it up."""
 
+  place = Place.COUNT
+
   def __init__(self, run: Run):
     self._sums = MetricSums(run.model, run.task_space)
 
   def after_step(self, moment: Moment) -> None:
     self._sums.add(moment.metrics)
     if moment.report_due:
-      moment.report |= self._sums.report()
+      report = self._sums.report()
+      moment.tokens = report.pop("tokens")
+      moment.report |= report
 
 
 class DataReports(Hook):
   """What the data's position says: it counts from the beginning of the run."""
 
+  place = Place.COUNT
+
   def after_step(self, moment: Moment) -> None:
     if moment.report_due:
       pairs = moment.position["pairs"].values()
-      for name in ("examples", "skipped_too_long"):
-        moment.report[f"data/{name}"] = sum(pair[name] for pair in pairs)
+      moment.report["data/examples"] = examples_read(moment.position)
+      moment.report["data/skipped_too_long"] = sum(
+        pair["skipped_too_long"] for pair in pairs
+      )
 
 
 class Histograms(Hook):
@@ -177,6 +192,8 @@ class Histograms(Hook):
 
   Those of each parameter, and of its gradients, which the step has counted.
   """
+
+  place = Place.MEASURE
 
   def __init__(self, every_steps: int):
     self._every_steps = every_steps
@@ -194,6 +211,8 @@ _histograms_of = jax.jit(histograms_of)
 
 class WriteReports(Hook):
   """Writes every report to the run directory; see `metrics.metric_writer`."""
+
+  place = Place.REPORT
 
   def __init__(
     self, run_dir: epath.PathLike, first_step: int, sinks: Sequence[Sink]
@@ -214,7 +233,9 @@ class WriteReports(Hook):
 
 
 class ShowReports(Hook):
-  """Shows how far the run is; see `train.hooks.reporting`."""
+  """Shows how far the run is; see `Progress`."""
+
+  place = Place.REPORT
 
   def __init__(
     self, last_step: int, first_step: int, console: rich.console.Console

@@ -28,7 +28,7 @@ from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.files import write_whole
 from taskmoe_jax.hosts import processes
 from taskmoe_jax.runs.directory import make_folder
-from taskmoe_jax.train.hooks.hook import Hook, Moment
+from taskmoe_jax.train.hooks.hook import Hook, Moment, Place
 
 BEAT_SECONDS = 10.0
 
@@ -160,6 +160,8 @@ def held(
 
 class HoldLock(Hook):
   """Ends a run whose directory another trainer has taken."""
+
+  place = Place.JUDGE
 
   def __init__(self, lock: RunLock):
     self._lock = lock

@@ -9,7 +9,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from taskmoe_jax.train.checkpoints.checkpoints import Checkpoints
-from taskmoe_jax.train.hooks.hook import Hook, Moment
+from taskmoe_jax.train.hooks.hook import Hook, Moment, Place, TimeUse
 
 
 class Interruption(Hook):
@@ -20,8 +20,10 @@ class Interruption(Hook):
   them learn of it at one and the same step.
 
   The report is so that no step goes unreported: what is collected for the next
-  one is no part of a checkpoint.
+  one is not part of a checkpoint.
   """
+
+  place = Place.REQUEST
 
   def __init__(self):
     self._signalled = False
@@ -53,7 +55,8 @@ class Saving(Hook):
   of all its steps.
   """
 
-  name = "checkpoints"
+  place = Place.SAVE
+  time_use = TimeUse.CHECKPOINTS
 
   def __init__(self, checkpoints: Checkpoints, description: Mapping[str, Any]):
     self._checkpoints = checkpoints

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 from taskmoe_jax.hosts.liveness import LOST
-from taskmoe_jax.train.hooks.hook import Hook, Moment
+from taskmoe_jax.train.hooks.hook import Hook, Moment, Place
 
 
 class Stall(Hook):
@@ -20,7 +20,7 @@ class Stall(Hook):
   compiled what there is to compile.
   """
 
-  name = "stall"
+  place = Place.WATCH
 
   def __init__(
     self,

@@ -13,17 +13,23 @@ import jax
 import numpy as np
 
 from taskmoe_jax.models.flops import peak_flops, token_flops
-from taskmoe_jax.train.hooks.hook import Hook, Moment
+from taskmoe_jax.train.hooks.hook import (
+  Hook,
+  Moment,
+  Place,
+  TimeUse,
+  examples_read,
+)
 from taskmoe_jax.train.program import Program
 
 # What trains nothing. All else is steps, and what they are reported by.
 _LOST = (
-  "restoring",
-  "compilation",
-  "input",
-  "checkpoints",
-  "evaluation",
-  "profiling",
+  TimeUse.RESTORING,
+  TimeUse.COMPILATION,
+  TimeUse.INPUT,
+  TimeUse.CHECKPOINTS,
+  TimeUse.EVALUATION,
+  TimeUse.PROFILING,
 )
 
 
@@ -36,12 +42,14 @@ class Goodput(Hook):
   `goodput` is 1 without them.
   """
 
+  place = Place.MEASURE
+
   def after_step(self, moment: Moment) -> None:
     if moment.report_due:
       seconds, total = moment.spent.seconds, moment.spent.total
-      shares = {name: seconds.get(name, 0.0) / total for name in _LOST}
+      shares = {use: seconds.get(use, 0.0) / total for use in _LOST}
       moment.report["goodput"] = 1 - sum(shares.values())
-      moment.report |= {f"time/{name}": share for name, share in shares.items()}
+      moment.report |= {f"time/{use}": share for use, share in shares.items()}
 
 
 class Memory(Hook):
@@ -51,6 +59,8 @@ class Memory(Hook):
   `memory/device_peak_gb` of the fullest of its devices and
   `memory/device_limit_gb`, what that one has. A CPU cannot tell.
   """
+
+  place = Place.MEASURE
 
   def after_step(self, moment: Moment) -> None:
     if not moment.report_due:
@@ -129,11 +139,11 @@ class Throughput(Hook):
   `mfu`, its share of that, count what the mathematics needs for the places of
   the batch (`models.flops`). The first report of a start holds compilation.
 
-  Behind the hooks that report `tokens` and `data/examples`.
-
   Attributes:
     tokens_per_second: Over all reports but the first.
   """
+
+  place = Place.MEASURE
 
   def __init__(
     self,
@@ -149,8 +159,8 @@ class Throughput(Hook):
     Args:
       program: Tells the devices.
       batch_size: Rows of a batch.
-      lengths: Of a source row and of a target row.
-      first_examples: `data/examples` where this start of the run begins.
+      lengths: Tokens of a source row and of a target row.
+      first_examples: Examples read before this start of the run.
       clock: In seconds.
     """
     devices = program.partitioning.mesh.devices
@@ -175,7 +185,7 @@ class Throughput(Hook):
     self._steps.add(moment.metrics.tokens)
     if moment.report_due:
       moment.report |= self._report(
-        moment.report.pop("tokens"), moment.report["data/examples"]
+        moment.tokens, examples_read(moment.position)
       )
 
   def _report(self, tokens: float, examples: int) -> dict[str, Any]:

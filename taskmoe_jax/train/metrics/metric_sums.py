@@ -31,7 +31,8 @@ class MetricSums:
     """Returns means over the tokens of the collected steps, and begins anew.
 
     The names: `loss` (nats a target token), `accuracy`, `z_loss` (mean square
-    of the logits' log-partitions), `learning_rate` (of the last step),
+    of the logits' log-partitions), `learning_rate` (of the last step, if
+    the optimizer says it),
     `gradient_norm`, and `gradient_norm/routers` and others of groups of
     parameters, `data/row_fill` (share of a row's places that hold a token, of
     its fuller side), `tokens` (target tokens, a sum), `skipped_updates` (how
@@ -51,7 +52,7 @@ class MetricSums:
       "loss": total(lambda step: step.loss) / max(tokens, 1.0),
       "accuracy": total(lambda step: step.correct) / max(tokens, 1.0),
       "z_loss": total(lambda step: step.z_loss) / max(tokens, 1.0),
-      "learning_rate": float(steps[-1].learning_rate),
+      **_learning_rate(steps[-1]),
       "gradient_norm": total(lambda step: step.gradient_norm) / len(steps),
       "data/row_fill": total(lambda step: step.row_fill) / len(steps),
       "tokens": sum(float(step.tokens) for step in collected),
@@ -76,6 +77,11 @@ class MetricSums:
         prefix = f"routing/{name}/layer_{layer}"
         report |= {f"{prefix}/{key}": value for key, value in found.items()}
     return report
+
+
+def _learning_rate(step: StepMetrics) -> dict[str, float]:
+  rate = step.learning_rate
+  return {} if rate is None else {"learning_rate": float(rate)}
 
 
 def together(steps: Sequence[RoutingStatistics]) -> RoutingStatistics:

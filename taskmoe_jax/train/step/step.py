@@ -66,7 +66,8 @@ class StepMetrics:
     row_fill: Share of a row's places that hold a token, of its fuller side.
     gradient_norm: Global, before any clipping.
     gradient_norms: Of each group of parameters; see `gradient_statistics`.
-    learning_rate: Of the update; of the next one if this was skipped.
+    learning_rate: That of the update, or of the next one if this was skipped;
+      None if the optimizer has no schedule to say it.
     skipped: 1 if loss or gradients were not finite and so nothing was updated.
     routing: Statistics by stack; a leading axis counts blocks.
     gradients: Histograms of each parameter's, at the steps that ask for them.
@@ -81,7 +82,7 @@ class StepMetrics:
   row_fill: Float[Array | np.ndarray, ""]
   gradient_norm: Float[Array | np.ndarray, ""]
   gradient_norms: Mapping[str, Float[Array | np.ndarray, ""]]
-  learning_rate: Float[Array | np.ndarray, ""]
+  learning_rate: Float[Array | np.ndarray, ""] | None
   skipped: Float[Array | np.ndarray, ""]
   routing: Mapping[str, RoutingStatistics]
   gradients: Mapping[str, Histogram] = dataclasses.field(default_factory=dict)
@@ -139,12 +140,12 @@ class TrainStep:
       (params, optimizer_state),
       (state.params, state.optimizer_state),
     )
-    rate = self.optimizer.schedule(state.step - state.skipped)
-    metrics = metrics.replace(
+    metrics = dataclasses.replace(
+      metrics,
       row_fill=row_fill(batch),
       gradient_norm=norm,
       gradient_norms=gradient_norms(gradients),
-      learning_rate=jnp.asarray(rate, jnp.float32),
+      learning_rate=self._learning_rate(state),
       skipped=(~finite).astype(jnp.float32),
       gradients=histograms_every(
         self.histograms_every, state.step + 1, gradients
@@ -152,6 +153,12 @@ class TrainStep:
     )
     skipped = state.skipped + (~finite).astype(jnp.int32)
     return TrainState(state.step + 1, params, optimizer_state, skipped), metrics
+
+  def _learning_rate(self, state: TrainState) -> Float[Array, ""] | None:
+    schedule = self.optimizer.schedule
+    if schedule is None:
+      return None
+    return jnp.asarray(schedule(state.step - state.skipped), jnp.float32)
 
   def _gradients(
     self, state: TrainState, batch: Batch

@@ -132,7 +132,7 @@ def test_spikes_may_be_left_alone(watch):
   ("changes", "message"),
   [
     ({"stop_after_skipped": 0}, "stop_after_skipped=0 is not at least 1"),
-    ({"spike_factor": 1}, r"spike_factor=1 is not above 1\. Set TroublePol"),
+    ({"spike_factor": 1}, r"spike_factor=1 is not above 1\. Set DivergencePol"),
     ({"max_rollbacks": -1}, "max_rollbacks=-1 is not at least 0"),
     ({"stall_minutes": 0}, r"stall_minutes=0 is not above 0\. Set STALL_MIN"),
   ],
