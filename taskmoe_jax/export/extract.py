@@ -258,14 +258,13 @@ def select(
   weights: Mapping, stack: StackConfig, task_id: int, num_tasks: int
 ) -> SelectedExperts:
   """Evaluates what a task's router says, with its own functions."""
-  moe, size = stack.moe, stack.block_size
-  layers = tuple(range(size - 1, stack.num_layers, size))
+  moe, layers = stack.moe, tuple(stack.moe_layers)
   if moe.granularity is Granularity.STATIC:
     table = static_experts(num_tasks, moe.num_experts, moe.num_selected)
     experts = np.tile(table[task_id], (stack.num_blocks, 1))
     gates = np.full(experts.shape, 1.0 / moe.num_selected, np.float32)
     return SelectedExperts(layers, experts, gates)
-  router = weights["blocks"][f"layer_{size - 1}"]["moe"]["router"]
+  router = weights["blocks"][stack.moe_layer]["moe"]["router"]
   by_task = moe.granularity is Granularity.TASK
   scores = jnp.einsum(
     "d,bde->be",

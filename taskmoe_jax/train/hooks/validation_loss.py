@@ -16,7 +16,7 @@ from taskmoe_jax.partitioning.rules import activate
 from taskmoe_jax.runs.directory import Run
 from taskmoe_jax.task_space import split_pair
 from taskmoe_jax.train.program import Program
-from taskmoe_jax.vocabulary import EOS_ID, PAD_ID
+from taskmoe_jax.vocabulary import EOS_ID, PAD_ID, right_shift
 
 Rows = list[tuple[str, list[int], list[int]]]
 
@@ -136,7 +136,7 @@ class ValidationLoss:
       "encoder_input_tokens": _padded(
         [source for _, source, _ in rows], source_length
       ),
-      "decoder_input_tokens": np.pad(targets, ((0, 0), (1, 0)))[:, :-1],
+      "decoder_input_tokens": right_shift(targets),
       "decoder_target_tokens": targets,
       "decoder_loss_weights": (targets != PAD_ID).astype(np.float32),
       "source_language": languages[:, 0],

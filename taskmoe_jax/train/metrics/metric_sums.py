@@ -71,8 +71,7 @@ class MetricSums:
     for name in steps[0].routing:
       stack = getattr(self._model, name)
       statistics = together([step.routing[name] for step in steps])
-      for block in range(stack.num_blocks):
-        layer = (block + 1) * stack.block_size - 1
+      for block, layer in enumerate(stack.moe_layers):
         found = routing_report(statistics, block, self._task_space.tasks)
         prefix = f"routing/{name}/layer_{layer}"
         report |= {f"{prefix}/{key}": value for key, value in found.items()}

@@ -64,8 +64,18 @@ def test_a_number_that_another_process_has_now_does_not_count(tmp_path, path):
   with RunLock(tmp_path):
     ours = json.loads(path.read_text())
   write(path, **{**ours, "token": "t", "start": "an earlier boot 12"})
-  with RunLock(tmp_path):
-    pass
+  said = []
+  with RunLock(tmp_path, say=said.append) as lock:
+    holder = json.loads(path.read_text())
+    assert holder["start"] == ours["start"]
+    assert holder["token"] not in ("t", ours["token"])
+    lock.check()
+  (line,) = said
+  assert line == (
+    f"process {os.getpid()} on host {ours['host']!r} trained here and was"
+    " killed; this trainer takes over"
+  )
+  assert not path.exists()
 
 
 def test_a_trainer_of_another_host_that_is_silent(tmp_path, path):
@@ -91,8 +101,16 @@ def test_a_trainer_of_another_host_that_lives(tmp_path, path, monkeypatch):
 def test_a_damaged_lock_is_nobodys(tmp_path, path, monkeypatch):
   monkeypatch.setattr(time, "sleep", lambda _: None)
   path.write_text("{")
-  with RunLock(tmp_path):
-    pass
+  said = []
+  with RunLock(tmp_path, say=said.append) as lock:
+    assert json.loads(path.read_text())["pid"] == os.getpid()
+    lock.check()
+  # Whose it was cannot be read; a host that is not this one is waited for.
+  assert said == [
+    f"{path} is of another trainer; waiting 30 s for a sign of life",
+    "another trainer trained here and was killed; this trainer takes over",
+  ]
+  assert not path.exists()
 
 
 def test_who_has_lost_the_lock_stops_and_leaves_it_alone(tmp_path, path):
