@@ -120,7 +120,7 @@ def _initialize(
   if num_processes == 1:
     return False
   if any(value is not None for value in given):
-    if None in given:
+    if coordinator is None or num_processes is None or process_id is None:
       raise TaskMoeError(
         f"--coordinator={coordinator}, --num_processes={num_processes} and"
         f" --process_id={process_id} belong together. Set all three, or none"

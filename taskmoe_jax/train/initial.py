@@ -115,12 +115,12 @@ def _of_layers(
     dense = _at(of_layer, ("mlp", *rest[2:]))
     if dense is None:
       return None
-    experts = here.moe.num_experts
+    experts = here.require_moe().num_experts
     layers.append(jnp.broadcast_to(dense[block], (experts, *dense.shape[1:])))
   return jnp.stack(layers)
 
 
-def _at(tree: Mapping, keys: tuple[str, ...]) -> jax.Array | None:
+def _at(tree: PyTree, keys: tuple[str, ...]) -> jax.Array | None:
   for key in keys:
     if not isinstance(tree, Mapping) or key not in tree:
       return None
@@ -194,7 +194,7 @@ class InitialParameters:
       f"{len(taken)} of {total} parameters are those of step {step} in"
       f" {self.run_dir}; the others are drawn, and the optimizer begins anew"
     )
-    return state.replace(params=params)
+    return dataclasses.replace(state, params=params)
 
   def _check_vocabulary(self, run: Run, other: Run) -> None:
     if run.vocabulary.checksum != other.vocabulary.checksum:

@@ -210,13 +210,12 @@ def state_axes(
   Returns:
     A tuple of names for each array of the state.
   """
-  leaves, structure = jax.tree_util.tree_flatten_with_path(params)
-  owners = {
-    path: (param.shape, names)
-    for (path, param), names in zip(
-      leaves, structure.flatten_up_to(logical_axes), strict=True
-    )
-  }
+  owners: dict[tuple, _Owner] = {}
+
+  def note(path, param, names):
+    owners[path] = param.shape, names
+
+  jax.tree_util.tree_map_with_path(note, params, logical_axes)
 
   def axes_of(path, array) -> LogicalAxes:
     shape, names = _owner(path, owners)

@@ -2,7 +2,8 @@
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 
@@ -25,14 +26,14 @@ def run_steps(
   hooks: Sequence[Hook],
   spent: TimeSpent,
 ) -> tuple[int, str | None]:
-  """Trains until `last_step`, or until a hook says stop.
+  """Trains until `last_step`, or until a hook stops the run.
 
   Nothing here waits for the devices: a step is only handed to them, and the
   next batch is brought to them while they work. JAX is told to refuse a step
   that would have to wait for data. Hooks wait where they report.
 
   Returns:
-    Steps done in all, and why a hook has said stop, if one has.
+    Steps done in all, and why a hook has stopped the run, if one has.
   """
   done, stop = int(state.step), None
   step = program.compiled_step()
@@ -43,8 +44,8 @@ def run_steps(
     stack.callback(lambda: stream.close())
     while done < last_step:
       with spent.on(TimeUse.INPUT):
-        batch, position = next(stream)
-        batch = program.on_devices(batch, batch_size)
+        rows, position = next(stream)
+        batch = program.on_devices(rows, batch_size)
       with spent.on(calling):
         if calling is TimeUse.COMPILATION:
           step = _same_everywhere(step, state, batch)
@@ -60,13 +61,15 @@ def run_steps(
         break
       if moment.went_back:
         stream.close()
-        data.restore(moment.position)
+        data.restore(dict(moment.position))
         stream = prefetch(data, depth=_PREFETCHED_BATCHES)
   return done, stop
 
 
-def _same_everywhere(step: Callable, state: TrainState, batch) -> Callable:
-  """The compiled step, once all processes have compiled the same.
+def _same_everywhere(
+  step: Any, state: TrainState, batch: Mapping[str, jax.Array]
+) -> Callable:
+  """The compiled step, once all processes have compiled the same program.
 
   Processes with different programs would wait for each other in different
   collectives, silently and for ever. And a process that has compiled half a

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import sys
 
+import jax
 import numpy as np
 import optax
 import pytest
@@ -61,8 +62,8 @@ def train(
     use_devices(devices)
     recipe = tmp_path / "mine.gin"
     recipe.write_text(
-      f"from __gin__ import dynamic_registration\n{optimizer}\n"
-      f"include '{small_recipe}'\n"
+      "from __gin__ import dynamic_registration\n"
+      f"{optimizer.format(recipe=small_recipe)}"
     )
     run_dir = tmp_path / name
     mesh = ("data=2", "expert=2") if devices > 1 else ()
@@ -87,6 +88,7 @@ def train(
 
 MINE = """\
 import outside_optimizers
+include '{recipe}'
 OPTIMIZER = @outside_optimizers.mine
 outside_optimizers.mine.learning_rate = 0.01
 """
@@ -106,6 +108,7 @@ def test_one_of_mine_on_a_mesh_and_resumed(outside, train):
 
 LION = """\
 import optax
+include '{recipe}'
 OPTIMIZER = @optax.lion
 optax.lion.learning_rate = 0.001
 """
@@ -125,7 +128,7 @@ def test_moments_lie_as_their_parameters(run, dense):
   program = Program.of(
     dataclasses.replace(run, model=dense),
     lambda: optax.lion(0.1),
-    Partitioning(make_mesh(MeshShape(data=2)), fsdp=True),
+    Partitioning(make_mesh(MeshShape(data=2), jax.devices()[:2]), fsdp=True),
     rows_per_task_group=1,
     num_microbatches=1,
     objective=Objective(label_smoothing=0.0, z_loss_weight=0.0),

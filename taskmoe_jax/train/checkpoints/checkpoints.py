@@ -180,10 +180,11 @@ class Checkpoints:
     """
     self.wait()
     steps = sorted(self._manager.all_steps(), reverse=True)
-    damaged = []
+    damaged: list[int] = []
     for step in steps:
       restored, reason = self._try_restore(step, abstract)
       if _all_say(restored is not None):
+        assert restored is not None
         if damaged:
           set_aside(self._folder, damaged)
           self._manager.reload()

@@ -79,7 +79,9 @@ class Divergence(Hook):
     self._abstract_state = abstract_state
     self._say = say
     self._steps: list[tuple] = []
-    self._before = collections.deque(maxlen=policy.spike_window)
+    self._before: collections.deque[float] = collections.deque(
+      maxlen=policy.spike_window
+    )
     self._in_a_row = 0
     self._rollbacks = 0
 

@@ -93,6 +93,8 @@ class Evaluation(Hook):
     Raises:
       TaskMoeError: No pair has a validation part.
     """
+    assert policy.every_steps is not None, "no evaluation was asked for"
+    self._every_steps = policy.every_steps
     self._policy, self._run, self._program = policy, run, program
     self._examples = validation_examples(
       mixture, max(policy.loss_examples, policy.bleu_examples)
@@ -111,7 +113,7 @@ class Evaluation(Hook):
 
   def after_step(self, moment: Moment) -> None:
     at_last = moment.done == moment.last_step
-    if at_last or moment.done % self._policy.every_steps == 0:
+    if at_last or moment.done % self._every_steps == 0:
       found = self._loss(moment.state.params)
       if self._policy.bleu_examples:
         found |= self._policy.score(self._translations(moment.state.params))

@@ -2,12 +2,12 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import rich.console
 import rich.progress
 from etils import epath
-from jaxtyping import ArrayLike
 
 from taskmoe_jax.runs.directory import Run
 from taskmoe_jax.train.hooks.hook import (
@@ -87,7 +87,7 @@ class Progress:
   def __exit__(self, *_) -> None:
     self._bar.stop()
 
-  def report(self, step: int, metrics: Mapping[str, ArrayLike]) -> None:
+  def report(self, step: int, metrics: Mapping[str, Any]) -> None:
     """Shows a step and, of its metrics, those that a person follows.
 
     Args:

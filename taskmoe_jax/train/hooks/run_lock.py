@@ -52,7 +52,7 @@ class RunLock:
     self._thread = threading.Thread(
       target=self._keep, name="run lock", daemon=True
     )
-    self._content = {
+    self._content: dict[str, Any] = {
       "host": socket.gethostname(),
       "pid": os.getpid(),
       "start": _start_of(os.getpid()),

@@ -77,7 +77,7 @@ class ValidationLoss:
         totals += jax.device_get(self._sums(params, arrays))
     losses, right, tokens = totals
     seen = tokens > 0
-    report = {}
+    report: dict[str, float] = {}
     for name, sums in (("loss", losses), ("accuracy", right)):
       means = sums[seen] / tokens[seen]
       pairs = np.array(self._task_space.pairs)[seen]

@@ -74,9 +74,8 @@ class MetricWriter:
     Raises:
       TaskMoeError: A line of `metrics.jsonl` is not one of ours.
     """
-    folder = epath.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "metrics.jsonl"
+    path = epath.Path(folder) / "metrics.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
       _remove_after(path, resume_step)
     self._clock = clock
@@ -131,7 +130,7 @@ class MetricWriter:
 
 def _json_value(value: np.ndarray | np.generic) -> Any:
   """A number, or a list of them, without those that JSON has no word for."""
-  if value.ndim:
+  if isinstance(value, np.ndarray) and value.ndim:
     return [_json_value(element) for element in value]
   # The shortest text that is this float32 again.
   number = float(str(value)) if value.dtype == np.float32 else value.item()
