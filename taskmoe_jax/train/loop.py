@@ -82,7 +82,7 @@ class TrainResult:
   stopped: str | None = None
 
 
-# Sentences of each pair, with which exports are checked.
+# Number of sentences of each pair that exports are checked with.
 _SAMPLES = 8
 
 
@@ -216,7 +216,7 @@ class _Loop:
       )
     if stopped:
       self._say(
-        f"{stopped}: saved step {done} of {last_step}; the same command goes on"
+        f"{stopped}: saved step {done} of {last_step}; the same command resumes"
       )
     return TrainResult(
       self.run,
@@ -289,14 +289,14 @@ class _Loop:
   def _start(
     self, checkpoints: Checkpoints, initial: InitialParameters
   ) -> TrainState:
-    """Restores the newest checkpoint, or draws the parameters."""
+    """Restores the newest checkpoint, or initializes the parameters."""
     self._say(f"text {self.data.origin}")
     if checkpoints.latest_step is None:
       state = self.program.initial_state()
       return initial.fill(state, self.run, self.program, self._say)
     restored = checkpoints.restore(self.program.abstract_state())
     self.data.restore(restored.position)
-    self._say(f"going on: {restored.description}")
+    self._say(f"resuming: {restored.description}")
     return restored.state
 
   def _say(self, text: str) -> None:

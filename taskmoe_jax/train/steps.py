@@ -1,4 +1,4 @@
-"""Step after step: what happens between a batch and its `Moment`."""
+"""The steps of a run: from each batch to its `Moment` and the hooks."""
 
 import contextlib
 import hashlib

@@ -54,7 +54,7 @@ class Stall(Hook):
     if self._thread.is_alive():
       self._thread.join()
 
-  def _watch(self, minutes: float) -> None:
+  def _watch(self, minutes: float | int) -> None:
     while self._progress.wait(60 * minutes):
       if self._closed.is_set():
         return
