@@ -83,7 +83,7 @@ class Monitoring:
   def sinks(
     self, run: Run, run_dir: epath.PathLike, resume_step: int
   ) -> list[Sink]:
-    """Where reports go besides `metrics.jsonl`."""
+    """Where reports are written besides `metrics.jsonl`."""
     folder = epath.Path(run_dir) / "tensorboard"
     found: list[Sink] = [TensorBoard(folder, resume_step=resume_step)]
     if self.wandb_project is not None:

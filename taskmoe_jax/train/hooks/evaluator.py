@@ -1,7 +1,7 @@
-"""Evaluation on the way: loss on the validation parts, BLEU of samples.
+"""Evaluation during training: loss on the validation parts, BLEU of samples.
 
-Both are computed with the parameters where they lie, by the same programs on
-all hosts: none is copied, and each program is compiled once.
+Both use the parameters as they are sharded, by the same programs on all hosts:
+none is copied, and each program is compiled once.
 """
 
 import dataclasses
@@ -29,12 +29,14 @@ class EvaluationPolicy:
   """How often a run is evaluated, and on how much.
 
   Attributes:
-    every_steps: After each so many steps, and after the last; None for never.
-    loss_examples: The loss is that of the first so many validation examples of
-      each pair.
-    bleu_examples: So many of them are translated too, greedily; 0 for none.
-    batch_size: Rows together, rounded up to fill the devices.
-    score: Scores translations, such as `evaluate.groups`.
+    every_steps: Number of steps between evaluations; there is also one after
+      the last step; None for never.
+    loss_examples: Number of validation examples of each pair, from the first,
+      that the loss is computed on.
+    bleu_examples: Number of them that are also translated, greedily; 0 for
+      none.
+    batch_size: Rows of a batch, rounded up to fill the devices.
+    score: Scores translations, such as `evaluate.groups.sample_scores`.
   """
 
   every_steps: int | None
@@ -59,12 +61,12 @@ class EvaluationPolicy:
 
 
 class Evaluation(Hook):
-  """Reports `eval/...` every so many steps.
+  """Reports `eval/...` every `every_steps` steps.
 
   `eval/loss` (nats a target token, without label smoothing) and
   `eval/accuracy`, as `ValidationLoss` names them, and `eval/bleu` and the
-  others of the policy's `score`. `eval/loss` and `eval/bleu` are what the best
-  checkpoints can be chosen by.
+  others of the policy's `score`. The best checkpoints can be chosen by
+  `eval/loss` or `eval/bleu`.
   """
 
   place = Place.EVALUATE
@@ -83,12 +85,13 @@ class Evaluation(Hook):
     """Reads the examples.
 
     Args:
-      policy: Its `every_steps` is given.
-      run: Tells vocabulary and tasks.
-      program: Tells the model and where its parameters lie.
-      mixture: Whose validation parts are read.
-      source_length: S; examples that do not fit are left out of the loss.
-      target_length: T.
+      policy: How often and how much; `every_steps` is not None.
+      run: Has the vocabulary and the tasks.
+      program: Has the model and the shardings of its parameters.
+      mixture: Its validation parts are read.
+      source_length: Length S of a source row; examples that do not fit are left
+        out of the loss.
+      target_length: Length T of a target row.
 
     Raises:
       TaskMoeError: No pair has a validation part.

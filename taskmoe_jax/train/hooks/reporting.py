@@ -24,7 +24,7 @@ from taskmoe_jax.train.step.gradient_statistics import (
   histograms_of,
 )
 
-# Metrics that a person follows, and how many digits of them.
+# Metrics that a person follows, and their number of digits.
 _SHOWN = {
   "loss": 3,
   "accuracy": 3,
@@ -42,8 +42,8 @@ class Progress:
 
     step 200/2000  loss 3.214  accuracy 0.412  12.3k tokens/s  ETA 4:10
 
-  The time left is judged by the steps since the first report, because the
-  steps before it include compilation.
+  The time left is estimated from the steps since the first report, because
+  earlier steps include compilation.
   """
 
   def __init__(
@@ -54,13 +54,13 @@ class Progress:
     *,
     clock: Callable[[], float] = time.monotonic,
   ):
-    """Prepares a bar from `start_step`, where a resumed run goes on.
+    """Prepares a bar from `start_step`, where a resumed run continues.
 
     Args:
       total_steps: The step at which the run ends, not how many are left.
       start_step: Steps done before this start of the run.
-      console: Where to show it; whether it is a terminal is asked of it.
-      clock: Seconds, from any beginning.
+      console: Where to show it, as a bar if it is a terminal.
+      clock: Seconds, from any starting point.
     """
     self._total_steps = total_steps
     self._console = console
@@ -93,7 +93,7 @@ class Progress:
     Args:
       step: Steps done.
       metrics: `loss`, `accuracy`, `eval/loss`, `eval/bleu`, `mfu` and
-        `tokens_per_second` are shown if they are there, others are not.
+        `tokens_per_second` are shown if present; all others are ignored.
     """
     parts = [
       f"{name.replace('/', ' ')} {float(metrics[name]):.{digits}f}"
@@ -135,7 +135,7 @@ def _count(number: float) -> str:
 
 
 def _duration(seconds: float) -> str:
-  """Minutes and seconds, with hours before them if there are any."""
+  """Minutes and seconds, preceded by hours if it is at least one."""
   minutes, seconds = divmod(round(seconds), 60)
   hours, minutes = divmod(minutes, 60)
   if hours:
@@ -144,7 +144,7 @@ def _duration(seconds: float) -> str:
 
 
 class ReportEvery(Hook):
-  """Asks for a report every so many steps, and at the last."""
+  """Asks for a report every `log_every` steps, and at the last."""
 
   place = Place.REQUEST
 
@@ -158,7 +158,7 @@ class ReportEvery(Hook):
 
 
 class StepReports(Hook):
-  """What the steps measured, as `train.metrics.metric_sums` sums it up."""
+  """What the steps measured, summed up by `train.metrics.metric_sums`."""
 
   place = Place.COUNT
 
@@ -174,7 +174,7 @@ class StepReports(Hook):
 
 
 class DataReports(Hook):
-  """What the data's position says: it counts from the beginning of the run."""
+  """Counts from the position of the data, since the beginning of the run."""
 
   place = Place.COUNT
 
@@ -188,9 +188,9 @@ class DataReports(Hook):
 
 
 class Histograms(Hook):
-  """Reports every so many steps how numbers are spread.
+  """Reports histograms of each parameter and of its gradients.
 
-  Those of each parameter, and of its gradients, which the step has counted.
+  Every `every_steps` steps; those of the gradients are counted in the step.
   """
 
   place = Place.MEASURE
@@ -222,7 +222,7 @@ class WriteReports(Hook):
 
   def after_step(self, moment: Moment) -> None:
     if moment.done <= self._last:
-      # The run went back: what was said of these steps is taken back as well.
+      # The run was rolled back: what was logged of these steps is removed too.
       self._writer.go_back(moment.done - 1)
     self._last = moment.done
     if moment.report:
@@ -258,7 +258,7 @@ def say_what_is_trained(
   program: Program,
   batch_size: int,
 ) -> None:
-  """Prints sizes, mesh and run directory, and how experts are reached."""
+  """Prints sizes, mesh, run directory, and how tokens reach experts."""
   say(
     f"{program.num_parameters / 1e6:.1f}M parameters,"
     f" {len(run.task_space.pairs)} pairs, {len(run.task_space.tasks)} tasks,"

@@ -99,8 +99,8 @@ def test_going_back_is_bounded(watch):
   with pytest.raises(
     TaskMoeError,
     match=r"step 6: a loss of 9\.000 is more than 1\.5 times 3\.000, and the"
-    r" run has been rolled back 1 times of DivergencePolicy\.max_rollbacks=1; the last"
-    r" good checkpoint is 2\. Lower the learning rate",
+    r" run has been rolled back 1 times of DivergencePolicy\.max_rollbacks=1;"
+    r" the last good checkpoint is 2\. Lower the learning rate",
   ):
     watch([3, 3, 3, 3, 9, 9, 3, 3, 9, 9])
 

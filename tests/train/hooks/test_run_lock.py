@@ -30,8 +30,8 @@ def test_a_second_trainer_is_refused_until_the_first_has_ended(tmp_path, path):
     with (
       pytest.raises(
         TaskMoeError,
-        match=rf"process {os.getpid()} on host '.*' is already training in '.*'\."
-        r" Stop it first, or set RUN_DIR to another folder\.",
+        match=rf"process {os.getpid()} on host '.*' is already training in"
+        r" '.*'\. Stop it first, or set RUN_DIR to another folder\.",
       ),
       RunLock(tmp_path),
     ):
@@ -92,7 +92,7 @@ def test_a_trainer_of_another_host_that_lives(tmp_path, path, monkeypatch):
   monkeypatch.setattr(time, "sleep", lambda _: write(path, beat=1))
   with (
     pytest.raises(
-      TaskMoeError, match="on host 'far-away' is already training in"
+      TaskMoeError, match="process 7 on host 'far-away' is already training in"
     ),
     RunLock(tmp_path),
   ):
