@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from etils import epath
 
-from taskmoe_jax.data.corpus import Mixture
+from taskmoe_jax.data.corpus import Corpus
 from taskmoe_jax.errors import check_at_least
 from taskmoe_jax.runs.directory import Run
 from taskmoe_jax.train.hooks.evaluator import Evaluation, EvaluationPolicy
@@ -44,7 +44,7 @@ class Monitoring:
     self,
     run: Run,
     run_dir: epath.PathLike,
-    mixture: Mixture,
+    corpus: Corpus,
     program: Program,
     *,
     lengths: tuple[int, int],
@@ -56,7 +56,7 @@ class Monitoring:
     Args:
       run: What is trained.
       run_dir: The run's directory.
-      mixture: Its validation parts are read.
+      corpus: Its validation parts are read.
       program: How it is trained.
       lengths: Tokens of a source row and of a target row.
       done: Steps done before.
@@ -73,7 +73,7 @@ class Monitoring:
           self.evaluation,
           run=run,
           program=program,
-          mixture=mixture,
+          corpus=corpus,
           source_length=lengths[0],
           target_length=lengths[1],
         )

@@ -10,7 +10,7 @@ from typing import Any
 
 from jaxtyping import PyTree
 
-from taskmoe_jax.data.corpus import Mixture, examples, open_corpus
+from taskmoe_jax.data.corpus import Corpus, examples
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError, check_at_least
 from taskmoe_jax.runs.directory import Run
@@ -78,7 +78,7 @@ class Evaluation(Hook):
     *,
     run: Run,
     program: Program,
-    mixture: Mixture,
+    corpus: Corpus,
     source_length: int,
     target_length: int,
   ):
@@ -88,7 +88,7 @@ class Evaluation(Hook):
       policy: How often and how much; `every_steps` is not None.
       run: Has the vocabulary and the tasks.
       program: Has the model and the shardings of its parameters.
-      mixture: Its validation parts are read.
+      corpus: Its validation parts are read.
       source_length: Length S of a source row; examples that do not fit are left
         out of the loss.
       target_length: Length T of a target row.
@@ -100,7 +100,7 @@ class Evaluation(Hook):
     self._every_steps = policy.every_steps
     self._policy, self._run, self._program = policy, run, program
     self._examples = validation_examples(
-      mixture, max(policy.loss_examples, policy.bleu_examples)
+      corpus, max(policy.loss_examples, policy.bleu_examples)
     )
     self._loss = ValidationLoss(
       {
@@ -142,13 +142,12 @@ class Evaluation(Hook):
     return found
 
 
-def validation_examples(mixture: Mixture, limit: int) -> Examples:
+def validation_examples(corpus: Corpus, limit: int) -> Examples:
   """The first validation examples of every pair that has any.
 
   Raises:
     TaskMoeError: No pair has.
   """
-  corpus = open_corpus(mixture)
   pairs = [
     pair
     for pair in corpus.pairs
