@@ -256,15 +256,14 @@ def select(
   weights: Mapping, stack: StackConfig, task_id: int, num_tasks: int
 ) -> SelectedExperts:
   """Evaluates what a task's router says, with its own functions."""
-  moe, size = stack.moe, stack.block_size
-  layers = tuple(range(size - 1, stack.num_layers, size))
+  moe, layers = stack.require_moe(), tuple(stack.moe_layers)
   granularity = moe.granularity
   if isinstance(granularity, TaskTable):
     table = granularity.task_experts(num_tasks, moe)
     experts = np.tile(table[task_id], (stack.num_blocks, 1))
     gates = np.full(experts.shape, 1.0 / moe.num_selected, np.float32)
     return SelectedExperts(layers, experts, gates)
-  router = weights["blocks"][f"layer_{size - 1}"]["moe"]["router"]
+  router = weights["blocks"][stack.moe_layer]["moe"]["router"]
   scores = jnp.einsum(
     "d,bde->be",
     weights["task_table"][task_id],

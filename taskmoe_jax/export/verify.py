@@ -15,7 +15,7 @@ from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.models.config import ComputeDtype
 from taskmoe_jax.models.transformer import Batch, Transformer
 from taskmoe_jax.task_space import split_pair
-from taskmoe_jax.vocabulary import EOS_ID, PAD_ID, Vocabulary
+from taskmoe_jax.vocabulary import EOS_ID, PAD_ID, Vocabulary, right_shift
 
 # Largest difference of two logits that is rounding, in float32.
 TOLERANCE = 1e-4
@@ -152,6 +152,6 @@ def reference_batch(
   targets = padded([[*ids, EOS_ID] for ids in targets], ROWS)
   return {
     "encoder_input_tokens": sources,
-    "decoder_input_tokens": np.pad(targets, ((0, 0), (1, 0)))[:, :-1],
+    "decoder_input_tokens": right_shift(targets),
     "decoder_loss_weights": (targets != PAD_ID).astype(np.float32),
   }

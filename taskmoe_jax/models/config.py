@@ -86,6 +86,12 @@ class StackConfig:
     return self.num_layers // self.block_size
 
   @property
+  def moe_layers(self) -> range:
+    """Indices of the MoE layers, counted from 0; none in a dense stack."""
+    first = self.block_size - 1 if self.moe else self.num_layers
+    return range(first, self.num_layers, self.block_size)
+
+  @property
   def moe_layer(self) -> str:
     """The name of a block's MoE layer, its last, in paths of parameters."""
     return f"layer_{self.block_size - 1}"

@@ -96,7 +96,7 @@ def test_values(train_fails):
     "--gin.BATCH_SIZE=12",
   )
   train_fails(
-    "every_steps=3 is no multiple of log_every=2, .* Set CHECKPOINT_EVERY or",
+    "every_steps=3 is not a multiple of log_every=2, .* Set CHECKPOINT_EVERY",
     "--gin.CHECKPOINT_EVERY=3",
     "--gin.LOG_EVERY=2",
   )

@@ -44,6 +44,15 @@ def test_blocks(num_layers, mlp_dims, moe, block_size, num_blocks):
 
 
 @pytest.mark.parametrize(
+  ("mlp_dims", "moe", "layers"),
+  [((11, 12), MOE, [2, 5]), ((), MOE, [0, 1, 2, 3, 4, 5]), ((11,), None, [])],
+)
+def test_moe_layers_are_the_last_of_each_block(mlp_dims, moe, layers):
+  stack = StackConfig(num_layers=6, mlp_dims=mlp_dims, moe=moe)
+  assert list(stack.moe_layers) == layers
+
+
+@pytest.mark.parametrize(
   ("num_layers", "mlp_dims", "moe", "message"),
   [
     (

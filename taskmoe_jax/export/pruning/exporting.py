@@ -256,7 +256,6 @@ def _manifest(
   before: ScoresOfPairs,
   after: ScoresOfPairs,
 ) -> dict:
-  size = {name: stack.block_size for name, stack in job.stacks.items()}
   return {
     "task": plan.name,
     "pairs": list(plan.pairs),
@@ -267,8 +266,10 @@ def _manifest(
       name: {
         "pruned": True,
         "layers": [
-          {"layer": size[name] * (block + 1) - 1, "experts": ids.tolist()}
-          for block, ids in enumerate(blocks)
+          {"layer": layer, "experts": ids.tolist()}
+          for layer, ids in zip(
+            job.stacks[name].moe_layers, blocks, strict=True
+          )
         ],
       }
       for name, blocks in kept.items()

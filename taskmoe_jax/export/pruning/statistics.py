@@ -127,11 +127,10 @@ def use_in_training(
   rows = [row for row in rows if step / 2 <= row["step"] <= step]
   found = {}
   for name, stack in stacks.items():
-    layers = range(stack.block_size - 1, stack.num_layers, stack.block_size)
     found[name] = np.stack(
       [
         _mean_load(rows, f"routing/{name}/layer_{layer}", tasks, path)
-        for layer in layers
+        for layer in stack.moe_layers
       ]
     )
   return found

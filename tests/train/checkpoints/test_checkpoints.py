@@ -248,7 +248,7 @@ def test_a_full_disk(tmp_path, save, no_room):
         TaskMoeError,
         match=r"checkpoint 6 could not be written to '.*/checkpoints'"
         r" \(ValueError: .*File too large .*\); the last good checkpoint is"
-        r" .*/4\. Make room there",
+        r" .*/4\. Free space there",
       ):
         checkpoints.wait()
     assert checkpoints.latest_step == 4
@@ -269,7 +269,7 @@ def test_what_fails_in_the_background_is_raised(tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoints._manager, "_finalize_checkpoint", fail)
     checkpoints.save(_state(2), {}, {})
-    while not checkpoints._writing.is_done:
+    while not checkpoints._writer.is_done:
       time.sleep(0.01)
     with pytest.raises(TaskMoeError, match=r"checkpoint 2 could not .*\(OSErr"):
       checkpoints.check()
