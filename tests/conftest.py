@@ -19,8 +19,15 @@ import tempfile
 # Before jax is imported, and in the environment, so that the programs which
 # tests start see the same devices.
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = (
-  os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = " ".join(
+  [
+    os.environ.get("XLA_FLAGS", ""),
+    "--xla_force_host_platform_device_count=8",
+    # Fusions by the older emitter, and a program in one piece: half of the
+    # time that compilation takes otherwise.
+    "--xla_cpu_use_fusion_emitters=false",
+    "--xla_cpu_parallel_codegen_split_count=1",
+  ]
 )
 # Programs that run slower, and are compiled in a third of the time: here they
 # are small, and run a few steps.
@@ -151,9 +158,7 @@ def small_recipe(small_corpus, small_vocabulary, tmp_path_factory):
   """Path of a recipe that needs only RUN_DIR."""
   path = tmp_path_factory.mktemp("recipe") / "small.gin"
   path.write_text(
-    _RECIPE.format(
-      corpus=small_corpus, vocabulary=small_vocabulary, vocab_size=293
-    )
+    _RECIPE.format(corpus=small_corpus, vocabulary=small_vocabulary)
   )
   return path
 

@@ -75,7 +75,9 @@ def start(tmp_path_factory):
     port = _free_port()
     environment = {
       **os.environ,
-      "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+      # Which of two flags that are the same counts is the last.
+      "XLA_FLAGS": os.environ["XLA_FLAGS"]
+      + " --xla_force_host_platform_device_count=2",
       "DYING": str(dying),
     }
     processes = []
