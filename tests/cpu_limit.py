@@ -21,9 +21,7 @@ def pytest_addoption(parser):
 
 def _cpu_seconds() -> float:
   times = os.times()
-  return (
-    times.user + times.system + times.children_user + times.children_system
-  )
+  return times.user + times.system + times.children_user + times.children_system
 
 
 @pytest.hookimpl(wrapper=True)

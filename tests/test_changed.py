@@ -78,7 +78,10 @@ def test_python(root, changed, expected):
 
 
 def test_conftests_are_for_their_folders(root):
-  assert mirrored_tests(["tests/data/conftest.py"], root) == ["tests/data", *HOUSE]
+  assert mirrored_tests(["tests/data/conftest.py"], root) == [
+    "tests/data",
+    *HOUSE,
+  ]
   changed = ["tests/conftest.py", "taskmoe_jax/moe/gates.py"]
   assert mirrored_tests(changed, root) == ["tests"]
 

@@ -47,8 +47,10 @@ def test_only_what_is_marked_may_take_long(tmp_path):
     "[pytest]\ncpu_seconds_of_a_test = 0.3\nmarkers = expensive(reason)\n"
   )
   done = subprocess.run(
-    [sys.executable, "-m", "pytest", "-p", "tests.cpu_limit", "-rf"]
-    + ["-p", "no:cacheprovider", "--rootdir", tmp_path, tmp_path],
+    [
+      *(sys.executable, "-m", "pytest", "-p", "tests.cpu_limit", "-rf"),
+      *("-p", "no:cacheprovider", "--rootdir", tmp_path, tmp_path),
+    ],
     cwd=ROOT,
     env={"PATH": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
     capture_output=True,
