@@ -41,6 +41,7 @@ def test_first_to_import(monkeypatch):
 """
 
 
+@pytest.mark.slow
 def test_only_what_is_marked_may_take_long(tmp_path):
   (tmp_path / "test_some.py").write_text(TESTS)
   (tmp_path / "pytest.ini").write_text(

@@ -86,6 +86,7 @@ def decisions(routing):
   return {(b, t): both[:, b, t] for b, t in np.argwhere(PACKED > 0).tolist()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("granularity", "packed", "decided_for"),
   [
@@ -124,6 +125,7 @@ TABLE_NOISE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("granularity", Granularity)
 def test_noise_is_of_the_key_and_of_training_alone(route, granularity):
   noise = ALL_NOISE if granularity.has_gate else TABLE_NOISE
