@@ -154,6 +154,7 @@ def test_a_run_directory_that_cannot_be_written(fails, small_recipe, tmp_path):
   )
 
 
+@pytest.mark.expensive("it compiles models")
 def test_a_run_directory_of_another_model(
   run_fails, small_recipe, finished_run
 ):

@@ -37,6 +37,7 @@ def expected(translator):
   return translator.decode(LINES, "en-de", batch_size=8)
 
 
+@pytest.mark.expensive("it compiles models")
 def test_empty_lines_have_empty_translations(expected):
   for i in (2, 5):
     assert expected.texts[i] == ""
@@ -62,6 +63,7 @@ def test_texts_are_of_the_tokens(translator, expected, vocabulary):
   assert texts == expected.texts
 
 
+@pytest.mark.slow
 def test_order_and_neighbours_do_not_matter(translator, expected):
   order = list(range(len(LINES)))
   random.Random(3).shuffle(order)
@@ -71,6 +73,7 @@ def test_order_and_neighbours_do_not_matter(translator, expected):
   assert alone.token_ids == [expected.token_ids[6]]
 
 
+@pytest.mark.expensive("it compiles models")
 def test_batch_size_does_not_matter(translator, expected):
   """Three batches, the last of which is filled up with padding."""
   found = translator.decode(LINES, "en-de", batch_size=3)
@@ -78,6 +81,7 @@ def test_batch_size_does_not_matter(translator, expected):
   np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_devices_do_not_matter(config, params, vocabulary, expected):
   """Two devices round three rows up to four; without the long line."""
   shape = MeshShape(data=2, expert=1, model=1)
@@ -174,6 +178,7 @@ def test_a_batch_has_rows(translator):
     translator.translate(["a"], "en-de", batch_size=0)
 
 
+@pytest.mark.slow
 def test_a_vocabulary_of_other_languages(config, params, vocabulary):
   space = TaskSpace(("en", "fi"), ("en-fi",), TaskBy.TARGET)
   translator = Translator(config, params, space, vocabulary)

@@ -79,6 +79,7 @@ def exported(mixture_of, samples, tmp_path, monkeypatch):
   return run
 
 
+@pytest.mark.expensive("it compiles models")
 def test_a_bundle_for_each_task(exported, tmp_path, plain, capsys):
   rows = exported("en,de", out=tmp_path / "out", formats="plain")
   assert [row.task for row in rows] == ["en", "de"]
@@ -134,6 +135,7 @@ def test_a_bundle_for_each_task(exported, tmp_path, plain, capsys):
     loaded.translate(["dad"], "en-de")
 
 
+@pytest.mark.expensive("it compiles models")
 def test_a_bundle_with_candidates(exported, tmp_path):
   """A dense encoder and a decoder of three of five experts."""
   (row,) = exported("de", decoder="task_then_token")
@@ -205,6 +207,7 @@ def test_nothing_to_reduce(exported, tmp_path):
   assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_rounded_once_it_is_proved_right(exported, tmp_path, plain, capsys):
   """The format is of the rounded bundle; the proof is of what it was."""
   place = tmp_path / "evaluation" / "test-30"

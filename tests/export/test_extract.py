@@ -70,6 +70,7 @@ def _logits(config, num_tasks, params, batch, task_ids):
   return model.apply({"params": params}, batch, task_ids, train=False)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("encoder", "decoder", "task_by", "activation"),
   [
@@ -166,6 +167,7 @@ def test_the_mixture_is_not_changed(mixture_of):
   assert jax.tree.structure(mixture.params) == names
 
 
+@pytest.mark.slow
 def test_stacks_that_can_be_reduced(mixture_of):
   def reducible(encoder, decoder):
     return reducible_stacks(mixture_of(encoder, decoder).model)

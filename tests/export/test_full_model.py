@@ -37,6 +37,7 @@ def test_the_whole_mixture_is_a_bundle(mixture, tmp_path, capsys):
     export_whole(tmp_path)
 
 
+@pytest.mark.slow
 def test_rounded(sub_network, german, tmp_path, monkeypatch, capsys):
   """A dense model is a whole one too."""
   found = sub_network()

@@ -57,6 +57,7 @@ def _same(mixture, small, samples, *pairs):
   ]
 
 
+@pytest.mark.slow
 def test_a_union_by_gate_is_its_mixture(mixture_of, union_of, samples):
   mixture = mixture_of("task", "task_then_token")
   # In another order than the mixture's: ids are new.
@@ -86,6 +87,7 @@ def test_a_union_by_gate_is_its_mixture(mixture_of, union_of, samples):
       assert {*wanted[0][block], *wanted[1][block]} <= {*kept}
 
 
+@pytest.mark.slow
 def test_a_union_by_table_is_its_mixture(of_one_expert, union_of, samples):
   """With one expert each its gate is no constant of fewer experts."""
   mixture = of_one_expert("static", "task")
@@ -115,6 +117,7 @@ def test_tasks_that_agree_are_dense(mixture_of, union_of):
   )
 
 
+@pytest.mark.slow
 def test_layers_that_need_fewer_experts_are_filled_up(mixture_of, union_of):
   """In one layer both tasks have the same experts, in the other four do."""
   mixture = mixture_of("token", "task")

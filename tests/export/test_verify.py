@@ -34,6 +34,7 @@ def english(samples):
   return {pair: samples[pair] for pair in ("de-en", "fr-en")}
 
 
+@pytest.mark.expensive("it compiles models")
 def test_a_sub_network_passes(mixture, small_of, english):
   check = verify(mixture, small_of(), english)
   assert check.sentences == 8

@@ -75,7 +75,8 @@ def test_what_granularities_have():
   ],
 )
 def test_what_goes_together(moe_config, values):
-  moe_config(**values)
+  config = moe_config(**values)
+  assert {name: getattr(config, name) for name in values} == values
 
 
 def refused(moe_config, values, message):
@@ -266,7 +267,8 @@ def test_which_granularities_the_task_alone_decides():
 
 @pytest.mark.parametrize("num_selected", [1, 5])
 def test_numbers_of_experts_that_can_be_selected(num_selected):
-  MoeConfig.from_dict({**VALUES, "num_selected": num_selected})
+  config = MoeConfig.from_dict({**VALUES, "num_selected": num_selected})
+  assert config.num_selected == num_selected
 
 
 @pytest.mark.parametrize(

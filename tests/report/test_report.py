@@ -37,6 +37,7 @@ def text_of(page):
   )
 
 
+@pytest.mark.slow
 def test_a_page_shows_the_whole_run(run_of, capsys):
   loss = {"step": STEP, "loss": 1.5}
   folder, run, _ = run_of("task", "token", [loss | LOADS])
@@ -127,6 +128,7 @@ def fails_with():
   return check
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("encoder", "decoder"),
   [("task", "static"), ("token", "task_then_token")],

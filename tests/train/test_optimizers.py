@@ -55,6 +55,7 @@ def slices(arrays, index):
   return {name: a[(index,) * STACKED[name]] for name, a in arrays.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parameter_scale", [False, True])
 def test_adafactor_of_a_stack_is_adafactor_of_each_matrix(parameter_scale):
   options = {"momentum": 0.9}
@@ -122,6 +123,7 @@ def test_experts_and_layers_are_never_factored_over():
   assert moments["table"].v_row.shape == (133,)
 
 
+@pytest.mark.slow
 def test_the_global_norm_is_clipped_before_all_else():
   # Gradients (3, 4) and (12): norm 13. After the first update the second
   # moment is the square of what Adafactor saw.
@@ -331,6 +333,7 @@ def test_clipping_out_of_range():
     optimizers.adamw(SCHEDULE, b1=0.9, b2=0.98, eps=1e-9, clip_global_norm=-1.0)
 
 
+@pytest.mark.slow
 def test_first_moments_in_bfloat16():
   """Half the memory, and second moments stay as they are."""
   start, grads = map(draw, range(2))

@@ -32,6 +32,7 @@ def texts(tmp_path):
   return folder
 
 
+@pytest.mark.slow
 def test_rows_of_json_and_their_summary(bundles, texts, tmp_path, monkeypatch):
   # As long as in other tests, so that the search is compiled once.
   monkeypatch.setattr(formats, "_LONGEST", 64)

@@ -29,6 +29,7 @@ def written(translator, tmp_path):
     yield folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantization", Quantization)
 def test_a_rounded_bundle_translates(
   translator, written, german, tmp_path, quantization

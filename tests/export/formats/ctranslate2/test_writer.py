@@ -52,6 +52,7 @@ def test_their_names():
   assert named == {writer.name: writer for writer in FORMATS}
 
 
+@pytest.mark.expensive("it compiles models")
 def test_ctranslate2_computes_what_the_bundle_does(expected, folders):
   check = FLOAT32.check(expected, folders[FLOAT32])
   assert check.engine.startswith("ctranslate2 4.")

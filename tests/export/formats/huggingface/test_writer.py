@@ -57,6 +57,7 @@ def test_it_has_a_name():
   assert formats_named("huggingface") == {"huggingface": HUGGING_FACE}
 
 
+@pytest.mark.slow
 def test_transformers_computes_what_the_bundle_does(written):
   expected, folder = written
   check = HUGGING_FACE.check(expected, folder)
@@ -66,6 +67,7 @@ def test_transformers_computes_what_the_bundle_does(written):
   assert check.exact
 
 
+@pytest.mark.slow
 def test_gated(sub_network, samples, tmp_path):
   # Of bfloat16 the check makes float32.
   translator = sub_network("gated_gelu", dtype="bfloat16")
@@ -152,6 +154,7 @@ def test_model_card(written):
     assert f"| {name} | `{checksum}` |" in body
 
 
+@pytest.mark.slow
 def test_the_card_says_how(written, capsys):
   expected, folder = written
   card = (folder / "README.md").read_text()
