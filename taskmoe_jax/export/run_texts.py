@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from etils import epath
 
+from taskmoe_jax.bundles.manifest import Manifest
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.evaluate.results import RESULTS, read_results, read_text
@@ -53,14 +54,14 @@ def bleu_by_pair(
 
 
 def samples_for(
-  folder: epath.Path, manifest: dict, run_dir: epath.PathLike | None
+  folder: epath.Path, manifest: Manifest, run_dir: epath.PathLike | None
 ) -> Samples:
   """Sentences of a bundle's pairs, which its run has kept.
 
   Raises:
     TaskMoeError: The run is not there, or is another.
   """
-  run = epath.Path(run_dir or manifest["source"]["run"])
+  run = epath.Path(run_dir or manifest.source.run)
   if not (run / "samples.json").exists():
     raise TaskMoeError(
       f"the run {str(run)!r} that the bundle {str(folder)!r} is from is not"
@@ -68,13 +69,13 @@ def samples_for(
       " --run_dir to where it is."
     )
   samples = load_samples(run)
-  missing = [pair for pair in manifest["pairs"] if pair not in samples]
+  missing = [pair for pair in manifest.pairs if pair not in samples]
   if missing:
     raise TaskMoeError(
       f"the run {str(run)!r} has no sentences of {', '.join(missing)}, which"
       f" the bundle {str(folder)!r} translates. Set --run_dir to its run."
     )
-  return {pair: samples[pair] for pair in manifest["pairs"]}
+  return {pair: samples[pair] for pair in manifest.pairs}
 
 
 def texts_to_score(

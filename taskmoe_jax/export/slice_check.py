@@ -27,7 +27,8 @@ from jaxtyping import PyTree
 from taskmoe_jax.bundles.arrays import WrittenArrays
 from taskmoe_jax.bundles.bundle import opened_arrays
 from taskmoe_jax.errors import TaskMoeError
-from taskmoe_jax.export.extract import SelectedExperts, folded_into
+from taskmoe_jax.export.extract import folded_into
+from taskmoe_jax.export.selection import SelectedExperts
 from taskmoe_jax.models.config import ModelConfig, StackConfig
 from taskmoe_jax.runs.checkpoint_items import checksum
 from taskmoe_jax.runs.lazy_arrays import LazyArray, damaged
@@ -39,7 +40,7 @@ Sums = dict[str, int]
 
 
 @dataclasses.dataclass(frozen=True)
-class SliceCheck:
+class NumberCheck:
   """How a bundle compared to a checkpoint, number by number.
 
   Attributes:
@@ -62,7 +63,7 @@ def sums_of_checkpoint(
   """Reads all of a checkpoint, and compares it with what was trained.
 
   Args:
-    params: See `stored.read_lazy_params`.
+    params: See `lazy_arrays.read_lazy_params`.
     folder: Of the checkpoint, for the error.
     advance: Told how many bytes were read, again and again.
 
@@ -90,19 +91,19 @@ def sums_of_checkpoint(
   return sums
 
 
-def verify_slices(
+def compare_numbers(
   folder: epath.Path,
   params: PyTree,
   model: ModelConfig,
   task_ids: tuple[int, ...],
   selected: Mapping[str, SelectedExperts],
   sums: Sums,
-) -> SliceCheck:
+) -> NumberCheck:
   """Compares all numbers of a bundle with those of a checkpoint.
 
   Args:
     folder: Of the bundle.
-    params: Of the mixture, see `stored.read_lazy_params`.
+    params: Of the mixture, see `lazy_arrays.read_lazy_params`.
     model: Of the mixture.
     task_ids: Of the bundle's tasks, in the mixture.
     selected: The experts that it has, by stack.
@@ -131,7 +132,7 @@ def verify_slices(
       f" in float64, they differ by {difference:.1e} (at most"
       f" {_GATE_TOLERANCE:.0e} is rounding). Nothing was written."
     )
-  return SliceCheck(len(written.names), numbers, difference)
+  return NumberCheck(len(written.names), numbers, difference)
 
 
 def _sum_of(array: np.ndarray) -> int:

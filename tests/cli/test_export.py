@@ -87,10 +87,10 @@ def test_numbers_are_compared_with_the_checkpoint(
     loaded = taskmoe_jax.load(tmp_path / name)
     assert len(loaded.task_space.tasks) == number
     manifest = read_manifest(tmp_path / name)
-    assert manifest["tasks"] == list(loaded.task_space.tasks)
-    check = manifest["check"]
+    assert manifest.tasks == loaded.task_space.tasks
+    check = manifest.check
     assert check["by"] == "slices"
-    assert check["numbers"] == manifest["parameters"]["bundle"]
+    assert check["numbers"] == manifest.parameters.bundle
     assert f"{check['numbers'] / 1e6:.2f}M" in printed
   taskmoe("export", f"--verify={tmp_path}")
   assert f"{both}: 3 files, all as they" in capsys.readouterr().out

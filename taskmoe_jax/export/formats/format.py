@@ -12,11 +12,11 @@ from typing import Protocol, runtime_checkable
 import jax
 from etils import epath
 
+from taskmoe_jax.bundles.manifest import About
 from taskmoe_jax.decoding.search import Beam, Greedy, Lengths
 from taskmoe_jax.decoding.translations import Hypothesis
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError, one_of
-from taskmoe_jax.export.manifest import About
 from taskmoe_jax.export.verify import Samples, in_float32
 from taskmoe_jax.models.config import ModelConfig
 

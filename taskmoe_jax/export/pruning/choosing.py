@@ -21,7 +21,8 @@ import numpy as np
 from jaxtyping import Float, Int, PyTree
 
 from taskmoe_jax.errors import TaskMoeError, as_member
-from taskmoe_jax.export.extract import how_routed, slice_experts
+from taskmoe_jax.export.extract import slice_experts
+from taskmoe_jax.export.selection import how_routed
 from taskmoe_jax.models.config import ModelConfig, StackConfig
 from taskmoe_jax.moe.config import Granularity
 

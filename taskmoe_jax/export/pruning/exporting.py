@@ -10,6 +10,11 @@ from etils import epath
 from jaxtyping import PyTree
 
 from taskmoe_jax.bundles import bundle
+from taskmoe_jax.bundles.manifest import (
+  Manifest,
+  Origin,
+  ParameterCounts,
+)
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.evaluate.texts import PairText
@@ -244,7 +249,7 @@ def _small(
   if plan.extracted:
     space = mixture.task_space
     task_id = space.task_id(plan.tasks[0])
-    params, config, _ = extract(params, config, task_id, len(space.tasks))
+    params, config, _ = extract(params, config, (task_id,), len(space.tasks))
   return prune(params, config, kept)
 
 
@@ -255,32 +260,33 @@ def _manifest(
   parameters: tuple[int, int],
   before: ScoresOfPairs,
   after: ScoresOfPairs,
-) -> dict:
+) -> Manifest:
   size = {name: stack.block_size for name, stack in job.stacks.items()}
-  return {
-    "task": plan.name,
-    "pairs": list(plan.pairs),
-    "task_by": str(job.mixture.task_space.task_by),
-    "source": {"run": job.run, "step": job.step},
-    "parameters": {"mixture": parameters[0], "bundle": parameters[1]},
-    "stacks": {
-      name: {
-        "pruned": True,
-        "layers": [
-          {"layer": size[name] * (block + 1) - 1, "experts": ids.tolist()}
-          for block, ids in enumerate(blocks)
-        ],
-      }
-      for name, blocks in kept.items()
-    },
-    "pruning": {
+  stacks = {
+    name: {
+      "pruned": True,
+      "layers": [
+        {"layer": size[name] * (block + 1) - 1, "experts": ids.tolist()}
+        for block, ids in enumerate(blocks)
+      ],
+    }
+    for name, blocks in kept.items()
+  }
+  return Manifest(
+    task=plan.name,
+    pairs=tuple(plan.pairs),
+    task_by=str(job.mixture.task_space.task_by),
+    source=Origin(job.run, job.step),
+    parameters=ParameterCounts(*parameters),
+    stacks=stacks,
+    pruning={
       name: value if isinstance(value, float | None) else str(value)
       for name, value in dataclasses.asdict(job.pruning).items()
     },
-    "check": {
+    check={
       "exact": False,
       "mixture": {pair: before[pair] for pair in after},
       "bundle": after,
     },
-    "scores": {pair: found["bleu"] for pair, found in after.items()},
-  }
+    scores={pair: found["bleu"] for pair, found in after.items()},
+  )

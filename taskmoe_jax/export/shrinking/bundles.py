@@ -1,5 +1,6 @@
 """Makes a bundle of a bundle, smaller; and the table of what came of it."""
 
+import dataclasses
 import statistics
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +10,7 @@ import rich.table
 from etils import epath
 
 from taskmoe_jax.bundles import bundle
+from taskmoe_jax.bundles.manifest import Manifest
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.export.run_texts import samples_for, texts_to_score
 from taskmoe_jax.export.shrinking.shrink import Shrinking, shrink
@@ -46,30 +48,29 @@ def shrink_bundle(
   manifest = _read_float32(folder, out)
   translator = bundle.load_bundle(folder)
   samples = samples_for(epath.Path(folder), manifest, run_dir)
-  run = run_dir or manifest["source"]["run"]
-  texts = texts_to_score(run, manifest["pairs"], shrinking.score)
+  run = run_dir or manifest.source.run
+  texts = texts_to_score(run, manifest.pairs, shrinking.score)
   with bundle.new_folder(out, overwrite=overwrite) as temporary:
     bundle.write_model(temporary, translator)
     said = shrink(temporary, shrinking, samples, texts)
-    kept = {
-      name: value
-      for name, value in manifest.items()
-      if name not in ("format", "formats", "sha256")
-    }
-    after = said["cost"]["parameters"]["after"]
-    parameters = {**manifest["parameters"], "bundle": after}
+    counts = dataclasses.replace(
+      manifest.parameters, bundle=said["cost"]["parameters"]["after"]
+    )
+    # Formats of the old bundle go, and the entry comes last.
+    smaller = manifest.with_entries(formats=None)
     bundle.write_manifest(
-      temporary, {**kept, "parameters": parameters, **said, "formats": {}}
+      temporary,
+      smaller.with_entries(parameters=counts, **said, formats={}),
     )
   console = console or rich.console.Console()
-  console.print(shrunk_table({manifest["task"]: said}))
+  console.print(shrunk_table({manifest.task: said}))
   console.print(f"bundle in {out}", highlight=False, soft_wrap=True)
   return said
 
 
 def _read_float32(
   folder: epath.PathLike, out: epath.PathLike | None
-) -> dict[str, Any]:
+) -> Manifest:
   """Reads a manifest, if it is that of a bundle that can be made smaller."""
   manifest = bundle.read_manifest(folder)
   if out is None:
@@ -77,10 +78,10 @@ def _read_float32(
       f"the bundle {str(folder)!r} stays as it is: set --out to the folder of"
       " the smaller one."
     )
-  if "quantization" in manifest:
+  if manifest.quantization is not None:
     raise TaskMoeError(
       f"the bundle {str(folder)!r} is rounded already, to"
-      f" {manifest['quantization']['stored_as']}. Set --bundle to one in"
+      f" {manifest.quantization['stored_as']}. Set --bundle to one in"
       " float32."
     )
   return manifest
