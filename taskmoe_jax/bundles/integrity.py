@@ -73,7 +73,7 @@ def _bundles(folder: epath.PathLike) -> list[epath.Path]:
     ]
   if not any(map(is_bundle, found)):
     raise TaskMoeError(
-      f"{str(folder)!r} holds no bundle. Set --verify to a folder that"
+      f"{str(folder)!r} holds no bundle. Set --bundle to a folder that"
       " `taskmoe export` has written: a bundle, or a folder of bundles."
     )
   return found

@@ -76,16 +76,16 @@ class Pruning:
 
   def __post_init__(self):
     for field, kind, flag in (
-      ("by", PruneBy, "--prune_by"),
-      ("layers", PruneLayers, "--prune_layers"),
-      ("metric", PruneMetric, "--prune_metric"),
+      ("by", PruneBy, "--by"),
+      ("layers", PruneLayers, "--layers"),
+      ("metric", PruneMetric, "--metric"),
     ):
-      member = as_member(kind, flag[2:], getattr(self, field), flag)
+      member = as_member(kind, f"prune_{field}", getattr(self, field), flag)
       object.__setattr__(self, field, member)
     if not 0 < self.rate < 1:
       raise TaskMoeError(
         f"prune={self.rate} is outside (0, 1): it is the share of experts to"
-        " take away. Set --prune."
+        " take away. Set --rate."
       )
     share = self.encoder_share
     if share is not None and not 0 < share < 1:
@@ -98,8 +98,8 @@ class Pruning:
     ):
       raise TaskMoeError(
         f"prune_metric 'use' cannot prune by {str(self.by)!r}: training logs"
-        " the load of tasks alone. Set --prune_by to 'task' or 'all', or"
-        " --prune_metric to 'importance'."
+        " the load of tasks alone. Set --by to 'task' or 'all', or"
+        " --metric to 'importance'."
       )
 
 
@@ -125,8 +125,8 @@ def prunable_stacks(config: ModelConfig) -> dict[str, StackConfig]:
     return found
   raise TaskMoeError(
     f"nothing can be pruned: {how_routed(config)}. Only experts that a gate"
-    " chooses by token or by sentence are; leave --prune out and export exact"
-    " sub-networks."
+    " chooses by token or by sentence are; use `taskmoe"
+    " export` for exact sub-networks."
   )
 
 
@@ -198,12 +198,12 @@ def _check_budget(name: str, stack: StackConfig, budget: int) -> None:
   if kept < least:
     raise TaskMoeError(
       f"the {name} would keep {kept:.1f} of {most} experts a layer, and each"
-      f" token chooses {least}. Lower --prune, or change --encoder_share."
+      f" token chooses {least}. Lower --rate, or change --encoder_share."
     )
   if kept > most:
     raise TaskMoeError(
       f"the {name} would keep {kept:.1f} experts a layer and has {most}. Raise"
-      " --prune, or change --encoder_share."
+      " --rate, or change --encoder_share."
     )
 
 

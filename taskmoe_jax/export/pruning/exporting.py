@@ -148,10 +148,10 @@ def _check_numbers(examples: int, scored: int) -> None:
   if examples < 1:
     raise TaskMoeError(
       f"{examples} examples are too few to rank experts on: at least 1. Set"
-      " --prune_examples."
+      " --examples."
     )
   if scored < 0:
-    raise TaskMoeError(f"prune_score={scored} is below 0. Set --prune_score.")
+    raise TaskMoeError(f"prune_score={scored} is below 0. Set --score.")
 
 
 def _statistics(

@@ -131,7 +131,7 @@ def plans_named(
   if by_task and by is PruneBy.ALL:
     raise TaskMoeError(
       f"prune_by 'all' keeps all tasks in one bundle, and the {by_task[0]} is"
-      " reduced to one task's. Set --prune_by to 'task', 'pair' or 'language'."
+      " reduced to one task's. Set --by to 'task', 'pair' or 'language'."
     )
 
   def plan(name: str, pairs: tuple[str, ...], ranks=None) -> Plan:

@@ -150,7 +150,7 @@ def _mean_load(
     if not loads:
       raise TaskMoeError(
         f"{str(path)!r} does not say {name}: how much task {task} used each"
-        " expert in training. Set --prune_metric to 'importance', which reads a"
+        " expert in training. Set --metric to 'importance', which reads a"
         " development set."
       )
     means.append(np.mean(loads, axis=0))

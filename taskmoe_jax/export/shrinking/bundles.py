@@ -18,7 +18,7 @@ from taskmoe_jax.export.shrinking.shrink import Shrinking, shrink
 
 def shrink_bundle(
   folder: epath.PathLike,
-  out: epath.PathLike | None,
+  out: epath.PathLike,
   shrinking: Shrinking,
   *,
   run_dir: epath.PathLike | None = None,
@@ -31,9 +31,9 @@ def shrink_bundle(
 
   Args:
     folder: The bundle.
-    out: The new one.
+    out: The folder of the new one.
     shrinking: What to do.
-    run_dir: The run with whose sentences the two are compared; the one that the
+    run_dir: The run whose sentences the two are compared on; the one that the
       bundle is from, unless given.
     overwrite: Whether what is at `out` may be replaced.
     console: Where the table is shown.
@@ -42,10 +42,10 @@ def shrink_bundle(
     What the new manifest says of it.
 
   Raises:
-    TaskMoeError: The bundle is damaged or rounded already, or there is nowhere
-      to write; and see `shrink`.
+    TaskMoeError: The bundle is damaged or rounded already, or `out`
+      exists; and see `shrink`.
   """
-  manifest = _read_float32(folder, out)
+  manifest = _read_float32(folder)
   translator = bundle.load_bundle(folder)
   samples = samples_for(epath.Path(folder), manifest, run_dir)
   run = run_dir or manifest.source.run
@@ -68,16 +68,9 @@ def shrink_bundle(
   return said
 
 
-def _read_float32(
-  folder: epath.PathLike, out: epath.PathLike | None
-) -> Manifest:
+def _read_float32(folder: epath.PathLike) -> Manifest:
   """Reads a manifest, if it is that of a bundle that can be made smaller."""
   manifest = bundle.read_manifest(folder)
-  if out is None:
-    raise TaskMoeError(
-      f"the bundle {str(folder)!r} stays as it is: set --out to the folder of"
-      " the smaller one."
-    )
   if manifest.quantization is not None:
     raise TaskMoeError(
       f"the bundle {str(folder)!r} is rounded already, to"

@@ -36,7 +36,7 @@ def folder(mixture_of, tmp_path, run_dir, plain):
 
 
 def test_a_format_is_added(folder, capsys, taskmoe):
-  taskmoe("export", f"--bundle={folder}", "--formats=plain")
+  taskmoe("convert", f"--bundle={folder}", "--formats=plain")
   assert "de/plain: 0.00 MB, plain 3, scores within 0.0e+00, 3 of 3 trans" in (
     capsys.readouterr().out
   )
@@ -82,9 +82,9 @@ def test_a_run_that_moved_is_named(folder, run_dir, tmp_path):
 
 
 def test_damage_in_a_folder_of_an_engine(folder, capsys, taskmoe):
-  """Loading does not read it; `--verify` does."""
+  """Loading does not read it; `taskmoe verify` does."""
   add_formats(folder, "plain")
-  taskmoe("export", f"--verify={folder}")
+  taskmoe("verify", f"--bundle={folder}")
   assert "de: 5 files, all as they were written" in capsys.readouterr().out
   (folder / "plain" / "deep" / "model.bin").write_bytes(b"weightz")
   taskmoe_jax.load(folder)

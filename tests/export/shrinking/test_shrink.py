@@ -131,5 +131,3 @@ def test_a_bundle_of_a_bundle(bundled, tmp_path, capsys):
   ):
     shrink_bundle(tmp_path / "small", tmp_path / "a", Shrinking("", INT8))
   assert not (tmp_path / "a").exists()
-  with pytest.raises(TaskMoeError, match=r"/de' stays as it is: set --out to"):
-    shrink_bundle(bundled, None, Shrinking("", INT8))
