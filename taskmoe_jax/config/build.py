@@ -10,7 +10,7 @@ from typing import Any
 import gin
 from gin import config
 
-from taskmoe_jax.config import gin_private
+from taskmoe_jax.config import gin_private, members
 from taskmoe_jax.config.calls import binding_name, calls_from
 from taskmoe_jax.config.names import BINDABLE, MACRO
 from taskmoe_jax.config.value_types import check_types
@@ -61,11 +61,12 @@ def arguments(
     bound.pop(name, None)
   try:
     # gin's references build what they name when they are copied.
-    return copy.deepcopy(bound)
+    built = copy.deepcopy(bound)
   except TaskMoeError as error:
     raise TaskMoeError(_one_line(error)).with_traceback(
       error.__traceback__
     ) from None
+  return built | members.members_of(function, built)
 
 
 def _missing(selector: str, supplied: Collection[str]) -> Iterator[str]:

@@ -58,6 +58,13 @@ def wrapped(selector: str) -> Callable[..., Any]:
   return config._REGISTRY[selector].wrapped
 
 
+def register_anew(configurable: config.Configurable) -> config.Configurable:
+  """Puts a changed registration in the place of the one of its selector."""
+  config._REGISTRY[configurable.selector] = configurable
+  config._INVERSE_REGISTRY[configurable.wrapped] = configurable
+  return configurable
+
+
 def register(function: Callable[..., Any]) -> str:
   """Registers a function unless a gin file did; returns its selector."""
   known = config._INVERSE_REGISTRY.get(function)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import gin
 from gin import config, config_parser
 
-from taskmoe_jax.config import gin_private
+from taskmoe_jax.config import gin_private, members
 from taskmoe_jax.errors import TaskMoeError, one_of
 
 MACRO = "gin.macro"
@@ -90,7 +90,7 @@ def resolve(context: config.ParseContext, selector: str) -> config.Configurable:
       f"{selector!r} is no function or class, whose parameters one could bind;"
       f" inside it are {', '.join(inside) or 'none'}."
     )
-  return context.get_configurable(selector)
+  return members.converting(context.get_configurable(selector))
 
 
 def _check_parameter(

@@ -86,11 +86,11 @@ class LoadedCheckpoint:
   """The checkpoint that bundles are made of.
 
   Attributes:
-    run: Model, tasks and vocabulary.
+    run: Model, tasks and vocabulary; a translator if all is in memory.
     run_dir: The run's directory.
     step: The checkpoint's step.
     params: The mixture's parameters: in memory, or experts as `LazyArray`s.
-    sums: Checksums, if bundles are compared with the checkpoint number by
+    sums: Checksums; empty unless bundles are compared with the checkpoint number by
       number.
   """
 
@@ -98,11 +98,13 @@ class LoadedCheckpoint:
   run_dir: str
   step: int
   params: PyTree
-  sums: Sums | None
+  sums: Sums
 
   @property
   def checked_by(self) -> str:
-    return str(CheckBy.MIXTURE if self.sums is None else CheckBy.SLICES)
+    return str(
+      CheckBy.MIXTURE if isinstance(self.run, Translator) else CheckBy.SLICES
+    )
 
 
 def read_checkpoint(
@@ -115,7 +117,7 @@ def read_checkpoint(
   """Reads the checkpoint once for all bundles, what is shared and the rest."""
   if how is CheckBy.MIXTURE:
     mixture, step = load_translator(run_dir, step=step)
-    return LoadedCheckpoint(mixture, str(run_dir), step, mixture.params, None)
+    return LoadedCheckpoint(mixture, str(run_dir), step, mixture.params, {})
   folder, step = checkpoint_folder(run_dir, step)
   params = read_lazy_params(folder, run.model, run.task_space)
   size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
@@ -134,7 +136,7 @@ def check_bundle(
   samples: Samples,
 ) -> Check | NumberCheck:
   """Compares what was written with the mixture, or with its checkpoint."""
-  if checkpoint.sums is None:
+  if isinstance(checkpoint.run, Translator):
     return verify(checkpoint.run, bundle.read_model(folder), samples)
   return compare_numbers(
     folder,

@@ -13,6 +13,7 @@ from etils import epath
 
 from taskmoe_jax.bundles import bundle
 from taskmoe_jax.bundles.manifest import About, Manifest
+from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.export.checkpoint_source import (
   CheckBy,
   LoadedCheckpoint,
@@ -103,10 +104,6 @@ def _compared(check: Check | NumberCheck) -> tuple[str, str]:
     f"{check.max_logit_difference:.1e}",
     f"{check.identical_translations}/{check.sentences}",
   )
-
-
-# Whose BLEU is reported, in the order of the table.
-_COMPARED = ("mixture", "bundle")
 
 
 def export(
@@ -233,7 +230,7 @@ def _export(
   params, config, selected = extract(
     checkpoint.params, checkpoint.run.model, task_ids, len(space.tasks)
   )
-  counts = tuple(map(parameter_count, (checkpoint.params, params)))
+  counts = (parameter_count(checkpoint.params), parameter_count(params))
   samples = {pair: job.samples[pair] for pair in pairs}
   scores = known_scores(checkpoint.run_dir, checkpoint.step)
   scores = {pair: scores[pair] for pair in pairs if pair in scores}
@@ -272,7 +269,7 @@ def _export(
     {"bundle": size, **{of: said["bytes"] for of, said in formats.items()}},
     time.perf_counter() - begin,
     shrunk,
-    bleu=tuple(_average(bleu.get(of)) for of in _COMPARED),
+    bleu=(_average(bleu.get("mixture")), _average(bleu.get("bundle"))),
   )
 
 
@@ -302,7 +299,7 @@ def _bleu(
     return {}
   advance("scoring")
   models = {"bundle": bundle.read_model(folder)}
-  if job.checkpoint.sums is None:
+  if isinstance(job.checkpoint.run, Translator):
     models = {"mixture": job.checkpoint.run, **models}
   return {name: bleu_by_pair(model, texts) for name, model in models.items()}
 

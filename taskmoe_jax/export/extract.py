@@ -43,7 +43,8 @@ from taskmoe_jax.export.selection import (
   select,
 )
 from taskmoe_jax.models.config import ModelConfig, StackConfig
-from taskmoe_jax.moe.config import Dispatch, Granularity, MoeConfig
+from taskmoe_jax.moe.config import Dispatch, MoeConfig
+from taskmoe_jax.moe.granularity import STATIC
 from taskmoe_jax.runs.lazy_arrays import LazyArray
 
 # In memory, or in a checkpoint.
@@ -80,13 +81,14 @@ def extract(
 
 def reduced_config(stack: StackConfig) -> StackConfig:
   """What a stack becomes for one task: dense, or a mixture of candidates."""
-  if stack.moe.granularity.by_task:
-    width = stack.moe.num_selected * stack.moe.expert_mlp_dim
+  moe = stack.require_moe()
+  if moe.granularity.by_task:
+    width = moe.num_selected * moe.expert_mlp_dim
     return StackConfig(
       num_layers=stack.num_layers, mlp_dims=(*stack.mlp_dims, width)
     )
-  moe = dataclasses.replace(stack.moe, num_experts=stack.moe.num_candidates)
-  return dataclasses.replace(stack, moe=moe)
+  small = dataclasses.replace(moe, num_experts=moe.num_candidates)
+  return dataclasses.replace(stack, moe=small)
 
 
 def reduce_stack(
@@ -185,10 +187,10 @@ def _shared_experts(
   stack: StackConfig, selections: Sequence[SelectedExperts]
 ) -> tuple[SelectedExperts, StackConfig]:
   """The experts that serve all of these, and the config of their stack."""
-  first, moe = selections[0], stack.moe
+  first, moe = selections[0], stack.require_moe()
   if all(_agree(first, other) for other in selections):
     return first, reduced_config(stack)
-  by_table = moe.granularity is Granularity.STATIC
+  by_table = not moe.granularity.has_gate
   if by_table or (moe.granularity.by_task and moe.num_selected == 1):
     experts = np.concatenate(
       [selection.experts for selection in selections], axis=1
@@ -206,10 +208,11 @@ def _shared_experts(
 
 
 def _agree(one: SelectedExperts, other: SelectedExperts) -> bool:
-  gates = (one.gates is None and other.gates is None) or np.array_equal(
-    one.gates, other.gates
-  )
-  return gates and np.array_equal(one.experts, other.experts)
+  if one.gates is None or other.gates is None:
+    same_gates = one.gates is other.gates
+  else:
+    same_gates = np.array_equal(one.gates, other.gates)
+  return same_gates and np.array_equal(one.experts, other.experts)
 
 
 def _padded_union(
@@ -233,7 +236,7 @@ def _padded_union(
 def _dealt_by_table(moe: MoeConfig, num_experts: int) -> MoeConfig:
   """A fixed table, by which task r has experts rK to rK + K - 1."""
   return MoeConfig(
-    granularity=Granularity.STATIC,
+    granularity=STATIC,
     num_experts=num_experts,
     num_selected=moe.num_selected,
     expert_mlp_dim=moe.expert_mlp_dim,

@@ -11,9 +11,8 @@ from jaxtyping import Float, Int, PyTree
 
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.models.config import ModelConfig, StackConfig
-from taskmoe_jax.moe.config import Granularity
 from taskmoe_jax.moe.gates import candidates, select_experts
-from taskmoe_jax.moe.tables import static_experts
+from taskmoe_jax.moe.granularity import TaskTable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,10 +95,9 @@ def router_paths(config: ModelConfig) -> tuple[tuple[str, ...], ...]:
   """Paths of the parameters that `experts_of_task` reads."""
   paths = []
   for name, stack in stacks_routed_by_task(config).items():
-    if stack.moe.granularity.has_gate:
-      by_task = stack.moe.granularity is Granularity.TASK
+    gate = stack.require_moe().granularity.task_gate
+    if gate is not None:
       layer = stack.moe_layer
-      gate = "table" if by_task else "task_gate"
       paths.append((name, "task_table"))
       paths.append((name, "blocks", layer, "moe", "router", gate))
   return tuple(paths)
@@ -111,20 +109,20 @@ def select(
   """Evaluates what a task's router says, with its own functions."""
   moe, size = stack.require_moe(), stack.block_size
   layers = tuple(range(size - 1, stack.num_layers, size))
-  if moe.granularity is Granularity.STATIC:
-    table = static_experts(num_tasks, moe.num_experts, moe.num_selected)
+  granularity = moe.granularity
+  if isinstance(granularity, TaskTable):
+    table = granularity.task_experts(num_tasks, moe)
     experts = np.tile(table[task_id], (stack.num_blocks, 1))
     gates = np.full(experts.shape, 1.0 / moe.num_selected, np.float32)
     return SelectedExperts(layers, experts, gates)
   router = weights["blocks"][stack.moe_layer]["moe"]["router"]
-  by_task = moe.granularity is Granularity.TASK
   scores = jnp.einsum(
     "d,bde->be",
     weights["task_table"][task_id],
-    router["table" if by_task else "task_gate"],
+    router[granularity.task_gate],
     precision=jax.lax.Precision.HIGHEST,
   )
-  if by_task:
+  if granularity.by_task:
     gates, experts, _ = select_experts(scores, moe.num_selected)
     return SelectedExperts(layers, np.asarray(experts), np.asarray(gates))
   # In ascending order, so that ties are decided as they were.

@@ -10,7 +10,7 @@ from taskmoe_jax.export.extract import extract, merge_experts
 from taskmoe_jax.export.selection import reducible_stacks
 from taskmoe_jax.layers.feed_forward import Activation
 from taskmoe_jax.models.transformer import Transformer
-from taskmoe_jax.moe.routing import static_experts
+from taskmoe_jax.moe.tables import static_experts
 
 
 @pytest.mark.parametrize("activation", list(Activation))

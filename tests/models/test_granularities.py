@@ -20,7 +20,7 @@ import pytest
 
 from taskmoe_jax.models.parameters import unrolled
 from taskmoe_jax.models.transformer import Transformer
-from taskmoe_jax.moe.config import Granularity
+from taskmoe_jax.moe.granularity import GRANULARITIES
 
 SENTENCES = [
   ([5, 9, 12, 1], [7, 15, 1]),
@@ -139,7 +139,7 @@ def routed_by(tiny_config, draw_params, encoder, decoder):
 
 # All pairs of the first four, and the others with each kind of neighbour.
 MIXED = [
-  *itertools.product(list(Granularity)[:4], repeat=2),
+  *itertools.product(list(GRANULARITIES)[:4], repeat=2),
   ("word", "word"),
   ("word", "task_then_token"),
   ("sentence", "word"),
@@ -154,7 +154,7 @@ def mixed(request, tiny_config, draw_params):
   return routed_by(tiny_config, draw_params, *request.param)
 
 
-@pytest.fixture(scope="module", params=Granularity)
+@pytest.fixture(scope="module", params=GRANULARITIES)
 def routed(request, tiny_config, draw_params):
   """With one granularity in both stacks."""
   return routed_by(tiny_config, draw_params, request.param, request.param)
@@ -206,7 +206,7 @@ def test_packed_sentences_do_not_see_each_other(routed):
   np.testing.assert_allclose(before[1, :6], after[1, :6], atol=1e-6)
 
 
-@pytest.mark.parametrize("granularity", Granularity)
+@pytest.mark.parametrize("granularity", GRANULARITIES)
 def test_padding_changes_nothing(granularity, tiny_config, draw_params):
   """Wider arrays, neither of whose sides is as wide as it was."""
   config = tiny_config(granularity, granularity)

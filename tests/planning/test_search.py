@@ -6,7 +6,8 @@ import jax
 import pytest
 
 from taskmoe_jax.errors import TaskMoeError
-from taskmoe_jax.models.config import ModelConfig, StackConfig
+from taskmoe_jax.layers.feed_forward import Activation
+from taskmoe_jax.models.config import Embeddings, ModelConfig, StackConfig
 from taskmoe_jax.planning.memory import DeviceMemory
 from taskmoe_jax.planning.search import candidates, repeated_flops, search
 from taskmoe_jax.planning.topologies import Topology
@@ -90,8 +91,8 @@ def test_what_is_computed_twice():
     embed_dim=4,
     num_heads=2,
     head_dim=2,
-    activation="relu",
-    embeddings="one",
+    activation=Activation.RELU,
+    embeddings=Embeddings.ONE,
     encoder=StackConfig(num_layers=1, mlp_dims=(3,)),
     decoder=StackConfig(num_layers=1, mlp_dims=(3,)),
   )

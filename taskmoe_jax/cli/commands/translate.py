@@ -154,8 +154,8 @@ def _search(args: argparse.Namespace) -> Search:
       "--beam_size and --temperature are different searches. Set one of them."
     )
   if args.beam_size is not None:
-    beam = {"length_penalty": 0.6, **beam}
-    return Beam(size=args.beam_size, n_best=args.n_best, **beam)
+    sizes = {"size": args.beam_size, "n_best": args.n_best}
+    return Beam.from_dict({"length_penalty": 0.6, **sizes, **beam})
   if args.temperature is not None:
     return Sampling(
       temperature=args.temperature, n_best=args.n_best, **sampling

@@ -24,7 +24,6 @@ from taskmoe_jax.errors import TaskMoeError, as_member
 from taskmoe_jax.export.extract import slice_experts
 from taskmoe_jax.export.selection import how_routed
 from taskmoe_jax.models.config import ModelConfig, StackConfig
-from taskmoe_jax.moe.config import Granularity
 
 
 class PruneBy(enum.StrEnum):
@@ -119,7 +118,8 @@ def prunable_stacks(config: ModelConfig) -> dict[str, StackConfig]:
     name: stack
     for name, stack in stacks.items()
     if stack.moe is not None
-    and stack.moe.granularity in (Granularity.TOKEN, Granularity.SENTENCE)
+    and stack.moe.granularity.has_gate
+    and not stack.moe.granularity.has_sub_network
   }
   if found:
     return found

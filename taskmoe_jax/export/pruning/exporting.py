@@ -219,7 +219,7 @@ def _export(
   mixture = job.mixture
   params, config = _small(mixture, plan, kept)
   served = TaskSpace.from_pairs(plan.pairs, mixture.task_space.task_by)
-  counts = tuple(map(parameter_count, (mixture.params, params)))
+  counts = (parameter_count(mixture.params), parameter_count(params))
   with bundle.new_folder(
     folder / plan.name, overwrite=job.overwrite
   ) as temporary:

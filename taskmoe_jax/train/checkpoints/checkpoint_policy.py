@@ -9,7 +9,7 @@ from typing import Any
 
 import orbax.checkpoint as ocp
 
-from taskmoe_jax.errors import TaskMoeError, as_member, check_at_least
+from taskmoe_jax.errors import TaskMoeError, check_at_least, check_members
 
 _logger = logging.getLogger(__name__)
 
@@ -42,11 +42,10 @@ class CheckpointPolicy:
   every_minutes: float | int | None = None
   keep_best: int = 0
   best_metric: str = "eval/loss"
-  best: Best | str = Best.LOWEST
+  best: Best = Best.LOWEST
 
   def __post_init__(self):
-    member = as_member(Best, "best", self.best, "CheckpointPolicy.best")
-    object.__setattr__(self, "best", member)
+    check_members("CheckpointPolicy", best=(Best, self.best))
     check_at_least(
       1, "CheckpointPolicy", every_steps=self.every_steps, keep=self.keep
     )

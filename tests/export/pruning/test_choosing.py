@@ -12,18 +12,19 @@ from taskmoe_jax.export.pruning.choosing import (
 )
 from taskmoe_jax.export.pruning.plans import plans_named
 from taskmoe_jax.models.config import StackConfig
-from taskmoe_jax.moe.config import MoeConfig
+from taskmoe_jax.moe.config import Dispatch, MoeConfig
+from taskmoe_jax.moe.granularity import TOKEN
 
 SETTINGS = {"by": "task", "layers": "even", "metric": "importance"}
 
 
 def stack_of(num_experts, num_blocks, num_selected=2):
   moe = MoeConfig(
-    granularity="token",
+    granularity=TOKEN,
     num_experts=num_experts,
     num_selected=num_selected,
     expert_mlp_dim=3,
-    dispatch="auto",
+    dispatch=Dispatch.AUTO,
     capacity_factor=2.0,
     group_size=8,
     balance_loss_weight=0.0,

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from taskmoe_jax.errors import TaskMoeError
+from taskmoe_jax.errors import TaskMoeError, as_members
 from taskmoe_jax.runs.restoring import restore_params
 from taskmoe_jax.train.checkpoints import background_writer
-from taskmoe_jax.train.checkpoints.checkpoint_policy import CheckpointPolicy
+from taskmoe_jax.train.checkpoints.checkpoint_policy import (
+  Best,
+  CheckpointPolicy,
+)
 from taskmoe_jax.train.checkpoints.checkpoints import Checkpoints
 from taskmoe_jax.train.step.state import TrainState
 
@@ -28,7 +31,10 @@ def _state(step, shift=0.0):
 
 
 def _policy(**changes):
-  return CheckpointPolicy(**{"every_steps": 1, "keep": 3, **changes})
+  values = {"every_steps": 1, "keep": 3, **changes}
+  return CheckpointPolicy(
+    **as_members({"best": Best}, "CheckpointPolicy", values)
+  )
 
 
 def _on(number):

@@ -18,6 +18,7 @@ import tempfile
 from etils import epath
 
 from taskmoe_jax.bundles.manifest import About
+from taskmoe_jax.decoding.search import Stopping
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.export.formats import engine_check
@@ -29,7 +30,7 @@ from taskmoe_jax.vocabulary import target_symbol
 
 _NAME = "CTranslate2"
 # With a length penalty CTranslate2 knows no other.
-SEARCH = dataclasses.replace(engine_check.SEARCH, stopping="full")
+SEARCH = dataclasses.replace(engine_check.SEARCH, stopping=Stopping.FULL)
 _README = """\
 # {title}, for CTranslate2
 
