@@ -58,9 +58,9 @@ def choose_check(
   console: rich.console.Console,
 ) -> CheckBy:
   """Decides for `auto`, and prints why if it is not `mixture`."""
-  check = as_member(CheckBy, "check", check, "--check")
-  if check is not CheckBy.AUTO:
-    return check
+  chosen = as_member(CheckBy, "check", check, "--check")
+  if chosen is not CheckBy.AUTO:
+    return chosen
   shapes = nn.unbox(
     parameters.abstract_params(Transformer(model, len(task_space.tasks)))
   )
@@ -90,8 +90,8 @@ class LoadedCheckpoint:
     run_dir: The run's directory.
     step: The checkpoint's step.
     params: The mixture's parameters: in memory, or experts as `LazyArray`s.
-    sums: Checksums; empty unless bundles are compared with the checkpoint number by
-      number.
+    sums: Checksums; empty unless bundles are compared with the checkpoint
+      number by number.
   """
 
   run: Run | Translator

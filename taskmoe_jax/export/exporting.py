@@ -1,7 +1,6 @@
 """Exports the sub-networks of a run: extract, write, check, describe."""
 
 import dataclasses
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -28,6 +27,7 @@ from taskmoe_jax.export.groups import Groups, groups_named
 from taskmoe_jax.export.run_texts import (
   bleu_by_pair,
   known_scores,
+  mean_over_pairs,
   texts_to_score,
 )
 from taskmoe_jax.export.selection import describe_stacks, reducible_stacks
@@ -261,6 +261,7 @@ def _export(
     )
     bundle.write_manifest(temporary, manifest)
   advance("done")
+  means = {of: mean_over_pairs(found) for of, found in bleu.items()}
   return Exported(
     name,
     str(folder),
@@ -269,7 +270,7 @@ def _export(
     {"bundle": size, **{of: said["bytes"] for of, said in formats.items()}},
     time.perf_counter() - begin,
     shrunk,
-    bleu=(_average(bleu.get("mixture")), _average(bleu.get("bundle"))),
+    bleu=(means.get("mixture"), means.get("bundle")),
   )
 
 
@@ -302,7 +303,3 @@ def _bleu(
   if isinstance(job.checkpoint.run, Translator):
     models = {"mixture": job.checkpoint.run, **models}
   return {name: bleu_by_pair(model, texts) for name, model in models.items()}
-
-
-def _average(bleu: Mapping[str, float] | None) -> float | None:
-  return statistics.fmean(bleu.values()) if bleu else None

@@ -69,8 +69,8 @@ def run(args: argparse.Namespace) -> None:
   from taskmoe_jax.export.pruning.choosing import Pruning
   from taskmoe_jax.export.pruning.exporting import export_pruned
 
-  pruning = Pruning(
-    rate=args.rate,
+  pruning = Pruning.named(
+    args.rate,
     by=args.by,
     layers=args.layers,
     metric=args.metric,
@@ -104,11 +104,14 @@ class _Text:
     from taskmoe_jax.runs.directory import load_run
 
     space = load_run(self._run_dir).task_space
-    what = {"part": part, "pairs": pairs, "space": space, "limit": limit}
     if self._tsv:
-      text = texts.of_tsv(self._tsv, **what)
+      text = texts.of_tsv(
+        self._tsv, part=part, pairs=pairs, space=space, limit=limit
+      )
     else:
-      text = texts.of_mixture(self._of_run(), **what)
+      text = texts.of_mixture(
+        self._of_run(), part=part, pairs=pairs, space=space, limit=limit
+      )
     return {
       pair: list(zip(found.sources, found.references[0], strict=True))
       for pair, found in text.pairs.items()

@@ -1,7 +1,6 @@
 """Makes a bundle of a bundle, smaller; and the table of what came of it."""
 
 import dataclasses
-import statistics
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +11,11 @@ from etils import epath
 from taskmoe_jax.bundles import bundle
 from taskmoe_jax.bundles.manifest import Manifest
 from taskmoe_jax.errors import TaskMoeError
-from taskmoe_jax.export.run_texts import samples_for, texts_to_score
+from taskmoe_jax.export.run_texts import (
+  mean_over_pairs,
+  samples_for,
+  texts_to_score,
+)
 from taskmoe_jax.export.shrinking.shrink import Shrinking, shrink
 
 
@@ -100,7 +103,7 @@ def shrunk_table(
     cost = said["cost"]
     trimmed, rounded = said.get("trimming"), said.get("quantization")
     # Rounding comes last, and both are compared with what was before.
-    last = rounded or trimmed
+    last: Mapping[str, Any] = rounded or trimmed or {}
     table.add_row(
       name,
       _change(trimmed["pieces"]) if trimmed else "-",
@@ -126,7 +129,5 @@ def _bleu(bleu: Mapping[str, Mapping[str, float]] | None) -> str:
   """Averages over pairs."""
   if bleu is None:
     return "-"
-  averages = {
-    when: statistics.fmean(scores.values()) for when, scores in bleu.items()
-  }
-  return _change(averages, "{:.2f}")
+  means = {when: mean_over_pairs(scores) for when, scores in bleu.items()}
+  return _change(means, "{:.2f}")

@@ -40,7 +40,7 @@ def chosen(scores, num_selected=2, **changes):
     name: stack_of(rows.shape[1], rows.shape[0], num_selected)
     for name, rows in scores.items()
   }
-  pruning = Pruning(**{**SETTINGS, **changes})
+  pruning = Pruning.named(**{**SETTINGS, **changes})
   return {
     name: [ids.tolist() for ids in blocks]
     for name, blocks in choose_experts(scores, stacks, pruning).items()
