@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from taskmoe_jax.vocabulary import EOS_ID, PAD_ID, Vocabulary, right_shift
 TOLERANCE = 1e-4
 ROWS = 16
 
-Samples = dict[str, Sequence[tuple[str, str]]]
+Samples = Mapping[str, Sequence[tuple[str, str]]]
 
 
 @dataclasses.dataclass(frozen=True)

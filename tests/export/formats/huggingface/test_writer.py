@@ -13,6 +13,7 @@ import yaml
 from etils import epath
 from safetensors import numpy as safetensors
 
+from taskmoe_jax.bundles.manifest import About
 from taskmoe_jax.data.opening import open_corpus
 from taskmoe_jax.decoding.search import Lengths
 from taskmoe_jax.decoding.translator import Translator
@@ -21,7 +22,6 @@ from taskmoe_jax.export.formats.engine_check import SEARCH
 from taskmoe_jax.export.formats.format import Expected, formats_named
 from taskmoe_jax.export.formats.huggingface.engine import spare_triton
 from taskmoe_jax.export.formats.huggingface.writer import HUGGING_FACE
-from taskmoe_jax.export.manifest import About
 from taskmoe_jax.task_space import TaskSpace
 
 ABOUT = About("de", "runs/a", 70, (5000, 1234), {"en-de": 31.25, "fr-de": 8.0})
