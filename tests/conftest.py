@@ -135,13 +135,14 @@ def small_corpus(tmp_path_factory):
 @pytest.fixture(scope="session")
 def small_vocabulary(small_corpus, tmp_path_factory):
   """Path of a vocabulary of the corpus."""
+  from taskmoe_jax.data.opening import open_corpus
   from taskmoe_jax.data.text.vocabulary_training import train_vocabulary
   from taskmoe_jax.tasks.tsv import tsv
 
   mixture = tsv(str(small_corpus), vocabulary=None, temperature=1.0)
   path = tmp_path_factory.mktemp("vocabulary") / "small.model"
   path.write_bytes(
-    train_vocabulary(mixture, size=293, num_sentences=200, seed=0)
+    train_vocabulary(open_corpus(mixture), size=293, num_sentences=200, seed=0)
   )
   return path
 

@@ -111,24 +111,13 @@ class Corpus(Mixture):
     """
 
 
-def open_corpus(mixture: Mixture) -> Corpus:
-  """Returns the corpus that a mixture is, or that reads a seqio mixture."""
-  if isinstance(mixture, Corpus):
-    return mixture
-  # Whoever has a mixture of seqio has paid for importing it; nobody else shall.
-  from taskmoe_jax.data.seqio.live import LiveCorpus
-
-  return LiveCorpus(mixture)
-
-
-def task_space_of(mixture: Mixture, task_by: TaskBy | str) -> TaskSpace:
-  """Returns the task space of all pairs of a mixture.
+def task_space_of(corpus: Corpus, task_by: TaskBy | str) -> TaskSpace:
+  """Returns the task space of all pairs of a corpus.
 
   Raises:
     TaskMoeError: It is routed by pair, and a pair is not trained (zero-shot):
       the paper leaves open what such a pair's task would be.
   """
-  corpus = open_corpus(mixture)
   space = TaskSpace.from_pairs(corpus.pairs, task_by)
   if space.task_by is TaskBy.PAIR:
     unseen = [p for p in space.pairs if "train" not in corpus.parts(p)]
@@ -142,7 +131,7 @@ def task_space_of(mixture: Mixture, task_by: TaskBy | str) -> TaskSpace:
 
 
 def examples(
-  mixture: Mixture, *, part: str, pair: str, limit: int | None
+  corpus: Corpus, *, part: str, pair: str, limit: int | None
 ) -> list[tuple[str, str]]:
   """Returns the first raw sources and references of a pair's part.
 
@@ -150,12 +139,11 @@ def examples(
   written. The first and not random ones, so that everyone scores the same.
 
   Args:
-    mixture: Where the pair is from.
+    corpus: Where the pair is from.
     part: One of `PARTS`.
     pair: Such as `de-en`.
     limit: How many at most; None for all of a text that is not endless.
   """
-  corpus = open_corpus(mixture)
   if pair not in corpus.pairs:
     raise TaskMoeError(one_of("pair", pair, corpus.pairs) + ". Set --pairs.")
   if part not in PARTS:
@@ -179,13 +167,12 @@ def examples(
   return [text[index] for index in range(min(bounds))]
 
 
-def samples(mixture: Mixture, limit: int) -> dict[str, list[tuple[str, str]]]:
+def samples(corpus: Corpus, limit: int) -> dict[str, list[tuple[str, str]]]:
   """Returns the first sentences of every pair, unseen in training if it can be.
 
   An export is exact on any sentence, so a pair of a folder that has only its
   train part can be exported like the others.
   """
-  corpus = open_corpus(mixture)
   return {
     pair: examples(
       corpus, part=_sampled_part(corpus, pair), pair=pair, limit=limit

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 
 from sacrebleu.metrics import BLEU
 
-from taskmoe_jax.data.corpus import Mixture, open_corpus
+from taskmoe_jax.data.corpus import Mixture
+from taskmoe_jax.data.opening import open_corpus
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.evaluate.scores import bleu_tokenizer, one_line
 from taskmoe_jax.task_space import split_pair

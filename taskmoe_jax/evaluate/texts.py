@@ -12,7 +12,8 @@ import re
 import zlib
 from collections.abc import Mapping, Sequence
 
-from taskmoe_jax.data.corpus import Mixture, examples, open_corpus
+from taskmoe_jax.data.corpus import Mixture, examples
+from taskmoe_jax.data.opening import open_corpus
 from taskmoe_jax.data.text.test_sets import read_test_set, test_set_pairs
 from taskmoe_jax.errors import TaskMoeError, one_of
 from taskmoe_jax.task_space import TaskSpace, split_pair

@@ -3,7 +3,7 @@
 import dataclasses
 
 from taskmoe_jax.data.batches.batches import TrainBatches
-from taskmoe_jax.data.corpus import Mixture
+from taskmoe_jax.data.corpus import Corpus
 from taskmoe_jax.errors import TaskMoeError, check_at_least
 from taskmoe_jax.partitioning.rules import Partitioning
 from taskmoe_jax.runs.directory import Run
@@ -52,13 +52,13 @@ class BatchShape:
     check_microbatches(self.batch_size, self.num_microbatches, shards)
 
   def batches(
-    self, mixture: Mixture, run: Run, partitioning: Partitioning
+    self, corpus: Corpus, run: Run, partitioning: Partitioning
   ) -> TrainBatches:
     """Reads the rows that lie on this process' devices."""
     shape = dataclasses.asdict(self)
     del shape["num_microbatches"]
     return TrainBatches(
-      mixture,
+      corpus,
       vocabulary=run.vocabulary,
       task_space=run.task_space,
       seed=run.seed,

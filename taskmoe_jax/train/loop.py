@@ -9,7 +9,8 @@ from typing import NamedTuple
 import rich.console
 
 from taskmoe_jax.data.batches.batches import TrainBatches
-from taskmoe_jax.data.corpus import Mixture, samples, task_space_of
+from taskmoe_jax.data.corpus import Corpus, Mixture, samples, task_space_of
+from taskmoe_jax.data.opening import open_corpus
 from taskmoe_jax.data.text.vocabulary_training import VocabularySource
 from taskmoe_jax.errors import check_at_least
 from taskmoe_jax.hosts import processes
@@ -125,18 +126,19 @@ def train(
     keep_freed_memory()
   batches.check_divides(partitioning)
   processes.check_agreement("recipe", {"the recipe": config_text})
-  task_space = task_space_of(mixture, task_by)
+  corpus = open_corpus(mixture)
+  task_space = task_space_of(corpus, task_by)
   with explained_write_errors(run_dir), held(run_dir, console) as lock:
-    tokens = _vocabulary(vocabulary, mixture, run_dir)
+    tokens = _vocabulary(vocabulary, corpus, run_dir)
     run = Run(model, task_space, tokens, seed)
     check_run_directory(run_dir, run)
     program = _program(
       run, optimizer, partitioning, batches, objective, monitoring
     )
-    data = batches.batches(mixture, run, partitioning)
-    _open(run_dir, run, config_text, mixture)
+    data = batches.batches(corpus, run, partitioning)
+    _open(run_dir, run, config_text, corpus)
     loop = _Loop(run, run_dir, program, data, batches, lock, console)
-    observed = _Observed(monitoring, divergence, mixture, config_text)
+    observed = _Observed(monitoring, divergence, corpus, config_text)
     return loop(train_steps, log_every, checkpoints, observed, initial)
 
 
@@ -145,7 +147,7 @@ class _Observed(NamedTuple):
 
   monitoring: Monitoring
   divergence: DivergencePolicy
-  mixture: Mixture
+  corpus: Corpus
   config_text: str
 
 
@@ -239,7 +241,7 @@ class _Loop:
     return observed.monitoring.hooks(
       self.run,
       self.run_dir,
-      observed.mixture,
+      observed.corpus,
       self.program,
       batch_size=self.batches.batch_size,
       lengths=self.batches.lengths,
@@ -280,14 +282,12 @@ class _Loop:
 
 
 def _vocabulary(
-  source: VocabularySource, mixture: Mixture, run_dir: str
+  source: VocabularySource, corpus: Corpus, run_dir: str
 ) -> Vocabulary:
   """What process 0 has loaded or trained, on every process."""
   path = vocabulary_path(run_dir)
-  processes.first_does(
-    "vocabulary", lambda: source.load_or_train(mixture, path)
-  )
-  return source.load_or_train(mixture, path)
+  processes.first_does("vocabulary", lambda: source.load_or_train(corpus, path))
+  return source.load_or_train(corpus, path)
 
 
 def _program(
@@ -309,12 +309,12 @@ def _program(
   )
 
 
-def _open(run_dir: str, run: Run, config_text: str, mixture: Mixture) -> None:
+def _open(run_dir: str, run: Run, config_text: str, corpus: Corpus) -> None:
   """Opens the run directory, once all processes have the same run."""
   processes.check_agreement("run", {"the run": json.dumps(run.description())})
   processes.first_does(
     "run directory",
     lambda: open_run_directory(
-      run_dir, run, config_text, samples(mixture, _SAMPLES)
+      run_dir, run, config_text, samples(corpus, _SAMPLES)
     ),
   )

@@ -6,7 +6,7 @@ from typing import Any
 
 from etils import epath
 
-from taskmoe_jax.data.corpus import Mixture
+from taskmoe_jax.data.corpus import Corpus
 from taskmoe_jax.errors import check_at_least
 from taskmoe_jax.runs.directory import Run
 from taskmoe_jax.train.hooks.evaluator import Evaluation, EvaluationPolicy
@@ -45,7 +45,7 @@ class Monitoring:
     self,
     run: Run,
     run_dir: epath.PathLike,
-    mixture: Mixture,
+    corpus: Corpus,
     program: Program,
     *,
     batch_size: int,
@@ -59,7 +59,7 @@ class Monitoring:
     Args:
       run: What is trained.
       run_dir: Where.
-      mixture: Whose validation parts are read.
+      corpus: Whose validation parts are read.
       program: How.
       batch_size: Rows of a batch.
       lengths: Of a source row and of a target row.
@@ -85,7 +85,7 @@ class Monitoring:
           self.evaluation,
           run=run,
           program=program,
-          mixture=mixture,
+          corpus=corpus,
           source_length=lengths[0],
           target_length=lengths[1],
         )

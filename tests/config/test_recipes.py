@@ -16,6 +16,7 @@ import pytest
 from taskmoe_jax.cli import commands
 from taskmoe_jax.config import gin_files
 from taskmoe_jax.config.build import arguments
+from taskmoe_jax.data.opening import open_corpus
 from taskmoe_jax.errors import TaskMoeError
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -75,7 +76,7 @@ def test_training(name):
   program = program_of(
     trained,
     Partitioning(make_mesh(trained["mesh"]), trained["fsdp"]),
-    task_space_of(trained["mixture"], trained["task_by"]),
+    task_space_of(open_corpus(trained["mixture"]), trained["task_by"]),
   )
   state = program.abstract_state()
 
@@ -122,7 +123,9 @@ def test_vocabulary_and_evaluation(name):
   assert sorted(texts) == sorted(sources.parallel_sources(made["mixture"]))
   assert part == "test"
   for pair in texts:
-    assert corpus.examples(evaluated["mixture"], part=part, pair=pair, limit=1)
+    assert corpus.examples(
+      open_corpus(evaluated["mixture"]), part=part, pair=pair, limit=1
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from taskmoe_jax.data.corpus import Corpus, TrainExamples
+from taskmoe_jax.data.opening import open_corpus
 from taskmoe_jax.vocabulary import Vocabulary
 
 
@@ -149,7 +150,7 @@ def batches_of(letters):
 
   def make(mixture, **changes):
     options = {
-      "task_space": task_space_of(mixture, "target"),
+      "task_space": task_space_of(open_corpus(mixture), "target"),
       "batch_size": 6,
       "rows_per_task_group": 1,
       "source_length": 31,
@@ -157,7 +158,9 @@ def batches_of(letters):
       "pack": True,
       "seed": 5,
     }
-    return TrainBatches(mixture, vocabulary=letters, **{**options, **changes})
+    return TrainBatches(
+      open_corpus(mixture), vocabulary=letters, **{**options, **changes}
+    )
 
   return make
 

@@ -39,7 +39,8 @@ def run(args: argparse.Namespace) -> None:
       )
   flags.load(args)
   from taskmoe_jax.data.batches.batches import TrainBatches
-  from taskmoe_jax.data.corpus import open_corpus, task_space_of
+  from taskmoe_jax.data.corpus import task_space_of
+  from taskmoe_jax.data.opening import open_corpus
   from taskmoe_jax.data.text.statistics import pair_statistics
   from taskmoe_jax.train import loop
   from taskmoe_jax.vocabulary import Vocabulary

@@ -51,6 +51,7 @@ def _show(args: argparse.Namespace, settings: dict) -> None:
   import rich.console
 
   from taskmoe_jax.data.corpus import task_space_of
+  from taskmoe_jax.data.opening import open_corpus
   from taskmoe_jax.export import serving_experts
   from taskmoe_jax.partitioning.meshes import make_mesh, simulated_devices
   from taskmoe_jax.partitioning.rules import Partitioning
@@ -61,7 +62,8 @@ def _show(args: argparse.Namespace, settings: dict) -> None:
   if args.pairs:
     space = TaskSpace.from_pairs(args.pairs, settings["task_by"])
   else:
-    space = task_space_of(settings["mixture"], settings["task_by"])
+    corpus = open_corpus(settings["mixture"])
+    space = task_space_of(corpus, settings["task_by"])
   mesh = make_mesh(settings["mesh"], simulated_devices(args.devices))
   partitioning = Partitioning(mesh, settings["fsdp"])
   batches, model = settings["batches"], settings["model"]

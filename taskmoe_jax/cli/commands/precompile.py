@@ -198,6 +198,7 @@ def settings_of(
   """
   flags.load(argparse.Namespace(gin_file=files, gin_overrides=overrides))
   from taskmoe_jax.data.corpus import task_space_of
+  from taskmoe_jax.data.opening import open_corpus
   from taskmoe_jax.planning.inspection import program_of
   from taskmoe_jax.planning.programs import Plan
   from taskmoe_jax.train import loop
@@ -218,7 +219,8 @@ def settings_of(
   if args.pairs:
     space = TaskSpace.from_pairs(args.pairs, settings["task_by"])
   else:
-    space = task_space_of(settings["mixture"], settings["task_by"])
+    corpus = open_corpus(settings["mixture"])
+    space = task_space_of(corpus, settings["task_by"])
 
   def build(settings, partitioning):
     program = program_of(settings, partitioning, space)

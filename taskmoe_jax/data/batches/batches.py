@@ -23,7 +23,7 @@ from taskmoe_jax.data.batches.stride_scheduler import (
   PlannedRow,
   StrideScheduler,
 )
-from taskmoe_jax.data.corpus import Corpus, Mixture, open_corpus
+from taskmoe_jax.data.corpus import Corpus
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.task_space import TaskSpace, split_pair
 from taskmoe_jax.vocabulary import Vocabulary
@@ -51,7 +51,7 @@ class TrainBatches:
 
   def __init__(
     self,
-    mixture: Mixture,
+    corpus: Corpus,
     *,
     vocabulary: Vocabulary,
     task_space: TaskSpace,
@@ -66,7 +66,7 @@ class TrainBatches:
     """Starts at the first batch.
 
     Args:
-      mixture: Its pairs and rates; their train parts are read.
+      corpus: Its pairs and rates; their train parts are read.
       vocabulary: Tokenises; it must know every target language.
       task_space: Gives the ids of languages, and the task of each pair.
       batch_size: B, the rows of the batch of all processes together.
@@ -88,7 +88,6 @@ class TrainBatches:
     self._num_batches_here = 0
     self._fills = collections.Counter()
 
-    corpus = open_corpus(mixture)
     self.origin = _origin(corpus, in_part=len(self._rows) < batch_size)
     # Who is first among equals depends on the seed, not on the alphabet.
     names = np.random.default_rng(seed).permutation(list(corpus.rates))

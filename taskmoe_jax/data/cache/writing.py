@@ -24,7 +24,8 @@ from taskmoe_jax.data.batches.packing import tokenise
 from taskmoe_jax.data.cache import cache_files
 from taskmoe_jax.data.cache.cache_files import Shard
 from taskmoe_jax.data.cache.content import Content, content_of, settings_of
-from taskmoe_jax.data.corpus import Mixture, Text, open_corpus, read
+from taskmoe_jax.data.corpus import Mixture, Text, read
+from taskmoe_jax.data.opening import open_corpus
 from taskmoe_jax.data.text.vocabulary_training import VocabularySource
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.files import write_whole

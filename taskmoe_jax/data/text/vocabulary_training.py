@@ -10,7 +10,8 @@ import numpy as np
 import sentencepiece
 from etils import epath
 
-from taskmoe_jax.data.corpus import Corpus, Mixture, open_corpus
+from taskmoe_jax.data.corpus import Corpus, Mixture
+from taskmoe_jax.data.opening import open_corpus
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.files import write_whole
 from taskmoe_jax.task_space import split_pair
@@ -31,7 +32,7 @@ _logger = logging.getLogger(__name__)
 
 
 def train_vocabulary(
-  mixture: Mixture, *, size: int, num_sentences: int, seed: int
+  corpus: Corpus, *, size: int, num_sentences: int, seed: int
 ) -> bytes:
   """Returns a SentencePiece model of text sampled at the mixture's rates.
 
@@ -42,7 +43,7 @@ def train_vocabulary(
   SentencePiece writes a space). The same arguments give the same bytes.
 
   Args:
-    mixture: Its train parts are sampled. A pair that has fewer sentences than
+    corpus: Its train parts are sampled. A pair that has fewer sentences than
       its share gives each of them once.
     size: Number of pieces, with the special ones.
     num_sentences: How many to sample, sources and targets together.
@@ -53,7 +54,6 @@ def train_vocabulary(
       f"{num_sentences} sentences are too few for a vocabulary: it needs at"
       " least an example's two. Set VOCAB_SENTENCES."
     )
-  corpus = open_corpus(mixture)
   targets = dict.fromkeys(split_pair(pair)[1] for pair in corpus.pairs)
   _logger.info(
     "training a vocabulary of %d pieces on %d sentences of %d pairs",
@@ -141,7 +141,7 @@ class VocabularySource:
   seed: int
 
   def load_or_train(
-    self, mixture: Mixture, default_path: epath.Path
+    self, corpus: Corpus, default_path: epath.Path
   ) -> Vocabulary:
     """Returns the vocabulary; trains it if no path is set and none is there.
 
@@ -150,10 +150,10 @@ class VocabularySource:
     if self.path is not None:
       return Vocabulary.load(self.path)
     if not default_path.exists():
-      self.write(mixture, default_path)
+      self.write(corpus, default_path)
     return Vocabulary.load(default_path)
 
-  def write(self, mixture: Mixture, default_path: epath.Path) -> epath.Path:
+  def write(self, corpus: Corpus, default_path: epath.Path) -> epath.Path:
     """Trains the vocabulary and writes it, to `path` or the default.
 
     Raises:
@@ -161,7 +161,7 @@ class VocabularySource:
         models may have been trained with it.
     """
     path = epath.Path(self.path or default_path)
-    model = self._model(mixture)
+    model = self._model(corpus)
     if path.exists() and path.read_bytes() != model:
       raise TaskMoeError(
         f"{str(path)!r} is another vocabulary than this mixture gives, and is"
@@ -177,8 +177,7 @@ class VocabularySource:
       ) from None
     return path
 
-  def _model(self, mixture: Mixture) -> bytes:
-    corpus = open_corpus(mixture)
+  def _model(self, corpus: Corpus) -> bytes:
     if corpus.vocabulary is not None:
       return corpus.vocabulary.model
     return train_vocabulary(
@@ -190,4 +189,6 @@ def make_vocabulary(
   *, vocabulary: VocabularySource, mixture: Mixture, run_dir: str
 ) -> epath.Path:
   """Writes a recipe's vocabulary, to its path or into the run directory."""
-  return vocabulary.write(mixture, epath.Path(run_dir) / "vocabulary.model")
+  return vocabulary.write(
+    open_corpus(mixture), epath.Path(run_dir) / "vocabulary.model"
+  )

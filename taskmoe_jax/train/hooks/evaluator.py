@@ -10,7 +10,7 @@ from typing import Any
 
 from jaxtyping import PyTree
 
-from taskmoe_jax.data.corpus import Mixture, examples, open_corpus
+from taskmoe_jax.data.corpus import Corpus, examples
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError, check_at_least
 from taskmoe_jax.runs.directory import Run
@@ -75,7 +75,7 @@ class Evaluation(Hook):
     *,
     run: Run,
     program: Program,
-    mixture: Mixture,
+    corpus: Corpus,
     source_length: int,
     target_length: int,
   ):
@@ -85,7 +85,7 @@ class Evaluation(Hook):
       policy: Its `every_steps` is given.
       run: Tells vocabulary and tasks.
       program: Tells the model and where its parameters lie.
-      mixture: Whose validation parts are read.
+      corpus: Whose validation parts are read.
       source_length: S; examples that do not fit are left out of the loss.
       target_length: T.
 
@@ -94,7 +94,7 @@ class Evaluation(Hook):
     """
     self._policy, self._run, self._program = policy, run, program
     self._examples = validation_examples(
-      mixture, max(policy.loss_examples, policy.bleu_examples)
+      corpus, max(policy.loss_examples, policy.bleu_examples)
     )
     self._loss = ValidationLoss(
       {
@@ -136,13 +136,12 @@ class Evaluation(Hook):
     return found
 
 
-def validation_examples(mixture: Mixture, limit: int) -> Examples:
+def validation_examples(corpus: Corpus, limit: int) -> Examples:
   """The first validation examples of every pair that has any.
 
   Raises:
     TaskMoeError: No pair has.
   """
-  corpus = open_corpus(mixture)
   pairs = [
     pair
     for pair in corpus.pairs

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from etils import epath
 
+from taskmoe_jax.data.opening import open_corpus
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.export.formats.ctranslate2.engine import CTranslate2Engine
 from taskmoe_jax.export.formats.ctranslate2.writer import (
@@ -167,5 +168,5 @@ def test_a_mixture_is_not_written(mixture_of, tmp_path):
   with pytest.raises(
     TaskMoeError, match=r"several tasks .* CTranslate2 has not.*--tasks"
   ):
-    FLOAT32.write(mixture_of("task", "task"), folder, ABOUT)
+    FLOAT32.write(open_corpus(mixture_of("task", "task")), folder, ABOUT)
   assert list(folder.iterdir()) == []
