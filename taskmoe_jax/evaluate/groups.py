@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from sacrebleu.metrics import BLEU
 
-from taskmoe_jax.data.corpus import Mixture
-from taskmoe_jax.data.opening import open_corpus
+from taskmoe_jax.data.corpus import Corpus
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.evaluate.scores import bleu_tokenizer, one_line
 from taskmoe_jax.task_space import split_pair
@@ -103,14 +102,13 @@ def groups_of(
   return {name: found[name] for name in GROUPS if found.get(name)}
 
 
-def trained_pairs(mixture: Mixture) -> list[str]:
+def trained_pairs(corpus: Corpus) -> list[str]:
   """The pairs of a mixture that have a train part."""
-  corpus = open_corpus(mixture)
   return [pair for pair in corpus.pairs if "train" in corpus.parts(pair)]
 
 
 def high_resource_languages(
-  mixture: Mixture, more_than: int
+  corpus: Corpus, more_than: int
 ) -> tuple[list[str] | None, list[str]]:
   """The languages with more than so many pairs of training text.
 
@@ -121,7 +119,6 @@ def high_resource_languages(
     The languages, or None if the text is endless or not here; and notes.
   """
   sizes: dict[str, int] = {}
-  corpus = open_corpus(mixture)
   try:
     for pair in trained_pairs(corpus):
       size = corpus.size(pair, "train")

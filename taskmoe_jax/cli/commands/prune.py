@@ -115,6 +115,7 @@ class _Text:
   def __call__(
     self, part: str, pairs: Sequence[str], limit: int
   ) -> dict[str, list[tuple[str, str]]]:
+    from taskmoe_jax.data.opening import open_corpus
     from taskmoe_jax.evaluate import texts
     from taskmoe_jax.runs.directory import load_run
 
@@ -123,7 +124,7 @@ class _Text:
     if self._tsv:
       text = texts.of_tsv(self._tsv, **what)
     else:
-      text = texts.of_mixture(self._of_run(), **what)
+      text = texts.of_corpus(open_corpus(self._of_run()), **what)
     return {
       pair: list(zip(found.sources, found.references[0], strict=True))
       for pair, found in text.pairs.items()
