@@ -100,7 +100,7 @@ class TaskSpace:
       TaskBy.TARGET: target,
       TaskBy.SOURCE: source,
       TaskBy.PAIR: f"{source}-{target}",
-    }[self.task_by]
+    }[TaskBy(self.task_by)]
 
   def pairs_of_task(self, task: str) -> tuple[str, ...]:
     self.task_id(task)

@@ -39,9 +39,9 @@ def cldr_30(
   changes nothing.
 
   Args:
-    vocabulary: Of the seqio tasks, see `register_mixture`.
+    vocabulary: Vocabulary of the seqio tasks, see `register_mixture`.
     seed: Of the text.
-    temperature: Of the sampling, see `register_mixture`.
+    temperature: Sampling temperature, see `register_mixture`.
     languages: Which languages to pair with English.
   """
   # Not above: to name a mixture that a cache replaces, as gin does, shall not

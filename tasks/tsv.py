@@ -19,9 +19,9 @@ def tsv(
 
   Args:
     folder: Where the files are; the languages are read off their names.
-    vocabulary: Of the seqio tasks, see `register_mixture`.
-    temperature: Of the sampling, see `register_mixture`.
-    cleaning: What to leave out of the train parts; None for nothing.
+    vocabulary: Vocabulary of the seqio tasks, see `register_mixture`.
+    temperature: Sampling temperature, see `register_mixture`.
+    cleaning: What to remove from the train parts; None for nothing.
     name: Of the mixture, and the first part of its seqio tasks' names.
   """
   # Not above: to name a mixture that a cache replaces, as gin does, shall not

@@ -24,10 +24,10 @@ def wmt_30(
   """Registers English with the paper's 15 languages, in both directions.
 
   Args:
-    vocabulary: Of the seqio tasks, see `register_mixture`.
-    temperature: Of the sampling, see `register_mixture`.
-    data_dir: Where TFDS's data is; None for TFDS's own place.
-    cleaning: What to leave out of the train parts; None for nothing.
+    vocabulary: Vocabulary of the seqio tasks, see `register_mixture`.
+    temperature: Sampling temperature, see `register_mixture`.
+    data_dir: Where TFDS's data is; None for TFDS's default.
+    cleaning: What to remove from the train parts; None for nothing.
     languages: Which languages to pair with English; None for all 15.
 
   Raises:

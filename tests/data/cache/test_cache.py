@@ -247,7 +247,7 @@ def test_no_cache_half_a_cache_and_one_of_another_format(cache, tmp_path):
   with pytest.raises(TaskMoeError, match=r"manifest\.json: this file of the"):
     open_cache(cache, temperature=None)
   manifest.unlink()
-  with pytest.raises(TaskMoeError, match=r"is unfinished: .* goes on where it"):
+  with pytest.raises(TaskMoeError, match=r"is unfinished: .* resumes where it"):
     open_cache(cache, temperature=None)
 
 
