@@ -3,8 +3,8 @@
 The editions are those of the paper's table 3 (`wmt_builders.py`). TFDS's text
 is copied into the text cache when it is first read, to be read by index.
 
-Nothing here imports seqio or TFDS before a mixture is made: to name one that a
-cache replaces, as gin does, shall not cost the seconds that this takes.
+Nothing here imports seqio or TFDS before a mixture is made: gin names one even
+where a cache replaces it, and that should not cost the seconds this takes.
 """
 
 from collections.abc import Sequence

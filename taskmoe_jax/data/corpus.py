@@ -72,16 +72,21 @@ class Corpus(Mixture):
     name: The mixture's name.
     origin: Where it is read from, for the log.
     pairs: All pairs in the mixture's order, also those only evaluated.
-    rates: Each pair's share of the training examples; they sum to 1. A pair
-      without a train part (zero-shot) has none.
     vocabulary: The vocabulary it was tokenised with, or None if it is text.
   """
 
   name: str
   origin: str
   pairs: tuple[str, ...]
-  rates: Mapping[str, float]
   vocabulary: Vocabulary | None
+
+  @property
+  @abc.abstractmethod
+  def rates(self) -> Mapping[str, float]:
+    """Each pair's share of the training examples; they sum to 1.
+
+    A pair without a train part (zero-shot) has none.
+    """
 
   @abc.abstractmethod
   def parts(self, pair: str) -> tuple[str, ...]:

@@ -192,7 +192,17 @@ class CachedCorpus(Corpus):
     self.vocabulary = Vocabulary.load(folder / cache_files.VOCABULARY)
     self._folder = folder
     self._manifest = manifest
-    self.rates = self._rates(temperature)
+    self._temperature = temperature
+
+  @functools.cached_property
+  def rates(self) -> Mapping[str, float]:
+    pairs = self._manifest["pairs"]
+    rates = {name: pair["rate"] for name, pair in pairs.items() if pair["rate"]}
+    if self._temperature is not None:
+      exponent = 1 / self._temperature
+      rates = {name: self.size(name, "train") ** exponent for name in rates}
+    total = sum(rates.values())
+    return {name: rate / total for name, rate in rates.items()}
 
   def parts(self, pair: str) -> tuple[str, ...]:
     return tuple(self._parts(pair))
@@ -220,15 +230,6 @@ class CachedCorpus(Corpus):
 
   def _decode_tokens(self, lines: list[np.ndarray]) -> list[str]:
     return self.vocabulary.decode([line.tolist() for line in lines])
-
-  def _rates(self, temperature: float | None) -> dict[str, float]:
-    pairs = self._manifest["pairs"]
-    rates = {name: pair["rate"] for name, pair in pairs.items() if pair["rate"]}
-    if temperature is not None:
-      sizes = {name: self.size(name, "train") for name in rates}
-      rates = {name: size ** (1 / temperature) for name, size in sizes.items()}
-    total = sum(rates.values())
-    return {name: rate / total for name, rate in rates.items()}
 
   def _parts(self, pair: str) -> Mapping[str, Any]:
     if pair not in self._manifest["pairs"]:

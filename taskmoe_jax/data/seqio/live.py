@@ -6,7 +6,6 @@ flat arrays, not in lists of numbers.
 """
 
 import collections
-import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -37,7 +36,7 @@ class LiveCorpus(Corpus):
     self._sources = sources.parallel_sources(mixture)
     self.pairs = tuple(self._sources)
 
-  @functools.cached_property
+  @property
   def rates(self) -> Mapping[str, float]:
     return sources.rates(self._mixture)
 

@@ -68,7 +68,7 @@ class ParallelSource(seqio.DataSource):
     Args:
       source_language: The language to translate from.
       target_language: The language to translate into.
-      texts: Opens the text of each part there is. Both directions of a pair
+      texts: Opens the text of each existing part. Both directions of a pair
         share it, so it should open a file only once.
       swapped: Whether the text has the target language first.
     """

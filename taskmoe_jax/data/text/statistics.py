@@ -23,12 +23,12 @@ class PairStatistics:
   """A pair's train part, as a sample of it shows.
 
   Attributes:
-    pair: Its name.
-    rate: Its share of the training examples; 0 if it is only evaluated.
+    pair: The pair.
+    rate: The pair's share of the training examples; 0 if it is only evaluated.
     sizes: Number of examples of each part; None for endless ones.
     lengths: Tokens of each sampled source and target, with `<2xx>` and end.
-    odd: Of each side, how many tokens are unknown, how many are bytes of
-      characters that the vocabulary lacks, and how many there are in all.
+    odd: For each side the number of unknown tokens, of byte tokens (for
+      characters that the vocabulary lacks), and of all tokens.
     cleaning: Lines by what cleaning did, or None.
   """
 

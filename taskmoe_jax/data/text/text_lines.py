@@ -32,7 +32,7 @@ class Lines(NamedTuple):
   """What a block holds.
 
   Attributes:
-    records: Of the good lines.
+    records: Records of the well-formed lines.
     faults: Number and fault of each malformed line; lines count from 1.
     blank: Number of blank lines, which text in one language may have.
     total: Number of lines of all kinds.
