@@ -52,7 +52,7 @@ class Vocabulary:
 
   @classmethod
   def load(cls, path: str | os.PathLike) -> "Vocabulary":
-    """Reads a SentencePiece model, or says how to come by one."""
+    """Reads a SentencePiece model, or says how to get one."""
     try:
       with open(path, "rb") as file:
         model = file.read()
@@ -95,7 +95,7 @@ class Vocabulary:
       ids = [int(i) if i < len(self) else UNK_ID for i in ids]
       end = ids.index(EOS_ID) if EOS_ID in ids else len(ids)
       sequences.append([i for i in ids[:end] if i != PAD_ID])
-    # Of no sequences SentencePiece makes an empty text, not an empty list.
+    # For an empty list SentencePiece returns an empty text, not an empty list.
     return self._processor.decode(sequences) if sequences else []
 
   def target_id(self, language: str) -> int:

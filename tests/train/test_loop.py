@@ -248,7 +248,7 @@ def test_samples_are_of_the_best_part_there_is(train, small_corpus, tmp_path):
     (
       {"rows_per_task_group": 3},
       {},
-      "a batch of 8 rows is no multiple of 3, the rows of one task",
+      "a batch of 8 rows is not a multiple of 3, the rows of one task",
     ),
   ],
 )

@@ -253,8 +253,8 @@ def test_where_the_text_is_from(mixture, batches_of):
 @pytest.mark.parametrize(
   ("batch_size", "group", "message"),
   [
-    (8, 3, "a batch of 8 rows is no multiple of 3, .* ROWS_PER_TASK_GROUP"),
-    (2, 4, "a batch of 2 rows is no multiple of 4, .* Set BATCH_SIZE or"),
+    (8, 3, "a batch of 8 rows is not a multiple of 3, .* ROWS_PER_TASK_GROUP"),
+    (2, 4, "a batch of 2 rows is not a multiple of 4, .* Set BATCH_SIZE or"),
     (0, 1, "a batch of 0 rows in groups of 1: both are at least 1"),
     (4, 0, "4 rows in groups of 0: .* Set BATCH_SIZE and ROWS_PER_TASK_GROUP"),
   ],
