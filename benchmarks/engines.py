@@ -33,11 +33,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import decode, decode_programs
 from benchmarks.made_up import made_up_vocabulary
+from taskmoe_jax.bundles.manifest import About
 from taskmoe_jax.decoding.search import GREEDY, Beam, Normalization, Search
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.export.formats.format import formats_named
 from taskmoe_jax.export.formats.huggingface.engine import HuggingFaceEngine
-from taskmoe_jax.export.manifest import About
 from taskmoe_jax.hosts.memory import keep_freed_memory
 from taskmoe_jax.models.parameters import parameter_count, unrolled
 from taskmoe_jax.partitioning.meshes import MeshShape, make_mesh

@@ -90,8 +90,12 @@ def check_members(owner: str, **members: tuple[type[Any], object]) -> None:
   """
   for name, (kind, value) in members.items():
     if not isinstance(value, kind):
+      owning = kind.__name__
+      if hasattr(kind, "by_name"):
+        # Constants of its module.
+        owning = kind.__module__.rpartition(".")[-1]
       accepted = ", ".join(
-        f"{kind.__name__}.{str(text).upper()}" for text in members_of(kind)
+        f"{owning}.{text.upper()}" for text in members_of(kind)
       )
       raise TaskMoeError(
         f"{name}={value!r} is not a {kind.__name__}: accepted are {accepted}."

@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Sequence
 
 import taskmoe_jax
+from taskmoe_jax.cli import export_flags
 from taskmoe_jax.cli.commands import COMMANDS
 from taskmoe_jax.errors import TaskMoeError, one_of
 
@@ -54,6 +55,8 @@ def _run(argv: list[str]) -> int:
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   if name not in COMMANDS:
     raise TaskMoeError(one_of("command", name, COMMANDS) + ".")
+  if name == "export":
+    name, flags = export_flags.current_spelling(flags)
   command = importlib.import_module(f"taskmoe_jax.cli.commands.{name}")
   parser = _Parser(
     prog=f"taskmoe {name}",

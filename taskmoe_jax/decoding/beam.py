@@ -18,17 +18,17 @@ _NEVER = -jnp.inf
 
 @flax.struct.dataclass
 class _Progress:
-  """A search under way.
+  """The state of a search.
 
   Attributes:
-    position: Of the token that is chosen next.
-    tokens: Of the running hypotheses, best first.
-    log_probabilities: Of the running hypotheses; -inf of one that is none.
-    places: Where the running hypotheses' tokens stand in the memory.
-    ended: The best hypotheses that have ended, best first, with scores of -inf
-      where there are fewer.
-    done: Rows whose search is over.
-    memory: Of the model.
+    position: The position of the next token.
+    tokens: Tokens of the running hypotheses, best first.
+    log_probabilities: Of the running hypotheses; -inf for an empty slot.
+    places: Slots of the running hypotheses' tokens in the memory.
+    ended: The best hypotheses that have ended, best first; empty slots have
+      scores of -inf.
+    done: Rows whose search has ended.
+    memory: The model's memory.
   """
 
   position: Int[Array, ""]
@@ -45,10 +45,10 @@ class _Candidates:
   """Continuations `[B, 2M]` of a row's hypotheses, best first.
 
   Attributes:
-    parents: Which hypothesis each continues.
-    tokens: With what.
-    log_probabilities: Of the whole.
-    ends: Whether it goes no further.
+    parents: The hypothesis that each continues.
+    tokens: The token that each adds.
+    log_probabilities: Log-probabilities of the continued hypotheses.
+    ends: Whether the continued hypothesis has ended.
   """
 
   parents: Int[Array, "B c"]
@@ -80,8 +80,8 @@ def _step(steps: Steps, now: _Progress, *, search: Beam) -> _Progress:
   length = now.position + 1 - steps.prefix_lengths
   penalty = length_penalty(length, search)[:, None]
   ended = _merge(now, found, penalty, search)
-  going_on = jnp.where(found.ends, _NEVER, found.log_probabilities)
-  log_probabilities, chosen = iterative_top_k(going_on, search.size)
+  continuing = jnp.where(found.ends, _NEVER, found.log_probabilities)
+  log_probabilities, chosen = iterative_top_k(continuing, search.size)
   parents = _pick(found.parents, chosen)
   tokens = put_at(
     _pick(now.tokens, parents), _pick(found.tokens, chosen), now.position
@@ -103,9 +103,9 @@ def _step(steps: Steps, now: _Progress, *, search: Beam) -> _Progress:
 def length_penalty(
   length: Int[Array, "*b"], search: Beam
 ) -> Float[Array, "*b"]:
-  """What the log-probability of so many tokens is divided by.
+  """What the log-probability of `length` tokens is divided by.
 
-  Of a prefix alone, with no token of its own, it is never asked: any number.
+  The value for length 0, a prefix alone, is never used.
   """
   length = jnp.maximum(length, 1).astype(jnp.float32)
   if search.normalization is Normalization.GNMT:

@@ -14,7 +14,7 @@ from taskmoe_jax.decoding.sampling import greedy_or_sample
 from taskmoe_jax.decoding.search import Beam, Search
 from taskmoe_jax.models.transformer import Transformer
 from taskmoe_jax.partitioning.rules import Partitioning, activate
-from taskmoe_jax.vocabulary import PAD_ID
+from taskmoe_jax.vocabulary import PAD_ID, right_shift
 
 
 @functools.partial(
@@ -33,7 +33,7 @@ def log_probabilities(
   """Log-probability of every target token; undefined for padding."""
   batch = {
     "encoder_input_tokens": sources,
-    "decoder_input_tokens": jnp.pad(targets, ((0, 0), (1, 0)))[:, :-1],
+    "decoder_input_tokens": right_shift(targets, jnp),
     "decoder_loss_weights": (targets != PAD_ID).astype(jnp.float32),
   }
 

@@ -11,7 +11,7 @@ from etils import epath
 from flax import linen as nn
 from jaxtyping import PyTree
 
-from taskmoe_jax.export.extract import (
+from taskmoe_jax.export.selection import (
   SelectedExperts,
   experts_of_task,
   router_paths,

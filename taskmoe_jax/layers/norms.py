@@ -1,4 +1,4 @@
-"""Root-mean-square layer normalisation."""
+"""Root-mean-square layer normalization."""
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,8 @@ from taskmoe_jax.layers.projections import with_axes
 class RMSNorm(nn.Module):
   """Scales vectors to unit root mean square: no mean, no bias, as in T5.
 
-  Mean and bias are left out because the engines that serve sub-networks have
-  them so (eps 1e-6 is theirs too). Computed in float32 whatever the input.
+  Without mean and bias, with eps 1e-6, as in the engines that serve
+  sub-networks. Computed in float32 for any input dtype.
   """
 
   epsilon: float = 1e-6

@@ -24,9 +24,9 @@ class LayerMemory:
 
   Attributes:
     past: Keys and values of the target tokens so far, written step by step.
-    source: Keys and values `[B, N, S, H]` of the encoder's output, made once
-      and read by all hypotheses of a sentence.
-    experts: Of an MoE layer whose rows' tasks decide on them, fetched once.
+    source: Keys and values `[B, N, S, H]` of the encoder's output, computed
+      once and read by all hypotheses of a sentence.
+    experts: The experts of an MoE layer routed by task, fetched once.
   """
 
   past: Past
@@ -37,7 +37,7 @@ class LayerMemory:
 class Layer(nn.Module):
   """Self-attention, attention to the source in a decoder, feed-forward.
 
-  Pre-norm: each part reads a normalised input and adds to the residual stream.
+  Pre-norm: each part reads a normalized input and adds to the residual stream.
   `mlp_dim` None makes the feed-forward an MoE.
   """
 
@@ -83,7 +83,7 @@ class Layer(nn.Module):
     target_length: int,
     num_hypotheses: int,
   ) -> LayerMemory:
-    """What all steps read, and room for what they write."""
+    """The memory that all steps read, with room for what they write."""
     source = self.source_attention.keys_values(encoded)
     past = Past.empty(source, target_length, num_hypotheses)
     experts = None

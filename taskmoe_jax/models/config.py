@@ -1,4 +1,4 @@
-"""Sizes and choices of a model; plain data, saved with every checkpoint."""
+"""The config of a model; plain data, saved with every checkpoint."""
 
 import dataclasses
 import enum
@@ -36,9 +36,9 @@ class ComputeDtype(enum.StrEnum):
 
 
 class Rematerialize(enum.StrEnum):
-  """What a block computes again in the backward pass, rather than keep.
+  """What a block recomputes in the backward pass rather than stores.
 
-  The less is kept the larger a batch fits, at up to a third more FLOPs.
+  The less is stored the larger a batch fits, at up to a third more FLOPs.
   """
 
   NONE = "none"  # nothing
@@ -71,7 +71,7 @@ class StackConfig:
       check_at_least(1, "StackConfig", mlp_dims=width)
     if self.block_size == 0 or self.num_layers % self.block_size:
       raise TaskMoeError(
-        f"num_layers={self.num_layers} is no multiple of the block's"
+        f"num_layers={self.num_layers} is not a multiple of the block's"
         f" {self.block_size} layers (mlp_dims={self.mlp_dims}"
         f"{' and one MoE layer' if self.moe else ''}). Set"
         " StackConfig.num_layers or StackConfig.mlp_dims."
@@ -84,6 +84,12 @@ class StackConfig:
   @property
   def num_blocks(self) -> int:
     return self.num_layers // self.block_size
+
+  @property
+  def moe_layers(self) -> range:
+    """Indices of the MoE layers, counted from 0; none in a dense stack."""
+    first = self.block_size - 1 if self.moe else self.num_layers
+    return range(first, self.num_layers, self.block_size)
 
   @property
   def moe_layer(self) -> str:
@@ -105,14 +111,15 @@ class ModelConfig:
     embed_dim: D.
     num_heads: N.
     head_dim: H.
-    activation: Of every feed-forward network.
+    activation: The activation of every feed-forward network.
     embeddings: How many vocabulary tables there are.
     encoder: The encoder's layers.
     decoder: The decoder's layers.
-    dropout_rate: On embeddings, on attention weights, inside dense feed-forward
-      networks and on what each layer adds; the paper states none for WMT.
+    dropout_rate: Dropout on embeddings, on attention weights, inside dense
+      feed-forward networks and on what each layer adds; the paper states none
+      for WMT.
     dtype: What layers compute in.
-    rematerialize: What training computes twice, to save memory.
+    rematerialize: What training recomputes, to save memory.
   """
 
   vocab_size: int

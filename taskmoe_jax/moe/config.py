@@ -1,4 +1,4 @@
-"""What an MoE layer is: granularity, experts, dispatch, loss weights."""
+"""The config of an MoE layer, and which settings go together."""
 
 import dataclasses
 import enum
@@ -16,7 +16,7 @@ from taskmoe_jax.moe.tables import WordTable
 
 
 class SecondExpertPolicy(enum.StrEnum):
-  """How training takes choices 2 to K (lingvo, `Top2GatingOnLogits`)."""
+  """How training makes choices 2 to K (lingvo, `Top2GatingOnLogits`)."""
 
   ALL = "all"  # the best ones
   RANDOM = "random"  # the best ones, each by a draw against its gate
@@ -34,7 +34,7 @@ class Renormalize(enum.StrEnum):
 
 
 class Priority(enum.StrEnum):
-  """Who claims the places of an expert first where they are few."""
+  """Which tokens claim an expert's places first."""
 
   ORDER = "order"
   GATE = "gate"  # batch-prioritised routing (V-MoE, arXiv 2106.05974)
@@ -52,7 +52,7 @@ class Dispatch(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MoeConfig:
-  """An MoE layer of E experts, of which every token meets K.
+  """An MoE layer of E experts, K of which are chosen for every token.
 
   Attributes:
     granularity: What one routing decision is made for.
@@ -72,7 +72,7 @@ class MoeConfig:
       memory as devices share the experts. Read by `dropless` only, on a mesh.
     refetch: Whether the backward pass fetches experts again, rather than keep
       them. Read by `expert_fetch` only.
-    second_expert_policy: How training takes choices 2 to K.
+    second_expert_policy: How training makes choices 2 to K.
     second_expert_threshold: Policy `random` makes choice k with probability
       gate_k / threshold, at most 1. Read by it only.
     renormalize: When gates are scaled to sum to 1, where anything is dropped.
@@ -80,7 +80,7 @@ class MoeConfig:
       uniform in 1 - jitter..1 + jitter (Switch, arXiv 2101.03961).
     balance_bias_rate: How far each step moves an expert's bias towards an even
       load (arXiv 2408.15664); see `moe.gates`. By token only.
-    priority: Who claims places first. Read by `capacity` only.
+    priority: Which tokens claim places first. Read by `capacity` only.
     expert_mask_rate: Share of choices whose expert's output training masks
       (NLLB's expert output masking, arXiv 2207.04672, section 6.2.1).
     gating_dropout_rate: Share of training steps in which the layer is skipped,
@@ -89,8 +89,8 @@ class MoeConfig:
     word_table: Which experts a token id has. Read by granularity `word` only.
     num_candidates: M, from K to E: the experts that a task's tokens are routed
       among. Read by granularity `task_then_token` only.
-    has_padding: Whether some layers have fewer experts, and are filled up to E
-      with what no token chooses; see `export.pruning`.
+    has_padding: Whether some layers have fewer experts, and are padded to E
+      with experts that no token chooses; see `export.pruning`.
   """
 
   granularity: Granularity
@@ -303,7 +303,7 @@ def _check_renormalize(config: MoeConfig) -> None:
   if config.expert_mask_rate:
     raise TaskMoeError(
       f"renormalize='after' would undo expert_mask_rate="
-      f"{config.expert_mask_rate}, which scales gates by itself. Set"
+      f"{config.expert_mask_rate}, which already scales gates. Set"
       " MoeConfig.renormalize to 'before', or MoeConfig.expert_mask_rate to"
       " 0.0."
     )

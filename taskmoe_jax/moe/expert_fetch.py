@@ -41,11 +41,11 @@ class ExpertFetch:
   """Experts come to the rows: nothing is dropped, no token moves.
 
   Attributes:
-    rows_per_task_group: Rows stand in groups of this many that share a task, so
-      that a group's experts are fetched once. Without grouping (groups of one
-      row) it is still right, only dearer: each row fetches its own.
-    refetch: Whether the backward pass fetches again what the forward pass had,
-      which costs a second all-to-all and saves K experts a group and layer.
+    rows_per_task_group: Size of the groups of consecutive rows with one task: a
+      group's experts are fetched once. Groups of one row are correct, too, but
+      cost more: each row fetches its own.
+    refetch: Whether the backward pass fetches experts again, which costs a
+      second all-to-all and saves K experts per group and layer.
   """
 
   rows_per_task_group: int

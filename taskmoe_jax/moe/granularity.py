@@ -161,7 +161,9 @@ class Token(Granularity):
   unit = "token"
   by_token = True
 
-  def features(self, x, inputs):
+  def features(
+    self, x: Float[Array, "B L D"], inputs: RouterInputs
+  ) -> Float[Array, "B *L D"]:
     return x
 
 
@@ -177,7 +179,9 @@ class Sentence(Granularity):
   name = "sentence"
   unit = "sentence"
 
-  def features(self, x, inputs):
+  def features(
+    self, x: Float[Array, "B L D"], inputs: RouterInputs
+  ) -> Float[Array, "B *L D"]:
     if inputs.sentence is not None:
       return inputs.sentence
     segments = inputs.segment_ids
@@ -193,7 +197,10 @@ class Task(Granularity):
   has_task_vectors = True
   task_gate = "table"
 
-  def features(self, x, inputs):
+  def features(
+    self, x: Float[Array, "B L D"], inputs: RouterInputs
+  ) -> Float[Array, "B *L D"]:
+    assert inputs.task_vectors is not None, "the stack has a table of tasks"
     return inputs.task_vectors
 
 
@@ -213,7 +220,7 @@ class TaskThenToken(Token):
       "A task has a few candidates, and each of its tokens chooses among them"
     )
 
-  def check(self, settings):
+  def check(self, settings: Settings) -> None:
     candidates = settings.num_candidates
     if candidates is None or not (
       settings.num_selected <= candidates <= settings.num_experts
@@ -224,9 +231,16 @@ class TaskThenToken(Token):
         " Set MoeConfig.num_candidates."
       )
 
-  def scores(self, scores, inputs, settings, parameter):
-    task_gate = parameter(self.task_gate)
+  def scores(
+    self,
+    scores: Float[Array, "B *L E"],
+    inputs: RouterInputs,
+    settings: Settings,
+    parameter: Callable[[str], Float[Array, "D E"]],
+  ) -> Float[Array, "B *L E"]:
+    task_gate = parameter("task_gate")
     of_task = jnp.einsum("bd,de->be", inputs.task_vectors, task_gate)
+    assert settings.num_candidates is not None, "check() refuses it"
     return among_candidates(scores, of_task, settings.num_candidates)
 
 
@@ -252,14 +266,18 @@ class Word(FixedTable):
   by_token = True
   reads_token_ids = True
 
-  def check(self, settings):
+  def check(self, settings: Settings) -> None:
     if settings.word_table is None:
       raise TaskMoeError(
         "granularity 'word' needs a word_table: accepted are"
         f" {', '.join(WordTable)}. Set MoeConfig.word_table."
       )
 
-  def experts(self, inputs, num_tasks, settings):
+  def experts(
+    self, inputs: RouterInputs, num_tasks: int, settings: Settings
+  ) -> Int[Array, "B *L K"]:
+    assert inputs.token_ids is not None, "stacks give what they read"
+    assert settings.word_table is not None, "check() refuses it"
     return word_experts(
       inputs.token_ids,
       settings.word_table,
@@ -280,7 +298,9 @@ class TaskTable(FixedTable):
     """The experts of each task, all different."""
     raise NotImplementedError
 
-  def experts(self, inputs, num_tasks, settings):
+  def experts(
+    self, inputs: RouterInputs, num_tasks: int, settings: Settings
+  ) -> Int[Array, "B *L K"]:
     table = self.task_experts(num_tasks, settings)
     return jnp.take(table, inputs.task_ids, axis=0)
 
@@ -290,7 +310,9 @@ class Static(TaskTable):
 
   name = "static"
 
-  def task_experts(self, num_tasks, settings):
+  def task_experts(
+    self, num_tasks: int, settings: Settings
+  ) -> Int[np.ndarray, "R K"]:
     return static_experts(
       num_tasks, settings.num_experts, settings.num_selected
     )

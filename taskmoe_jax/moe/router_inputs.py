@@ -1,4 +1,4 @@
-"""What routers know about rows, and the mean of a sentence."""
+"""The inputs of routers besides tokens, and the mean of a sentence."""
 
 import flax.struct
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int
 
 @flax.struct.dataclass
 class RouterInputs:
-  """What routers know about the rows, besides the tokens at hand.
+  """What routers know about the rows, besides the tokens.
 
   Attributes:
     task_ids: Task of each row.
@@ -18,7 +18,7 @@ class RouterInputs:
     sentence: Mean of the encoder's output over a token's sentence, for routers
       in a decoder: `[B, D]`, or `[B, L, D]` when rows hold several sentences.
     packed: Whether a row may hold several sentences.
-    rows_per_task_group: Rows stand in groups of this many with one task each.
+    rows_per_task_group: Size of the groups of consecutive rows with one task.
   """
 
   task_ids: Int[Array, "B"]

@@ -1,8 +1,9 @@
 """Routers: which K experts, with which gates, for each token or row.
 
 All learned granularities share one gate, softmax(features · table), and differ
-in the features: a token's own vector, the mean of its sentence, or a learned
-vector of its task. So switching granularity switches nothing else.
+in the features (`moe.granularity`): a token's own vector, the mean of its
+sentence, or a learned vector of its task. So switching granularity switches
+nothing else.
 
 A worked example, K = 2 of E = 3: scores (1, 0, 2) give probabilities
 (0.24, 0.09, 0.67), experts (2, 0), and gates (0.73, 0.27) that sum to 1.
@@ -39,12 +40,12 @@ from taskmoe_jax.moe.router_inputs import RouterInputs
 
 @flax.struct.dataclass
 class Softmax:
-  """What a learned gate makes of the scores of each decision.
+  """The softmax over the scores of each decision.
 
   Attributes:
-    probabilities: Of all experts.
+    probabilities: The probabilities of all experts.
     log_partition: Logarithm of the sum that they are divided by.
-    entropy: Of the probabilities, in nats.
+    entropy: Entropy of the probabilities, in nats.
   """
 
   probabilities: Float[Array, "B *L E"]
@@ -67,14 +68,13 @@ class Routing:
   """Experts and gates of every token `[B, L, K]`, or of every row `[B, K]`.
 
   Attributes:
-    experts: Chosen experts, best first.
-      E stands for a choice that was not made.
+    experts: Chosen experts, best first; E marks a choice that was not made.
     gates: Their weights, in float32; 0 for a choice that was not made. They may
       be given for every token though the experts are for every row.
-    priority: Who claims an expert's places first where they are few: tokens or
-      rows of a higher one. None leaves them in their order.
-    softmax: Where the gates are from, for losses and statistics; None where a
-      fixed table names the experts. Engines do not read it.
+    priority: Tokens or rows with a higher one claim an expert's places first.
+      None keeps their order.
+    softmax: What the gates come from, for losses and statistics; None with a
+      fixed table. Engines do not read it.
   """
 
   experts: Int[Array, "B *L K"]
@@ -88,16 +88,11 @@ class Routing:
 
 
 class Router(nn.Module):
-  """Chooses experts at the granularity that the config names.
+  """Chooses experts at the config's granularity; see `moe.granularity`.
 
-  A decoder routed by sentence uses the mean of the *encoder's* output for that
-  sentence, in training and in decoding alike. The authors' code averages over
-  the decoder's own tokens: it sees the future in training and cannot be
-  reproduced step by step (docs/design/paper.md).
-
-  All noise is of training, and from the stream `dropout`. What changes a
-  decision is drawn once for it: a sentence's tokens share it, and so do all
-  rows of a task, wherever they are.
+  All noise is for training only, from the stream `dropout`. Noise that changes
+  a decision is drawn once per decision: the tokens of a sentence share it, and
+  so do all rows of a task, wherever they are.
   """
 
   config: MoeConfig
@@ -188,7 +183,7 @@ class Router(nn.Module):
     )
 
   def _is_expert(self) -> Float[Array, "E"]:
-    """1 of an expert and 0 of padding, which `export.pruning` says alone."""
+    """1 for an expert and 0 for padding; only `export.pruning` sets it."""
     return self.param(
       "is_expert",
       with_axes(nn.initializers.ones, (axes.EXPERT,)),
@@ -197,7 +192,7 @@ class Router(nn.Module):
     )
 
   def _balance_bias(self) -> Float[Array, "E"]:
-    """Changed by `moe.gates` alone, after the optimizer's step."""
+    """Changed only by `gates.balanced_bias`, after the optimizer's step."""
     bias = self.param(
       "balance_bias",
       with_axes(nn.initializers.zeros, (axes.EXPERT,)),
@@ -215,7 +210,7 @@ class Router(nn.Module):
   def _draw(
     self, draw: Callable, inputs: RouterInputs, size: int
   ) -> Float[Array, "B *L n"]:
-    """Draws so many numbers for each decision."""
+    """Draws `size` numbers for each decision."""
     key = self.make_rng("dropout")
     granularity = self.config.granularity
     if granularity.by_task:

@@ -1,4 +1,4 @@
-"""Fixed tables of experts: no gate is learned, and every gate is 1/K."""
+"""Fixed tables of experts: no gate is learned, every gate is 1/K."""
 
 import enum
 

@@ -95,8 +95,7 @@ def _of_load(
   step: int,
 ) -> StackRouting | None:
   """None if the log says nothing."""
-  size, moe = stack.block_size, stack.moe
-  layers = tuple(range(size - 1, stack.num_layers, size))
+  moe, layers = stack.moe, tuple(stack.moe_layers)
   loads = [history.task_loads.get(f"{name}/layer_{i}", {}) for i in layers]
   seen = tuple(task for task in tasks if all(task in load for load in loads))
   decides = moe.granularity.decision

@@ -8,6 +8,7 @@ import pytest
 from flax import linen as nn
 
 from taskmoe_jax.bundles import bundle
+from taskmoe_jax.bundles.manifest import Manifest
 from taskmoe_jax.cli.main import main
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.layers.feed_forward import Activation
@@ -71,7 +72,7 @@ def bundle_folder(tmp_path_factory) -> str:
   target = tmp_path_factory.mktemp("bundles") / "small"
   with bundle.new_folder(target, overwrite=False) as folder:
     bundle.write_model(folder, Translator(config, params, space, vocabulary()))
-    bundle.write_manifest(folder, {"task": "de"})
+    bundle.write_manifest(folder, Manifest(task="de"))
   return str(target)
 
 

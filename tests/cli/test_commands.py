@@ -60,9 +60,8 @@ def test_a_folder_that_is_no_run_directory(tmp_path, fails):
 def test_a_run_directory_must_be_named(fails):
   fails(
     ["export"],
-    "nothing to export: set --run_dir to a run, --bundle to a bundle that"
-    " --formats are added to, or --verify to what is to be compared with its"
-    " checksums.",
+    "the following arguments are required: --run_dir. See `taskmoe export"
+    " --help`.",
   )
   fails(
     ["evaluate"],

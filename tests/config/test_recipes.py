@@ -61,6 +61,7 @@ def load(name: str, *flags: str) -> None:
   )
 
 
+@pytest.mark.expensive("it compiles models")
 @pytest.mark.parametrize("name", NAMES)
 def test_training(name):
   """Through a whole step, in shapes alone: 13 billion parameters cost none."""

@@ -67,7 +67,7 @@ def build(load, write):
   ],
 )
 def test_values_of_the_right_type(build, flag):
-  build(f"--gin.typed.run.{flag}")
+  assert build(f"--gin.typed.run.{flag}").keys() == {"result"}
 
 
 @pytest.mark.parametrize(

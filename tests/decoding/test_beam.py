@@ -205,6 +205,7 @@ def by_loop(model, row, search, limit, prefix=()):
   return ended[: search.n_best]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stopping", ["full", "likely", "sure"])
 @pytest.mark.parametrize(
   ("size", "n_best", "length_penalty"), [(1, 1, 0.0), (2, 2, 1.0), (3, 2, -0.5)]

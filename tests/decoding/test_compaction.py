@@ -20,6 +20,8 @@ from taskmoe_jax.moe.router_inputs import RouterInputs
 from taskmoe_jax.partitioning.meshes import MeshShape, make_mesh
 from taskmoe_jax.partitioning.rules import Partitioning
 
+pytestmark = pytest.mark.bit_for_bit
+
 TARGET_LENGTH = 12
 # Two groups of four rows; each group's rows have one task.
 LIMITS = np.array([12, 2, 3, 2, 4, 9, 1, 12], np.int32)
@@ -64,6 +66,7 @@ def search_rows(model, params):
   return search_rows
 
 
+@pytest.mark.expensive("it compiles models")
 @pytest.mark.parametrize("search", SEARCHES, ids=lambda s: type(s).__name__)
 def test_halving_changes_nothing(search_rows, search):
   whole, halved = search_rows(search, 0), search_rows(search, 2)
@@ -72,6 +75,7 @@ def test_halving_changes_nothing(search_rows, search):
   np.testing.assert_allclose(halved.scores, whole.scores, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_on_a_mesh_each_device_halves_its_own(search_rows):
   """To which experts of each group's task belong."""
   shape = MeshShape(data=2, expert=1, model=1)
@@ -84,6 +88,7 @@ def test_on_a_mesh_each_device_halves_its_own(search_rows):
   np.testing.assert_allclose(halved.scores, whole.scores, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_steps_are_taken_with_the_rows_that_are_left():
   """Four rows, then two, then one; a step as wide as the batch was."""
   widths = []

@@ -44,6 +44,7 @@ def frequencies(found):
   return counts / counts.sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("flags", "expected"),
   [

@@ -141,6 +141,7 @@ def needed(config):
   return token_flops(config, **LENGTHS).training_step(*tokens)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("experts", "dispatch"),
   [(False, ("auto", "auto")), (True, ("capacity", "expert_fetch"))],
@@ -167,6 +168,7 @@ def test_every_turn_of_a_scan_counts(gradient):
   assert counted / needed(config) == pytest.approx(1.0, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_all_devices_of_a_mesh_together(gradient):
   """Nothing is done twice, or left out of what each device does."""
   function, arguments, config = gradient(experts=True)

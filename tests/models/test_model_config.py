@@ -44,28 +44,38 @@ def test_blocks(num_layers, mlp_dims, moe, block_size, num_blocks):
 
 
 @pytest.mark.parametrize(
+  ("mlp_dims", "moe", "layers"),
+  [((11, 12), MOE, [2, 5]), ((), MOE, [0, 1, 2, 3, 4, 5]), ((11,), None, [])],
+)
+def test_moe_layers_are_the_last_of_each_block(mlp_dims, moe, layers):
+  stack = StackConfig(num_layers=6, mlp_dims=mlp_dims, moe=moe)
+  assert list(stack.moe_layers) == layers
+
+
+@pytest.mark.parametrize(
   ("num_layers", "mlp_dims", "moe", "message"),
   [
     (
       5,
       (11,),
       MOE,
-      "num_layers=5 is no multiple of the block's 2 layers (mlp_dims=(11,) and"
-      " one MoE layer). Set StackConfig.num_layers or StackConfig.mlp_dims.",
+      "num_layers=5 is not a multiple of the block's 2 layers (mlp_dims=(11,)"
+      " and one MoE layer). Set StackConfig.num_layers or"
+      " StackConfig.mlp_dims.",
     ),
     (
       4,
       (11, 12, 13),
       None,
-      "num_layers=4 is no multiple of the block's 3 layers (mlp_dims=(11, 12,"
-      " 13)). Set StackConfig.num_layers or StackConfig.mlp_dims.",
+      "num_layers=4 is not a multiple of the block's 3 layers (mlp_dims=(11,"
+      " 12, 13)). Set StackConfig.num_layers or StackConfig.mlp_dims.",
     ),
     (
       6,
       (),
       None,
-      "num_layers=6 is no multiple of the block's 0 layers (mlp_dims=()). Set"
-      " StackConfig.num_layers or StackConfig.mlp_dims.",
+      "num_layers=6 is not a multiple of the block's 0 layers (mlp_dims=())."
+      " Set StackConfig.num_layers or StackConfig.mlp_dims.",
     ),
   ],
 )

@@ -75,7 +75,8 @@ def test_what_granularities_have():
   ],
 )
 def test_what_goes_together(moe_config, values):
-  moe_config(**values)
+  config = moe_config(**values)
+  assert {name: getattr(config, name) for name in values} == values
 
 
 def refused(moe_config, values, message):
@@ -221,8 +222,8 @@ def test_values_that_cannot_be(moe_config, values, message):
     ),
     (
       {"renormalize": "after", "expert_mask_rate": 0.2},
-      "renormalize='after' would undo expert_mask_rate=0.2, which scales gates"
-      " by itself. Set MoeConfig.renormalize to 'before', or"
+      "renormalize='after' would undo expert_mask_rate=0.2, which already"
+      " scales gates. Set MoeConfig.renormalize to 'before', or"
       " MoeConfig.expert_mask_rate to 0.0.",
     ),
     (
@@ -266,7 +267,8 @@ def test_which_granularities_the_task_alone_decides():
 
 @pytest.mark.parametrize("num_selected", [1, 5])
 def test_numbers_of_experts_that_can_be_selected(num_selected):
-  MoeConfig.from_dict({**VALUES, "num_selected": num_selected})
+  config = MoeConfig.from_dict({**VALUES, "num_selected": num_selected})
+  assert config.num_selected == num_selected
 
 
 @pytest.mark.parametrize(

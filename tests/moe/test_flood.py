@@ -78,6 +78,7 @@ def run(engine, flood, mesh):
     return grad(x, weights, *rest)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", [None, (1, 8, 1), (2, 2, 2)], ids=str)
 @pytest.mark.parametrize(
   "engine",
@@ -136,6 +137,7 @@ def test_capacity_drops_and_reports_it(flood, mesh):
   assert statistics.dropped > 0.5
 
 
+@pytest.mark.slow
 def test_a_pool_drops_and_reports_it(flood):
   """(1, 8, 1), 16 rows a device, half of them of task 0, whose two experts lie
   on one device: 48 choices for ceil(1.25 · 96 / 8) = 15 places."""

@@ -166,6 +166,7 @@ def test_renormalised_gates_of_nothing():
   np.testing.assert_allclose(found, [[0.75, 0.25], [0, 0]])
 
 
+@pytest.mark.slow
 def test_jitter_has_bounds():
   x = jnp.array([[2.0, -3.0, 0.0]] * N)
   uniform = jax.random.uniform(jax.random.key(2), x.shape)

@@ -59,6 +59,7 @@ def apply(layer, params, *args, train):
   )
 
 
+@pytest.mark.slow
 def test_it_is_the_sum_of_the_experts_by_their_gates(layer, params, x, inputs):
   y, statistics = apply(layer, params, x, inputs, train=False)
   gates, experts, _ = select_experts(x @ params["router"]["table"], K)
@@ -100,6 +101,7 @@ def test_losses_have_gradients_and_the_log_has_none(layer, params, x, inputs):
 RATE, KEYS = 0.3, 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dispatch", ["capacity", "expert_fetch"])
 def test_gating_dropout_is_all_or_nothing(
   moe_config, params, x, inputs, dispatch

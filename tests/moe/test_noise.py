@@ -87,6 +87,7 @@ def decisions(routing):
   return {(b, t): both[:, b, t] for b, t in np.argwhere(PACKED > 0).tolist()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("granularity", "packed", "decided_for"),
   [
@@ -125,6 +126,7 @@ TABLE_NOISE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 def test_noise_is_of_the_key_and_of_training_alone(route, granularity):
   noise = ALL_NOISE if GRANULARITIES[granularity].has_gate else TABLE_NOISE

@@ -45,6 +45,7 @@ def route(moe_config):
   return route
 
 
+@pytest.mark.slow
 def test_by_token(route):
   routing, statistics = route("token")
   experts = [[0, 0, 2, 2], [2, 0, 0, 2]]

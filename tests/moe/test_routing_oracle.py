@@ -75,6 +75,7 @@ def of_tokens(values):
   return values
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_selected", [1, 2, 3])
 @pytest.mark.parametrize("packed", [False, True], ids=["rows", "packed"])
 @pytest.mark.parametrize("granularity", GRANULARITIES)
@@ -146,6 +147,7 @@ def dense_gates(granularity, num_selected, data, params, task_vectors, x):
   return gates / gates.sum(-1, keepdims=True) if num_selected > 1 else gates
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("granularity", "num_selected"),
   [

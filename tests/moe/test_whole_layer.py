@@ -108,6 +108,7 @@ def draw_params(layer, x, inputs):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("granularity", "dispatch", "mesh", "packed", "k"), list(cases())
 )

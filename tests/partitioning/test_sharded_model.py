@@ -139,6 +139,7 @@ WHOLE = ((26, 24), (2, 24, 4, 5), (2, 24, 8))
 WI = (2, 8, 24, 40)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("mesh", "fsdp", "shapes", "visited", "fetched"),
   [
@@ -225,6 +226,7 @@ def close(found, expected):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.expensive("it compiles models")
 @pytest.mark.parametrize(
   ("mesh", "fsdp"),
   [

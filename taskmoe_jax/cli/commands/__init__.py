@@ -54,7 +54,11 @@ COMMANDS = {
     "make an HTML page of a run: experts of tasks, sizes, scores"
   ),
   "average": Command("average a run's last checkpoints"),
-  "export": Command("extract the dense sub-networks of tasks"),
+  "export": Command("extract the sub-networks of tasks into bundles"),
+  "prune": Command("remove experts that a language hardly uses"),
+  "shrink": Command("make a smaller bundle: fewer bits, fewer pieces"),
+  "convert": Command("add formats of other engines to a bundle"),
+  "verify": Command("compare the files of bundles with their checksums"),
   "translate": Command("translate lines of text with a bundle or a run"),
   "demo": Command("vocabulary, training, scores and sub-networks in minutes"),
 }

@@ -97,12 +97,13 @@ def run(args: argparse.Namespace) -> None:
     truncate=args.truncate,
     max_target=args.max_target,
   )
-  from taskmoe_jax.bundles.bundle import load_bundle
-  from taskmoe_jax.runs.restoring import load_translator
-
   if args.bundle is not None:
+    from taskmoe_jax.bundles.bundle import load_bundle
+
     translator = load_bundle(args.bundle)
   else:
+    from taskmoe_jax.runs.restoring import load_translator
+
     translator, _ = load_translator(args.run_dir)
   lines = _read_lines(args.input, "--input")
   if args.targets is not None:
