@@ -94,8 +94,7 @@ class Translator:
       batch_size: Rows decoded together.
       search: How to search.
       lengths: How long sources and translations may be.
-      prefixes: What each line's translation must begin with; empty for no
-        prefix. They are tokenized separately.
+      prefixes: Start of each translation, or empty; tokenized separately.
       progress: Called with the number of lines that have just been decoded.
 
     Raises:

@@ -10,6 +10,7 @@ from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.export.extract import extract
 from taskmoe_jax.export.verify import TOLERANCE, logit_difference
 from taskmoe_jax.models.transformer import Transformer
+from taskmoe_jax.moe.granularity import STATIC
 from taskmoe_jax.task_space import TaskSpace
 
 
@@ -93,7 +94,7 @@ def test_a_union_by_table_is_its_mixture(of_one_expert, union_of, samples):
   small, selected = union_of(mixture, "en-fr", "en-de")
   assert _same(mixture, small, samples, "en-fr", "en-de") == [True, True]
   for stack in (small.model.encoder, small.model.decoder):
-    assert stack.moe.granularity == "static"
+    assert stack.moe.granularity == STATIC
     assert (stack.moe.num_experts, stack.moe.num_selected) == (2, 1)
   assert selected["encoder"].experts.tolist() == [[2, 1], [2, 1]]
   assert selected["encoder"].gates is None
