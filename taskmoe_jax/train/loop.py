@@ -112,13 +112,10 @@ def train(
 ) -> TrainResult:
   """Trains a model, or resumes the run in its run directory.
 
-  Everything is built and checked; the run directory is opened, which refuses
-  that of another model; its newest complete checkpoint is restored, or the
-  state initialized.
+  The newest complete checkpoint is restored, or the state initialized.
 
   Args:
-    optimizer: From `train.optimizers`, or another function that returns an
-      optax transformation; see `optimizers.make_optimizer`.
+    optimizer: Makes the optimizer, see `optimizers.make_optimizer`.
     fsdp: Whether parameters are also split over the `data` axis.
     train_steps: Steps in all, restarts included; step s is after s updates.
     seed: Seed of parameters, dropout and the order of the data.
@@ -129,14 +126,11 @@ def train(
   Raises:
     TaskMoeError: A mistake that a user can correct, before step 0.
   """
-  check_at_least(1, "train", train_steps=train_steps)
-  check_at_least(0, "train", seed=seed)
+  _check_counts(train_steps, seed)
   checkpoints.check_reports(log_every)
   check_hooks(hooks)
   console = processes.console(console)
-  partitioning = Partitioning(make_mesh(mesh), fsdp)
-  if partitioning.platform == "cpu":
-    keep_freed_memory()
+  partitioning = _partitioning(mesh, fsdp)
   batches.check_divides(partitioning)
   processes.check_agreement("recipe", {"the recipe": config_text})
   corpus = open_corpus(mixture)
@@ -153,6 +147,18 @@ def train(
     loop = _Loop(run, run_dir, program, data, batches, lock, console)
     observed = _Observed(monitoring, divergence, corpus, config_text, hooks)
     return loop(train_steps, log_every, checkpoints, observed, initial)
+
+
+def _check_counts(train_steps: int, seed: int) -> None:
+  check_at_least(1, "train", train_steps=train_steps)
+  check_at_least(0, "train", seed=seed)
+
+
+def _partitioning(mesh: MeshShape, fsdp: bool) -> Partitioning:
+  partitioning = Partitioning(make_mesh(mesh), fsdp)
+  if partitioning.platform == "cpu":
+    keep_freed_memory()
+  return partitioning
 
 
 class _Observed(NamedTuple):

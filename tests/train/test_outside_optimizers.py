@@ -53,10 +53,7 @@ def outside(tmp_path, monkeypatch):
 def train(
   small_recipe, taskmoe, use_devices, steps_compiled_once, tmp_path, capsys
 ):
-  """Trains with an optimizer on some devices; returns what was said and losses.
-
-  In microbatches, with every layer an MoE layer.
-  """
+  """Trains a dense model in microbatches; returns what was said, and losses."""
 
   def train(name, optimizer, steps, devices):
     use_devices(devices)
@@ -66,7 +63,7 @@ def train(
       f"{optimizer.format(recipe=small_recipe)}"
     )
     run_dir = tmp_path / name
-    mesh = ("data=2", "expert=2") if devices > 1 else ()
+    mesh = ("data=2", "model=2") if devices > 1 else ()
     taskmoe(
       "train",
       f"--gin_file={recipe}",
@@ -74,7 +71,8 @@ def train(
       f"--gin.TRAIN_STEPS={steps}",
       "--gin.MICROBATCHES=2",
       "--gin.CHECKPOINT_EVERY=1",
-      "--gin.config.StackConfig.mlp_dims=()",
+      "--gin.config.StackConfig.num_layers=1",
+      "--gin.config.StackConfig.moe=None",
       f"--gin.FSDP={devices > 1}",
       *(f"--gin.meshes.MeshShape.{axis}" for axis in mesh),
     )

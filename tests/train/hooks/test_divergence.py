@@ -91,7 +91,7 @@ def test_a_spike_goes_back_to_the_checkpoint_and_past_its_batches(watch):
   assert watch([3, 3, 3, 2.9, 9, 9, 3, 3]) == [1, 2, 3, 4, 5, 2, 3, 4]
   assert watch.said == [
     "step 6: a loss of 9.000 is more than 1.5 times 2.950; rolling back (1 of 1"
-    " times), and on behind the batches of that trouble: step 2 restored"
+    " times), and continuing after the batches that led here: step 2 restored"
   ]
 
 

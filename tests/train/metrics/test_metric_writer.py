@@ -218,7 +218,7 @@ def test_a_strange_line_is_an_error(tmp_path, wrong):
   path = tmp_path / "metrics.jsonl"
   before = '{"step": 10}\n' + wrong + '\n{"step": 20}\n'
   path.write_text(before)
-  message = r"metrics.jsonl:2 is not a line of metrics with a step: .* Mend"
+  message = r"metrics.jsonl:2 is not a line of metrics with a step: .* Correct"
   with pytest.raises(TaskMoeError, match=message):
     open_writer(tmp_path, resume_step=35)
   assert path.read_text() == before
