@@ -42,6 +42,7 @@ changed: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # Reference pages of all modules, from their docstrings: build/docs/index.html.
 # A module that cannot be imported is an error. TensorFlow greets on import.

@@ -29,7 +29,9 @@ from etils import epath
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from taskmoe_jax.bundles.bundle import load_bundle
+from taskmoe_jax.bundles.manifest import About
 from taskmoe_jax.data.corpus import Mixture, examples
+from taskmoe_jax.data.opening import open_corpus
 from taskmoe_jax.decoding.search import GREEDY, Beam, Stopping
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.export.formats.ctranslate2.engine import CTranslate2Engine
@@ -41,7 +43,6 @@ from taskmoe_jax.export.formats.engine_check import (
 )
 from taskmoe_jax.export.formats.format import Expected, formats_named
 from taskmoe_jax.export.formats.huggingface.engine import HuggingFaceEngine
-from taskmoe_jax.export.manifest import About
 from taskmoe_jax.export.verify import in_float32
 from taskmoe_jax.tasks.cldr import cldr_30
 from taskmoe_jax.tasks.tsv import tsv
@@ -140,7 +141,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
   parser.add_argument("--json", type=Path, help="where to write the rows")
   flags = parser.parse_args(arguments)
   torch.set_num_threads(flags.threads)
-  mixture = mixture_of(flags)
+  corpus = open_corpus(mixture_of(flags))
   rows = []
   console = rich.console.Console()
   with (
@@ -151,7 +152,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
       bundle = in_float32(load_bundle(flags.bundles / task))
       text = {
         pair: examples(
-          mixture, part=flags.part, pair=pair, limit=flags.sentences
+          corpus, part=flags.part, pair=pair, limit=flags.sentences
         )
         for pair in bundle.task_space.pairs
       }

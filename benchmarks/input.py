@@ -54,7 +54,7 @@ def _batches(args: argparse.Namespace, corpus):
 
 def _corpus(args: argparse.Namespace):
   from taskmoe_jax.data.cache.reading import open_cache
-  from taskmoe_jax.data.corpus import open_corpus
+  from taskmoe_jax.data.opening import open_corpus
 
   if args.way == "cached":
     return open_cache(args.cache, temperature=None)

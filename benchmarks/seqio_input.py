@@ -75,7 +75,7 @@ def write_seqio_cache(args: argparse.Namespace) -> None:
   import tensorflow as tf
 
   from taskmoe_jax.data.batches.packing import tokenise
-  from taskmoe_jax.data.corpus import open_corpus
+  from taskmoe_jax.data.opening import open_corpus
   from taskmoe_jax.vocabulary import Vocabulary
 
   vocabulary = Vocabulary.load(args.vocabulary)

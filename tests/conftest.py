@@ -182,13 +182,14 @@ def small_corpus(tmp_path_factory):
 @pytest.fixture(scope="session")
 def small_vocabulary(small_corpus, tmp_path_factory):
   """Path of a vocabulary of the corpus."""
+  from taskmoe_jax.data.opening import open_corpus
   from taskmoe_jax.data.text.vocabulary_training import train_vocabulary
   from taskmoe_jax.tasks.tsv import tsv
 
   mixture = tsv(str(small_corpus), vocabulary=None, temperature=1.0)
   path = tmp_path_factory.mktemp("vocabulary") / "small.model"
   path.write_bytes(
-    train_vocabulary(mixture, size=293, num_sentences=200, seed=0)
+    train_vocabulary(open_corpus(mixture), size=293, num_sentences=200, seed=0)
   )
   return path
 
@@ -247,22 +248,24 @@ def tiny_model():
   Both have a dense and an MoE layer, twice; a dense layer alone for None.
   """
   from taskmoe_jax.models.config import ModelConfig, StackConfig
-  from taskmoe_jax.moe.config import MoeConfig
+  from taskmoe_jax.moe.config import Dispatch, MoeConfig
+  from taskmoe_jax.moe.granularity import GRANULARITIES
+  from taskmoe_jax.moe.tables import WordTable
 
   def stack(granularity):
     if granularity is None:
       return StackConfig(num_layers=2, mlp_dims=(7,))
     moe = MoeConfig(
-      granularity=granularity,
+      granularity=GRANULARITIES[granularity],
       num_experts=5,
       num_selected=2,
       expert_mlp_dim=6,
-      dispatch="auto",
+      dispatch=Dispatch.AUTO,
       capacity_factor=2.0,
       group_size=64,
       balance_loss_weight=0.01,
       z_loss_weight=0.001,
-      word_table="hashed",
+      word_table=WordTable.HASHED,
       num_candidates=3,
     )
     return StackConfig(num_layers=4, mlp_dims=(7,), moe=moe)
@@ -278,7 +281,7 @@ def tiny_model():
       "decoder": stack(decoder),
       **changes,
     }
-    return ModelConfig(vocab_size=vocab_size, **settings)
+    return ModelConfig.from_dict({"vocab_size": vocab_size, **settings})
 
   return make
 

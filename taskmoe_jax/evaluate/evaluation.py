@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 import rich.console
 from etils import epath
 
-from taskmoe_jax.data.corpus import Mixture
+from taskmoe_jax.data.corpus import Corpus, Mixture
+from taskmoe_jax.data.opening import open_corpus
 from taskmoe_jax.decoding.search import (
   USUAL_LENGTHS,
   Beam,
@@ -16,7 +17,7 @@ from taskmoe_jax.decoding.search import (
 )
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.evaluate import groups as pair_groups
-from taskmoe_jax.evaluate import page, results, scores, tables, texts
+from taskmoe_jax.evaluate import metrics, page, results, tables, texts
 from taskmoe_jax.evaluate.models import Evaluated, load_evaluated
 from taskmoe_jax.evaluate.scores import Scoring
 from taskmoe_jax.evaluate.translating import Decoding, translate
@@ -69,7 +70,8 @@ def evaluate(
   model = {"run_dir": run_dir, "bundle": bundle, "step": step, "mesh": mesh}
   evaluated = load_evaluated(**model)
   where = {"part": part, "tsv": tsv, "test_set": test_set}
-  text = _text(evaluated, mixture, **where, pairs=pairs, limit=examples)
+  corpus = None if mixture is None else open_corpus(mixture)
+  text = _text(evaluated, corpus, **where, pairs=pairs, limit=examples)
   if named_high_resource:
     _check_named(named_high_resource, evaluated, text)
   name = _folder_name(text, examples, evaluated.step, search)
@@ -79,7 +81,7 @@ def evaluate(
     Decoding(search=search, lengths=lengths, batch_size=batch_size),
     scoring,
     groups=functools.partial(
-      _groups, mixture, named_high_resource or high_resource
+      _groups, corpus, named_high_resource or high_resource
     ),
     folder=epath.Path(out or evaluated.folder / "evaluation" / name),
     console=console,
@@ -112,7 +114,7 @@ def evaluate_text(
   notes += [
     note
     for language in sorted({split_pair(pair)[1] for pair in text.pairs})
-    for note in scores.tokenizer_notes(language)
+    for note in metrics.tokenizer_notes(language)
   ]
   found = results.gather(
     records,
@@ -142,7 +144,7 @@ def _report(
 
 def _text(
   evaluated: Evaluated,
-  mixture: Mixture | None,
+  corpus: Corpus | None,
   *,
   part: str,
   pairs: Sequence[str] | None,
@@ -160,13 +162,13 @@ def _text(
     return texts.of_tsv(tsv, part=part, pairs=pairs, space=space, limit=limit)
   if test_set:
     return texts.of_sacrebleu(test_set, pairs=pairs, space=space, limit=limit)
-  if mixture is None:
+  if corpus is None:
     raise TaskMoeError(
       "nothing to evaluate on. Set --tsv, --test_set, or --gin_file to a"
       " recipe with a mixture."
     )
-  return texts.of_mixture(
-    mixture, part=part, pairs=pairs, space=space, limit=limit
+  return texts.of_corpus(
+    corpus, part=part, pairs=pairs, space=space, limit=limit
   )
 
 
@@ -193,7 +195,7 @@ def _check_named(
 
 
 def _groups(
-  mixture: Mixture | None,
+  corpus: Corpus | None,
   high_resource: int | Sequence[str] | None,
   evaluated: Evaluated,
   text: texts.Text,
@@ -201,13 +203,13 @@ def _groups(
 ) -> dict[str, list[str]]:
   """The groups of pairs; adds to the notes what could not be told."""
   trained = evaluated.translator.task_space.pairs
-  if mixture is not None:
-    trained = pair_groups.trained_pairs(mixture)
+  if corpus is not None:
+    trained = pair_groups.trained_pairs(corpus)
   if isinstance(high_resource, int):
     more_than, high_resource = high_resource, None
-    if mixture is not None:
+    if corpus is not None:
       high_resource, said = pair_groups.high_resource_languages(
-        mixture, more_than
+        corpus, more_than
       )
       notes += said
   return pair_groups.groups_of(

@@ -12,7 +12,8 @@ import re
 import zlib
 from collections.abc import Mapping, Sequence
 
-from taskmoe_jax.data.corpus import Mixture, examples, open_corpus
+from taskmoe_jax.data.corpus import Corpus, examples
+from taskmoe_jax.data.opening import open_corpus
 from taskmoe_jax.data.text.test_sets import read_test_set, test_set_pairs
 from taskmoe_jax.errors import TaskMoeError, one_of
 from taskmoe_jax.task_space import TaskSpace, split_pair
@@ -67,8 +68,8 @@ def check_limit(limit: int | None) -> None:
     )
 
 
-def of_mixture(
-  mixture: Mixture,
+def of_corpus(
+  corpus: Corpus,
   *,
   part: str,
   pairs: Sequence[str] | None,
@@ -78,7 +79,7 @@ def of_mixture(
   """Takes one part of a mixture.
 
   Args:
-    mixture: Where the pairs are from.
+    corpus: Where the pairs are from.
     part: `validation` or `test`.
     pairs: Which; unless given, all that have this part and that the model can
       translate.
@@ -86,7 +87,6 @@ def of_mixture(
     limit: The first so many of each pair.
   """
   check_part(part)
-  corpus = open_corpus(mixture)
   chosen = pairs or [
     pair
     for pair in corpus.pairs
@@ -135,9 +135,11 @@ def of_tsv(
     name = re.sub(r"\.tsv(\.gz)?$", "", pathlib.Path(path).name)
     return Text(name, path, {pairs[0]: _read_file(path, limit)})
   name = pathlib.Path(path).resolve().name
-  text = of_mixture(
+  text = of_corpus(
     # A name of its own: the run's mixture may be registered as `tsv`.
-    tsv(path, vocabulary=None, temperature=1.0, name="evaluated_tsv"),
+    open_corpus(
+      tsv(path, vocabulary=None, temperature=1.0, name="evaluated_tsv")
+    ),
     part=part,
     pairs=pairs,
     space=space,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from taskmoe_jax.data.corpus import Corpus, TrainExamples
+from taskmoe_jax.data.opening import open_corpus
 from taskmoe_jax.vocabulary import Vocabulary
 
 
@@ -47,9 +48,13 @@ class LengthsCorpus(Corpus):
   vocabulary = None
 
   def __init__(self, rates, lengths):
-    self.rates = rates
+    self._rates = rates
     self.pairs = tuple(rates)
     self._lengths = lengths
+
+  @property
+  def rates(self):
+    return self._rates
 
   def parts(self, pair):
     return ("train",)
@@ -149,7 +154,7 @@ def batches_of(letters):
 
   def make(mixture, **changes):
     options = {
-      "task_space": task_space_of(mixture, "target"),
+      "task_space": task_space_of(open_corpus(mixture), "target"),
       "batch_size": 6,
       "rows_per_task_group": 1,
       "source_length": 31,
@@ -157,7 +162,9 @@ def batches_of(letters):
       "pack": True,
       "seed": 5,
     }
-    return TrainBatches(mixture, vocabulary=letters, **{**options, **changes})
+    return TrainBatches(
+      open_corpus(mixture), vocabulary=letters, **{**options, **changes}
+    )
 
   return make
 

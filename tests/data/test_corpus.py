@@ -1,6 +1,7 @@
 import pytest
 
 from taskmoe_jax.data.corpus import examples, samples
+from taskmoe_jax.data.opening import open_corpus
 from taskmoe_jax.errors import TaskMoeError
 
 _TEXT = [("one", "eins"), ("two", "zwei"), ("three", "drei"), ("four", "vier")]
@@ -13,11 +14,13 @@ class EndlessText:
 
 @pytest.fixture
 def scored(mixture_of):
-  return mixture_of(
-    {
-      "en-de": {"test": _TEXT, "validation": EndlessText()},
-      "de-en": {"test": []},
-    }
+  return open_corpus(
+    mixture_of(
+      {
+        "en-de": {"test": _TEXT, "validation": EndlessText()},
+        "de-en": {"test": []},
+      }
+    )
   )
 
 
@@ -57,7 +60,7 @@ def test_samples_are_unseen_where_they_can_be(mixture_of):
       "en-fr": {"train": text["train"], "validation": []},
     }
   )
-  assert samples(mixture, 2) == {
+  assert samples(open_corpus(mixture), 2) == {
     "de-en": [("test", "test")],
     "en-de": [("validation", "validation")],
     "en-fr": [("train", "train")],

@@ -12,11 +12,11 @@ from taskmoe_jax.decoding.batches import Sentence
 from taskmoe_jax.decoding.compaction import take_rows
 from taskmoe_jax.decoding.generate import Rows, generate
 from taskmoe_jax.decoding.hypotheses import Steps
-from taskmoe_jax.decoding.sampling import one_by_one
+from taskmoe_jax.decoding.sampling import greedy_or_sample
 from taskmoe_jax.decoding.search import Beam, Greedy, Sampling
 from taskmoe_jax.models.parameters import unrolled
 from taskmoe_jax.models.transformer import DecodingMemory
-from taskmoe_jax.moe.routing import RouterInputs
+from taskmoe_jax.moe.router_inputs import RouterInputs
 from taskmoe_jax.partitioning.meshes import MeshShape, make_mesh
 from taskmoe_jax.partitioning.rules import Partitioning
 
@@ -47,7 +47,7 @@ def search_rows(model, params):
     keys=generator.integers(0, 99, (8, 2)).astype(np.uint32),
   )
 
-  def search_rows(search, halvings, parts=None):
+  def search_rows(search, num_compactions, parts=None):
     place = (lambda x: x) if parts is None else parts.spread_rows
     weights = unrolled(params, model.config)
     if parts is not None:
@@ -59,7 +59,7 @@ def search_rows(model, params):
       search=search,
       target_length=TARGET_LENGTH,
       rows_per_task_group=4,
-      halvings=halvings,
+      num_compactions=num_compactions,
       partitioning=parts,
     )
 
@@ -116,9 +116,9 @@ def test_steps_are_taken_with_the_rows_that_are_left():
       num_hypotheses=1,
       target_length=9,
       rows_per_group=4,
-      halvings=2,
+      num_compactions=2,
     )
-    jax.block_until_ready(jax.jit(lambda: one_by_one(steps, Greedy()))())
+    jax.block_until_ready(jax.jit(lambda: greedy_or_sample(steps, Greedy()))())
     jax.effects_barrier()
     return widths
 
@@ -143,12 +143,16 @@ def test_taking_rows_of_each_group():
 def test_how_often(num_rows, num_shards, expected):
   """Down to four rows a device, where they can be halved."""
   sentences = [Sentence(i, [5] * 7) for i in range(7 * num_rows + 1)]
-  found = batches.halvings(sentences, num_rows, num_shards)
+  found = batches.compactions_by_bucket(sentences, num_rows, num_shards)
   assert found == {32: expected}
   # Seven batches do not pay for longer compiling.
-  assert batches.halvings(sentences[1:], num_rows, num_shards) == {32: 0}
+  assert batches.compactions_by_bucket(sentences[1:], num_rows, num_shards) == {
+    32: 0
+  }
   longer = [dataclasses.replace(sentences[0], source=[5] * 40)]
-  assert batches.halvings(sentences + longer, num_rows, num_shards) == {
+  assert batches.compactions_by_bucket(
+    sentences + longer, num_rows, num_shards
+  ) == {
     32: expected,
     64: 0,
   }

@@ -8,11 +8,11 @@ from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.partitioning.meshes import MeshShape, make_mesh
 from taskmoe_jax.partitioning.rules import Partitioning
-from taskmoe_jax.task_space import TaskSpace
+from taskmoe_jax.task_space import TaskBy, TaskSpace
 from taskmoe_jax.vocabulary import EOS_ID
 
 SPACE = TaskSpace(
-  ("en", "de", "fr"), ("en-de", "de-en", "en-fr", "fr-en"), "target"
+  ("en", "de", "fr"), ("en-de", "de-en", "en-fr", "fr-en"), TaskBy.TARGET
 )
 # The longest has 37 letters, and so falls into the bucket of 64 tokens.
 LINES = [
@@ -120,9 +120,9 @@ def test_nothing_to_translate(translator):
 @pytest.mark.parametrize(
   ("languages", "pairs", "task_by"),
   [
-    (("en", "de", "fr"), ("fr-de",), "pair"),
+    (("en", "de", "fr"), ("fr-de",), TaskBy.PAIR),
     # Both are of one task, and ask for one target symbol.
-    (("en", "fr", "de"), ("en-de", "fr-de"), "target"),
+    (("en", "fr", "de"), ("en-de", "fr-de"), TaskBy.TARGET),
   ],
 )
 def test_a_pair_that_goes_without_saying(
@@ -144,7 +144,7 @@ def test_a_pair_that_goes_without_saying(
     ),
     (
       # One task, but two target symbols.
-      TaskSpace(("en", "de", "fr"), ("en-de", "en-fr"), "source"),
+      TaskSpace(("en", "de", "fr"), ("en-de", "en-fr"), TaskBy.SOURCE),
       None,
       "which pair to translate is not clear: accepted are en-de, en-fr. Set"
       " --pair.",
@@ -158,7 +158,7 @@ def test_a_pair_that_goes_without_saying(
     (SPACE, "en-zh", "unknown task 'zh': accepted are en, de, fr."),
     (SPACE, "zh-en", "unknown language 'zh': accepted are en, de, fr."),
     (
-      TaskSpace(("en", "de", "fr"), ("en-de", "fr-en"), "pair"),
+      TaskSpace(("en", "de", "fr"), ("en-de", "fr-en"), TaskBy.PAIR),
       "de-fr",
       "unknown task 'de-fr': accepted are en-de, fr-en.",
     ),
@@ -180,7 +180,7 @@ def test_a_batch_has_rows(translator):
 
 @pytest.mark.slow
 def test_a_vocabulary_of_other_languages(config, params, vocabulary):
-  space = TaskSpace(("en", "fi"), ("en-fi",), "target")
+  space = TaskSpace(("en", "fi"), ("en-fi",), TaskBy.TARGET)
   translator = Translator(config, params, space, vocabulary)
   with pytest.raises(
     TaskMoeError, match=r"^the vocabulary 'memory' has no symbol <2fi>"

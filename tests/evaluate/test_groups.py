@@ -1,5 +1,6 @@
 import pytest
 
+from taskmoe_jax.data.opening import open_corpus
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.evaluate import groups
 
@@ -65,14 +66,14 @@ def mixture(tmp_path):
 
 def test_resources_are_those_of_the_training_text(mixture, tmp_path):
   trained = {"en-de", "de-en", "en-fr", "fr-en"}
-  assert set(groups.trained_pairs(mixture)) == trained
-  assert groups.high_resource_languages(mixture, 1) == (["de"], [])
-  assert groups.high_resource_languages(mixture, 3) == ([], [])
+  assert set(groups.trained_pairs(open_corpus(mixture))) == trained
+  assert groups.high_resource_languages(open_corpus(mixture), 1) == (["de"], [])
+  assert groups.high_resource_languages(open_corpus(mixture), 3) == ([], [])
 
 
 def test_text_that_is_not_here(mixture, tmp_path):
   (tmp_path / "en-de.train.tsv").unlink()
-  languages, (note,) = groups.high_resource_languages(mixture, 1)
+  languages, (note,) = groups.high_resource_languages(open_corpus(mixture), 1)
   assert languages is None
   assert note.startswith("no averages by resources: ")
   assert note.endswith("--high_resource=de,fr.")
@@ -82,7 +83,7 @@ def test_endless_text_has_no_resources():
   from taskmoe_jax.tasks.cldr import cldr_30
 
   mixture = cldr_30(None, seed=0, temperature=1.0, languages=("de",))
-  assert groups.high_resource_languages(mixture, 1) == (None, [])
+  assert groups.high_resource_languages(open_corpus(mixture), 1) == (None, [])
 
 
 def test_a_misspelt_language():

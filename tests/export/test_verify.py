@@ -21,7 +21,7 @@ def small_of(mixture):
   def make(params=mixture.params, task="en"):
     space = mixture.task_space
     params, config, _ = extract(
-      params, mixture.model, space.task_id(task), len(space.tasks)
+      params, mixture.model, (space.task_id(task),), len(space.tasks)
     )
     served = TaskSpace.from_pairs(("de-en", "fr-en"), "target")
     return Translator(config, params, served, mixture.vocabulary)

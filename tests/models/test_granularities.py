@@ -22,7 +22,7 @@ import pytest
 
 from taskmoe_jax.models.parameters import unrolled
 from taskmoe_jax.models.transformer import Transformer
-from taskmoe_jax.moe.config import Granularity
+from taskmoe_jax.moe.granularity import GRANULARITIES
 
 SENTENCES = [
   ([5, 9, 12, 1], [7, 15, 1]),
@@ -153,7 +153,7 @@ def routed_by(tiny_config, draw_params):
 
 # All pairs of the first four, and the others with each kind of neighbour.
 MIXED = [
-  *itertools.product(list(Granularity)[:4], repeat=2),
+  *itertools.product(list(GRANULARITIES)[:4], repeat=2),
   ("word", "word"),
   ("word", "task_then_token"),
   ("sentence", "word"),
@@ -165,10 +165,10 @@ MIXED = [
 
 @pytest.fixture(scope="module", params=MIXED, ids="-".join)
 def mixed(request, routed_by):
-  return routed_by(*map(Granularity, request.param))
+  return routed_by(*request.param)
 
 
-@pytest.fixture(scope="module", params=Granularity)
+@pytest.fixture(scope="module", params=GRANULARITIES)
 def routed(request, routed_by):
   """With one granularity in both stacks."""
   return routed_by(request.param, request.param)

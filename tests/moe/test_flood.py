@@ -16,7 +16,8 @@ from taskmoe_jax.layers.feed_forward import Activation, FeedForwardWeights
 from taskmoe_jax.moe.capacity import Capacity
 from taskmoe_jax.moe.dropless import Dropless
 from taskmoe_jax.moe.expert_fetch import ExpertFetch
-from taskmoe_jax.moe.routing import RouterInputs, Routing
+from taskmoe_jax.moe.router_inputs import RouterInputs
+from taskmoe_jax.moe.routing import Routing
 from taskmoe_jax.moe.statistics import measure
 from taskmoe_jax.partitioning.rules import activate
 from tests.moe import oracle

@@ -20,7 +20,8 @@ from taskmoe_jax.moe.gates import (
   top_k,
   without_padding,
 )
-from taskmoe_jax.moe.routing import Router, RouterInputs
+from taskmoe_jax.moe.router_inputs import RouterInputs
+from taskmoe_jax.moe.routing import Router
 from taskmoe_jax.moe.statistics import measure
 
 

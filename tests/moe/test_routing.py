@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from taskmoe_jax.moe.routing import Router, RouterInputs, sentence_mean
+from taskmoe_jax.moe.router_inputs import RouterInputs, sentence_mean
+from taskmoe_jax.moe.routing import Router
 from taskmoe_jax.moe.statistics import measure
 
 # D = 2, E = 3: the first feature asks for expert 0, the second for 2.

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from taskmoe_jax.moe.gates import select_experts
-from taskmoe_jax.moe.routing import RouterInputs, Routing, Softmax
+from taskmoe_jax.moe.router_inputs import RouterInputs
+from taskmoe_jax.moe.routing import Routing, Softmax
 from taskmoe_jax.moe.statistics import measure, measure_gates
 
 # Three tokens and padding in one row, padding and one token in the other.

@@ -7,6 +7,7 @@ import pytest
 
 from taskmoe_jax.pages.curves import curves
 from taskmoe_jax.pages.heat_map import cell_size, dendrogram, heat_map
+from taskmoe_jax.pages.histogram import histogram
 from taskmoe_jax.pages.markup import Html
 
 # Of a heat map's cells: what is said of it, and where it is.
@@ -105,3 +106,26 @@ def test_long_curves_are_means_of_neighbours():
   assert len(drawn.split()) == 450
   # The axis ends at the largest mean.
   assert heights == {"12.0"}
+
+
+def test_a_histogram_has_a_bar_for_each_bin_that_holds_something():
+  drawn = histogram(
+    [0.0, 2.0, 4.0, 8.0], [0.25, 0.0, 0.5], title="lengths", x_name="tokens"
+  )
+  # 820 pixels are 8 tokens; 208 pixels are a share of 0.5, from the bottom at
+  # 220.
+  bars = re.findall(
+    r'<rect x="([\d.]+)" y="([\d.]+)" width="([\d.]+)" height="([\d.]+)"[^>]*>'
+    r"<title>(.*?)</title>",
+    drawn,
+  )
+  assert bars == [
+    ("60.0", "116.0", "205.0", "104.0", "0 to 2: 25.00%"),
+    ("470.0", "12.0", "410.0", "208.0", "4 to 8: 50.00%"),
+  ]
+  names = re.findall(r">([\d.,]+)</text>", drawn)
+  assert names == [
+    *("0", "0.1", "0.2", "0.3", "0.4", "0.5"),
+    *(str(tokens) for tokens in range(9)),
+  ]
+  assert ">tokens</text>" in drawn

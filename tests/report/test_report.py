@@ -138,7 +138,7 @@ def test_sizes_are_those_of_extracted_models(
 ):
   model = tiny_model(encoder, decoder, vocab_size=300)
   params = random_params(Transformer(model, 3))
-  small, config, _ = extract(params, model, 2, 3)
+  small, config, _ = extract(params, model, (2,), 3)
   sizes = sizes_of(model, 3)
   assert sub_network_config(model) == config
   assert sizes.mixture == parameter_count(params)

@@ -8,6 +8,7 @@ import tensorflow_datasets as tfds
 
 from taskmoe_jax.data.batches.batches import TrainBatches
 from taskmoe_jax.data.corpus import task_space_of
+from taskmoe_jax.data.opening import open_corpus
 from taskmoe_jax.data.seqio.sources import parallel_sources, rates
 from taskmoe_jax.data.text.vocabulary_training import train_vocabulary
 from taskmoe_jax.errors import TaskMoeError
@@ -38,7 +39,7 @@ def folder(tmp_path_factory):
 
 def test_many_languages_and_pairs(folder):
   mixture = many(str(folder), **_MANY)
-  space = task_space_of(mixture, "target")
+  space = task_space_of(open_corpus(mixture), "target")
   assert len(space.languages) == len(space.tasks) == 110
   assert len(space.pairs) == 2 * 114
   assert rates(mixture) == pytest.approx(dict.fromkeys(space.pairs, 1 / 228))
@@ -72,13 +73,15 @@ def test_text_in_one_language_is_trained_on_like_all_other(folder):
     ("", "and more"),
   ]
   assert sources["qaa-qaa"].text("validation")[0] == ("", "dev alone")
-  model = train_vocabulary(mixture, size=275, num_sentences=100, seed=0)
+  model = train_vocabulary(
+    open_corpus(mixture), size=275, num_sentences=100, seed=0
+  )
   vocabulary = Vocabulary(model)
   batch = next(
     TrainBatches(
-      mixture,
+      open_corpus(mixture),
       vocabulary=vocabulary,
-      task_space=task_space_of(mixture, "target"),
+      task_space=task_space_of(open_corpus(mixture), "target"),
       batch_size=3,
       rows_per_task_group=1,
       source_length=8,
@@ -183,7 +186,7 @@ def test_text_of_seqio_tasks_registered_elsewhere(elsewhere):
   assert text.read([0, 1, 2]) == expected
   assert sources["fr-en"].text("test")[1] == ("test", "TWO")
   assert rates(mixture) == {"de-en": 0.75, "fr-en": 0.25}
-  assert task_space_of(mixture, "target").tasks == ("en",)
+  assert task_space_of(open_corpus(mixture), "target").tasks == ("en",)
 
 
 def test_it_is_copied_once_until_it_changes(elsewhere, tmp_path):
@@ -252,6 +255,6 @@ def test_a_task_without_text(elsewhere):
   with pytest.raises(TaskMoeError) as error:
     rates(mixture)
   assert str(error.value).startswith(
-    "seqio task 'theirs_ids' gives no text as 'inputs' before its"
+    "seqio task 'theirs_ids' does not give text as 'inputs' before its"
     " seqio.preprocessors.tokenize step, but TensorSpec(shape=(1,)"
   )

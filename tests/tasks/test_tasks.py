@@ -7,6 +7,7 @@ import seqio
 from taskmoe_jax.data.batches.batches import TrainBatches
 from taskmoe_jax.data.cldr.generator import LANGUAGES, CldrText
 from taskmoe_jax.data.corpus import examples, task_space_of
+from taskmoe_jax.data.opening import open_corpus
 from taskmoe_jax.data.seqio.sources import parallel_sources, rates
 from taskmoe_jax.data.text.vocabulary_training import train_vocabulary
 from taskmoe_jax.errors import TaskMoeError
@@ -35,7 +36,9 @@ def folder(tmp_path_factory):
 def vocabulary_path(folder, tmp_path_factory):
   path = tmp_path_factory.mktemp("vocabulary") / "spm.model"
   mixture = tsv(str(folder), vocabulary=str(path), temperature=5.0)
-  model = train_vocabulary(mixture, size=500, num_sentences=400, seed=1)
+  model = train_vocabulary(
+    open_corpus(mixture), size=500, num_sentences=400, seed=1
+  )
   path.write_bytes(model)
   return str(path)
 
@@ -51,7 +54,9 @@ def test_tsv_makes_both_directions(folder):
   assert sources["de-en"].text("train")[0] == first[::-1]
   assert sources["en-fi"].splits == ("train",)
   assert (
-    examples(mixture, part="validation", pair="de-en", limit=None)[0]
+    examples(open_corpus(mixture), part="validation", pair="de-en", limit=None)[
+      0
+    ]
     == (first[::-1])
   )
   # The square roots of 240 and 60 are as 2 to 1.
@@ -97,7 +102,9 @@ def test_cldr_has_thirty_pairs():
   english, kazakh = CldrText("kk", "test", 3)[5]
   assert sources["kk-en"].text("test")[5] == (kazakh, english)
   assert sources["en-kk"].text("test")[5] == (english, kazakh)
-  found = examples(mixture, part="validation", pair="zh-en", limit=4)
+  found = examples(
+    open_corpus(mixture), part="validation", pair="zh-en", limit=4
+  )
   assert found[3] == CldrText("zh", "validation", 3)[3][::-1]
 
 
@@ -148,9 +155,9 @@ def test_seqio_gives_the_tokens_that_training_sees(
   vocabulary = Vocabulary.load(vocabulary_path)
   batch = next(
     TrainBatches(
-      only,
+      open_corpus(only),
       vocabulary=vocabulary,
-      task_space=task_space_of(mixture, "target"),
+      task_space=task_space_of(open_corpus(mixture), "target"),
       batch_size=256,
       rows_per_task_group=1,
       source_length=150,

@@ -4,7 +4,8 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from taskmoe_jax.data.corpus import examples, open_corpus, task_space_of
+from taskmoe_jax.data.corpus import examples, task_space_of
+from taskmoe_jax.data.opening import open_corpus
 from taskmoe_jax.data.seqio.sources import parallel_sources, rates
 from taskmoe_jax.data.text.cleaning import Cleaning
 from taskmoe_jax.data.text.test_sets import TestSet
@@ -114,7 +115,7 @@ def test_wmt_30(mocked):
     ("cs-en", "cs cs-en validation 0", "en cs-en validation 0"),
     ("en-fr", *[f"{x} fr-en.newstest2013_2014 test 0" for x in ("en", "fr")]),
   ):
-    found = examples(mixture, part="test", pair=pair, limit=1)
+    found = examples(open_corpus(mixture), part="test", pair=pair, limit=1)
     assert found == [(source, target)]
   for pair in sources:
     assert set(sources[pair].splits) == {"train", "validation", "test"}
@@ -127,14 +128,18 @@ def test_wmt_32_has_two_pairs_that_are_only_evaluated(mocked):
   assert set(corpus.pairs) - set(corpus.rates) == {"de-fr", "fr-de"}
   for pair, first in (("de-fr", "de"), ("fr-de", "fr")):
     assert corpus.parts(pair) == ("validation", "test")
-    assert examples(mixture, part="test", pair=pair, limit=9) == [
+    assert examples(open_corpus(mixture), part="test", pair=pair, limit=9) == [
       (f"wmt19 {pair}", f"ref {pair}")
     ]
-    found = examples(mixture, part="validation", pair=pair, limit=1)[0][0]
+    found = examples(
+      open_corpus(mixture), part="validation", pair=pair, limit=1
+    )[0][0]
     assert found == f"{first} fr-de.euelections_dev2019 validation 0"
-  assert task_space_of(mixture, "target").task_of_pair("de-fr") == "fr"
+  assert (
+    task_space_of(open_corpus(mixture), "target").task_of_pair("de-fr") == "fr"
+  )
   with pytest.raises(TaskMoeError) as error:
-    task_space_of(mixture, "pair")
+    task_space_of(open_corpus(mixture), "pair")
   assert str(error.value) == (
     "de-fr, fr-de of mixture 'wmt_32' have no train part, and so no task where"
     " one is routed by pair. Set TASK_BY to 'target' or 'source', or MIXTURE to"

@@ -140,14 +140,14 @@ def test_a_run_from_beginning_to_end(train, tmp_path):
 
 
 @pytest.mark.expensive("it compiles models")
-def test_going_on_and_having_finished(train, tmp_path):
+def test_resuming_and_having_finished(train, tmp_path):
   train(train_steps=2)
   result, printed = train(train_steps=3, config_text="SEED = 0\n# more\n")
-  assert "going on: step 2 restored from" in printed
+  assert "resuming: step 2 restored from" in printed
   assert result.step == 3
   # More steps than asked for are no mistake; nothing is left to do.
   result, printed = train(train_steps=1)
-  assert "going on: step 3 restored from" in printed
+  assert "resuming: step 3 restored from" in printed
   assert (result.step, result.tokens_per_second) == (3, 0.0)
   lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
   assert [json.loads(line)["step"] for line in lines] == [2, 3]
@@ -240,15 +240,15 @@ def test_samples_are_of_the_best_part_there_is(train, small_corpus, tmp_path):
     (
       {},
       {"log_every": 3},
-      r"every_steps=2 is no multiple of log_every=3, so .* LOG_EVERY\.",
+      r"every_steps=2 is not a multiple of log_every=3, so .* LOG_EVERY\.",
     ),
-    ({}, {"log_every": 0}, "is no multiple of log_every=0"),
+    ({}, {"log_every": 0}, "is not a multiple of log_every=0"),
     ({}, {"train_steps": 0}, "train_steps=0 is not at least 1"),
     ({"source_length": 2}, {}, "source_length=2 is not at least 3"),
     (
       {"rows_per_task_group": 3},
       {},
-      "a batch of 8 rows is no multiple of 3, the rows of one task",
+      "a batch of 8 rows is not a multiple of 3, the rows of one task",
     ),
   ],
 )

@@ -153,34 +153,34 @@ def test_wandb_that_is_not_installed(monkeypatch, tmp_path):
   ("make", "message"),
   [
     (
-      lambda watching: TracedSteps(first_step=0, num_steps=1),
+      lambda monitoring: TracedSteps(first_step=0, num_steps=1),
       r"first_step=0 is not at least 1\. Set TRACE_FIRST_STEP, or leave it",
     ),
     (
-      lambda watching: TracedSteps(first_step=2, num_steps=0),
+      lambda monitoring: TracedSteps(first_step=2, num_steps=0),
       "num_steps=0 is not at least 1",
     ),
     (
-      lambda watching: watching(histograms_every=0),
+      lambda monitoring: monitoring(histograms_every=0),
       "histograms_every=0 is not at least 1",
     ),
     (
-      lambda watching: watching({"every_steps": 0}),
+      lambda monitoring: monitoring({"every_steps": 0}),
       r"every_steps=0 is not at least 1\. Set EVALUATE_EVERY, or leave it",
     ),
     (
-      lambda watching: watching({"loss_examples": 0}),
+      lambda monitoring: monitoring({"loss_examples": 0}),
       "loss_examples=0 is not at least 1",
     ),
     (
-      lambda watching: watching({"bleu_examples": -1}),
+      lambda monitoring: monitoring({"bleu_examples": -1}),
       "bleu_examples=-1 is not at least 0",
     ),
   ],
 )
-def test_what_cannot_be(watching, make, message):
+def test_what_cannot_be(monitoring, make, message):
   with pytest.raises(TaskMoeError, match=message):
-    make(watching)
+    make(monitoring)
 
 
 def test_json_is_what_it_was(tmp_path):

@@ -234,7 +234,7 @@ def test_sigterm_saves_first(
   with at_step(3, lambda: signal.raise_signal(signal.SIGTERM)):
     assert main(arguments(tmp_path)) == 75
   assert signal.getsignal(signal.SIGTERM) is before
-  said = f"SIGTERM: saved step 3 of {STEPS}; the same command goes on"
+  said = f"SIGTERM: saved step 3 of {STEPS}; the same command resumes"
   assert said in capsys.readouterr().out
   assert (tmp_path / "checkpoints" / "3").exists()
   assert not (tmp_path / "lock.json").exists()
@@ -245,5 +245,5 @@ def test_sigterm_saves_first(
 def test_a_finished_run_does_nothing(unbroken, arguments, taskmoe, capsys):
   before = _reports(unbroken)
   taskmoe(*arguments(unbroken))
-  assert f"going on: step {STEPS} restored from" in capsys.readouterr().out
+  assert f"resuming: step {STEPS} restored from" in capsys.readouterr().out
   assert _reports(unbroken) == before

@@ -10,7 +10,8 @@ import numpy as np
 import sentencepiece
 from etils import epath
 
-from taskmoe_jax.data.corpus import Corpus, Mixture, open_corpus
+from taskmoe_jax.data.corpus import Corpus, Mixture
+from taskmoe_jax.data.opening import open_corpus
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.files import write_whole
 from taskmoe_jax.task_space import split_pair
@@ -22,16 +23,16 @@ from taskmoe_jax.vocabulary import (
   target_symbol,
 )
 
-# The model depends on it, so that it is not the number of cores.
+# Fixed, not the number of cores, because the model depends on it.
 _NUM_THREADS = 4
-# An endless text is sampled from so many of its examples.
+# The number of examples of an endless text to sample from.
 _ENDLESS = 2**31
 
 _logger = logging.getLogger(__name__)
 
 
 def train_vocabulary(
-  mixture: Mixture, *, size: int, num_sentences: int, seed: int
+  corpus: Corpus, *, size: int, num_sentences: int, seed: int
 ) -> bytes:
   """Returns a SentencePiece model of text sampled at the mixture's rates.
 
@@ -42,18 +43,17 @@ def train_vocabulary(
   SentencePiece writes a space). The same arguments give the same bytes.
 
   Args:
-    mixture: Its train parts are sampled. A pair that has fewer sentences than
+    corpus: Its train parts are sampled. A pair that has fewer sentences than
       its share gives each of them once.
     size: Number of pieces, with the special ones.
     num_sentences: How many to sample, sources and targets together.
-    seed: Of the sample.
+    seed: Seed of the sample.
   """
   if num_sentences < 2:
     raise TaskMoeError(
       f"{num_sentences} sentences are too few for a vocabulary: it needs at"
       " least an example's two. Set VOCAB_SENTENCES."
     )
-  corpus = open_corpus(mixture)
   targets = dict.fromkeys(split_pair(pair)[1] for pair in corpus.pairs)
   _logger.info(
     "training a vocabulary of %d pieces on %d sentences of %d pairs",
@@ -90,10 +90,10 @@ def _sample(corpus: Corpus, num_sentences: int, seed: int) -> Iterator[str]:
   for number, (pair, rate) in enumerate(corpus.rates.items()):
     text, size = corpus.text(pair, "train"), corpus.size(pair, "train")
     source, target = split_pair(pair)
-    # Text for language modelling has no sources.
+    # Language-modelling text has no sources.
     sides = 1 if source == target else 2
     count = max(1, round(rate * num_sentences / sides))
-    # Not one sample for both directions, which share their text.
+    # Both directions share their text, but should not share their sample.
     generator = np.random.default_rng([seed, number])
     if size is None:
       indices = generator.integers(_ENDLESS, size=count)
@@ -104,7 +104,7 @@ def _sample(corpus: Corpus, num_sentences: int, seed: int) -> Iterator[str]:
 
 
 def _size_error(size: int, message: str) -> TaskMoeError:
-  """Says in our words what SentencePiece says of a size that cannot be."""
+  """Explains a vocabulary size that SentencePiece refuses."""
   limit = re.search(r"set it to a value <= (\d+)", message)
   if limit:
     return TaskMoeError(
@@ -112,11 +112,11 @@ def _size_error(size: int, message: str) -> TaskMoeError:
       f" {limit[1]} can be made of it. Set VOCAB_SIZE, or raise"
       " VOCAB_SENTENCES."
     )
-  least = re.search(r"smaller than required_chars\. \d+ vs (\d+)", message)
-  if least:
+  minimum = re.search(r"smaller than required_chars\. \d+ vs (\d+)", message)
+  if minimum:
     return TaskMoeError(
       f"a vocabulary of {size} pieces is too small for this text: its"
-      f" characters, bytes and symbols alone are {least[1]}. Set VOCAB_SIZE."
+      f" characters, bytes and symbols alone are {minimum[1]}. Set VOCAB_SIZE."
     )
   return TaskMoeError(
     f"no vocabulary of {size} pieces can be made: {message}. Set VOCAB_SIZE."
@@ -131,8 +131,8 @@ class VocabularySource:
     path: The vocabulary to use, which must be there; None makes one from the
       mixture, in the run directory.
     size: Number of pieces of a new one.
-    num_sentences: What a new one is trained on.
-    seed: Of the sample of sentences.
+    num_sentences: Number of sentences that a new one is trained on.
+    seed: Seed of the sample of sentences.
   """
 
   path: str | None
@@ -141,7 +141,7 @@ class VocabularySource:
   seed: int
 
   def load_or_train(
-    self, mixture: Mixture, default_path: epath.Path
+    self, corpus: Corpus, default_path: epath.Path
   ) -> Vocabulary:
     """Returns the vocabulary; trains it if no path is set and none is there.
 
@@ -150,10 +150,10 @@ class VocabularySource:
     if self.path is not None:
       return Vocabulary.load(self.path)
     if not default_path.exists():
-      self.write(mixture, default_path)
+      self.write(corpus, default_path)
     return Vocabulary.load(default_path)
 
-  def write(self, mixture: Mixture, default_path: epath.Path) -> epath.Path:
+  def write(self, corpus: Corpus, default_path: epath.Path) -> epath.Path:
     """Trains the vocabulary and writes it, to `path` or the default.
 
     Raises:
@@ -161,7 +161,7 @@ class VocabularySource:
         models may have been trained with it.
     """
     path = epath.Path(self.path or default_path)
-    model = self._model(mixture)
+    model = self._model(corpus)
     if path.exists() and path.read_bytes() != model:
       raise TaskMoeError(
         f"{str(path)!r} is another vocabulary than this mixture gives, and is"
@@ -177,8 +177,7 @@ class VocabularySource:
       ) from None
     return path
 
-  def _model(self, mixture: Mixture) -> bytes:
-    corpus = open_corpus(mixture)
+  def _model(self, corpus: Corpus) -> bytes:
     if corpus.vocabulary is not None:
       return corpus.vocabulary.model
     return train_vocabulary(
@@ -190,4 +189,6 @@ def make_vocabulary(
   *, vocabulary: VocabularySource, mixture: Mixture, run_dir: str
 ) -> epath.Path:
   """Writes a recipe's vocabulary, to its path or into the run directory."""
-  return vocabulary.write(mixture, epath.Path(run_dir) / "vocabulary.model")
+  return vocabulary.write(
+    open_corpus(mixture), epath.Path(run_dir) / "vocabulary.model"
+  )

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from taskmoe_jax.data.corpus import task_space_of
+from taskmoe_jax.data.opening import open_corpus
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.task_space import TaskSpace
 
@@ -78,7 +79,7 @@ def test_rows_are_of_the_languages_they_say(mixture_of, batches_of):
 
 @pytest.mark.parametrize("task_by", ["target", "source", "pair"])
 def test_groups_of_rows_have_one_task(mixture, batches_of, task_by):
-  space = task_space_of(mixture, task_by)
+  space = task_space_of(open_corpus(mixture), task_by)
   batches = _take(
     batches_of(mixture, task_space=space, batch_size=12, rows_per_task_group=3),
     40,
@@ -100,7 +101,7 @@ def test_the_state_counts_what_the_rows_hold(mixture, batches_of):
   batches = batches_of(mixture)
   counted = collections.Counter()
   for batch in _take(batches, 30):
-    space = task_space_of(mixture, "target")
+    space = task_space_of(open_corpus(mixture), "target")
     pairs = space.pair_table[batch["source_language"], batch["target_language"]]
     for pair, ids in zip(pairs, batch["encoder_segment_ids"], strict=True):
       counted[space.pairs[pair]] += int(ids.max())
@@ -252,8 +253,8 @@ def test_where_the_text_is_from(mixture, batches_of):
 @pytest.mark.parametrize(
   ("batch_size", "group", "message"),
   [
-    (8, 3, "a batch of 8 rows is no multiple of 3, .* ROWS_PER_TASK_GROUP"),
-    (2, 4, "a batch of 2 rows is no multiple of 4, .* Set BATCH_SIZE or"),
+    (8, 3, "a batch of 8 rows is not a multiple of 3, .* ROWS_PER_TASK_GROUP"),
+    (2, 4, "a batch of 2 rows is not a multiple of 4, .* Set BATCH_SIZE or"),
     (0, 1, "a batch of 0 rows in groups of 1: both are at least 1"),
     (4, 0, "4 rows in groups of 0: .* Set BATCH_SIZE and ROWS_PER_TASK_GROUP"),
   ],

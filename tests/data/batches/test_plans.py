@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from taskmoe_jax.data.corpus import task_space_of
+from taskmoe_jax.data.opening import open_corpus
 
 
 @pytest.mark.slow
@@ -59,7 +60,7 @@ def test_a_device_has_at_most_so_many_tasks(lengths_corpus, batches_of, tasks):
   batches = batches_of(
     lengths_corpus, batch_size=32, rows_per_task_group=8 // tasks
   )
-  space = task_space_of(lengths_corpus, "target")
+  space = task_space_of(open_corpus(lengths_corpus), "target")
   most = 0
   for _ in range(60):
     rows = [space.task_of_pair(pair) for pair, _ in batches.plan()]

@@ -8,7 +8,8 @@ import rich.console
 
 from taskmoe_jax.data.cache.reading import open_cache, verify_cache
 from taskmoe_jax.data.cache.writing import write_cache
-from taskmoe_jax.data.corpus import examples, open_corpus, samples
+from taskmoe_jax.data.corpus import examples, samples
+from taskmoe_jax.data.opening import open_corpus
 from taskmoe_jax.data.text.vocabulary_training import VocabularySource
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.task_space import TaskSpace
@@ -246,7 +247,7 @@ def test_no_cache_half_a_cache_and_one_of_another_format(cache, tmp_path):
   with pytest.raises(TaskMoeError, match=r"manifest\.json: this file of the"):
     open_cache(cache, temperature=None)
   manifest.unlink()
-  with pytest.raises(TaskMoeError, match=r"is unfinished: .* goes on where it"):
+  with pytest.raises(TaskMoeError, match=r"is unfinished: .* resumes where it"):
     open_cache(cache, temperature=None)
 
 
@@ -272,6 +273,6 @@ def vocabulary_of_letters(tmp_path, mixture):
 
   path = tmp_path / "other.model"
   path.write_bytes(
-    train_vocabulary(mixture, size=290, num_sentences=100, seed=1)
+    train_vocabulary(open_corpus(mixture), size=290, num_sentences=100, seed=1)
   )
   return path

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from taskmoe_jax.data.corpus import open_corpus
+from taskmoe_jax.data.opening import open_corpus
 
 
 class Counting:

@@ -4,6 +4,7 @@ import pytest
 import seqio
 
 from taskmoe_jax.data.corpus import task_space_of
+from taskmoe_jax.data.opening import open_corpus
 from taskmoe_jax.data.seqio.sources import (
   ParallelSource,
   parallel_sources,
@@ -110,12 +111,12 @@ def test_what_a_mixture_holds(mixture_of):
   sources = parallel_sources(mixture)
   assert list(sources) == ["de-en", "en-de", "fr-en"]
   assert all(pair == source.pair for pair, source in sources.items())
-  space = task_space_of(mixture, "pair")
+  space = task_space_of(open_corpus(mixture), "pair")
   assert space.languages == ("de", "en", "fr")
   assert space.pairs == ("de-en", "en-de", "fr-en")
   assert space.task_by is TaskBy.PAIR
   with pytest.raises(TaskMoeError, match="unknown task_by 'targte'"):
-    task_space_of(mixture, "targte")
+    task_space_of(open_corpus(mixture), "targte")
 
 
 def test_rates_follow_the_temperature(mixture_of):
@@ -204,7 +205,7 @@ def test_two_seqio_tasks_of_one_pair(mixture_of):
   )
   mixture = seqio.Mixture("both", [(first, 1.0), (second, 1.0)])
   with pytest.raises(TaskMoeError) as error:
-    task_space_of(mixture, "target")
+    task_space_of(open_corpus(mixture), "target")
   assert str(error.value) == (
     "seqio tasks 'again' and 'made_in_test_en_de' of mixture 'both' are both"
     " en-de: put a pair's text into one seqio task."

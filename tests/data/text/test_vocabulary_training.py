@@ -2,7 +2,7 @@ import pytest
 from etils import epath
 
 from taskmoe_jax.data.cldr.generator import CldrText
-from taskmoe_jax.data.corpus import open_corpus
+from taskmoe_jax.data.opening import open_corpus
 from taskmoe_jax.data.text import vocabulary_training
 from taskmoe_jax.data.text.vocabulary_training import (
   VocabularySource,
@@ -22,7 +22,9 @@ def _mixture():
 
 @pytest.fixture(scope="module")
 def model():
-  return train_vocabulary(_mixture(), size=900, num_sentences=3000, seed=2)
+  return train_vocabulary(
+    open_corpus(_mixture()), size=900, num_sentences=3000, seed=2
+  )
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +49,8 @@ def test_size_and_special_pieces(vocabulary):
 @pytest.mark.slow
 def test_the_same_arguments_give_the_same_bytes(model):
   options = {"size": 900, "num_sentences": 3000}
-  assert train_vocabulary(_mixture(), **options, seed=2) == model
-  assert train_vocabulary(_mixture(), **options, seed=3) != model
+  assert train_vocabulary(open_corpus(_mixture()), **options, seed=2) == model
+  assert train_vocabulary(open_corpus(_mixture()), **options, seed=3) != model
 
 
 @pytest.mark.parametrize("language", ["de", "kk", "zh", "ru", "hi"])
@@ -125,20 +127,22 @@ def test_both_directions_do_not_sample_the_same():
 def test_size_beyond_the_text(mixture_of):
   mixture = mixture_of({"en-de": {"train": [("a b", "c d")] * 9}})
   with pytest.raises(TaskMoeError) as error:
-    train_vocabulary(mixture, size=5000, num_sentences=18, seed=1)
+    train_vocabulary(open_corpus(mixture), size=5000, num_sentences=18, seed=1)
   limit = str(error.value).split("at most ")[1].split()[0]
   assert str(error.value) == (
     "a vocabulary of 5000 pieces is too large for this text: at most"
     f" {limit} can be made of it. Set VOCAB_SIZE, or raise VOCAB_SENTENCES."
   )
-  model = train_vocabulary(mixture, size=int(limit), num_sentences=18, seed=1)
+  model = train_vocabulary(
+    open_corpus(mixture), size=int(limit), num_sentences=18, seed=1
+  )
   assert len(Vocabulary(model)) == int(limit)
 
 
 def test_size_below_the_alphabet(mixture_of):
   mixture = mixture_of({"en-de": {"train": [("a b", "c d")] * 9}})
   with pytest.raises(TaskMoeError) as error:
-    train_vocabulary(mixture, size=200, num_sentences=18, seed=1)
+    train_vocabulary(open_corpus(mixture), size=200, num_sentences=18, seed=1)
   assert str(error.value).startswith("a vocabulary of 200 pieces is too small")
   assert str(error.value).endswith("Set VOCAB_SIZE.")
 
@@ -148,13 +152,13 @@ def test_too_few_sentences(mixture_of):
   with pytest.raises(
     TaskMoeError, match=r"1 sentences are too few .* Set VOCAB"
   ):
-    train_vocabulary(mixture, size=300, num_sentences=1, seed=1)
+    train_vocabulary(open_corpus(mixture), size=300, num_sentences=1, seed=1)
 
 
 def test_empty_corpus(mixture_of):
   mixture = mixture_of({"en-de": {"train": []}})
   with pytest.raises(TaskMoeError, match=r"train part of en-de .* is empty"):
-    train_vocabulary(mixture, size=300, num_sentences=10, seed=1)
+    train_vocabulary(open_corpus(mixture), size=300, num_sentences=10, seed=1)
 
 
 @pytest.fixture
@@ -171,11 +175,11 @@ def _source(path=None, **changes):
 
 def test_vocabulary_is_made_once_in_the_run_directory(small_mixture, tmp_path):
   default = epath.Path(tmp_path / "run" / "vocabulary.model")
-  made = _source().load_or_train(small_mixture, default)
+  made = _source().load_or_train(open_corpus(small_mixture), default)
   assert len(made) == 275
   assert [path.name for path in default.parent.iterdir()] == [default.name]
   # One that is there stays, whatever else is asked for.
-  again = _source(size=274).load_or_train(small_mixture, default)
+  again = _source(size=274).load_or_train(open_corpus(small_mixture), default)
   assert again.checksum == made.checksum
 
 
@@ -183,9 +187,9 @@ def test_vocabulary_with_a_path_must_be_there(small_mixture, tmp_path):
   path = str(tmp_path / "mine.model")
   default = epath.Path(tmp_path / "default.model")
   with pytest.raises(TaskMoeError, match=rf"no vocabulary at '{path}'"):
-    _source(path).load_or_train(small_mixture, default)
-  _source(path).write(small_mixture, default)
-  found = _source(path).load_or_train(small_mixture, default)
+    _source(path).load_or_train(open_corpus(small_mixture), default)
+  _source(path).write(open_corpus(small_mixture), default)
+  found = _source(path).load_or_train(open_corpus(small_mixture), default)
   assert found.origin == path
   assert not default.exists()
 

@@ -7,6 +7,7 @@ from etils import epath
 
 from benchmarks import formats
 from taskmoe_jax.bundles import bundle
+from taskmoe_jax.bundles.manifest import Manifest
 
 TEXTS = {"en-de": (["abc", "hh a", "hg fe"], ["cba", "ab", "efgh"])}
 
@@ -17,7 +18,7 @@ def bundles(sub_network, tmp_path):
   folder = epath.Path(tmp_path) / "bundles" / "de"
   folder.mkdir(parents=True)
   bundle.write_model(folder, sub_network())
-  bundle.write_manifest(folder, {"task": "de"})
+  bundle.write_manifest(folder, Manifest(task="de"))
   return folder.parent
 
 

@@ -178,7 +178,7 @@ def exported(mixture_of, samples, tmp_path, monkeypatch):
     )
     monkeypatch.setattr(exporting, "score_pairs", scores_of)
     settings = {"examples": 2, "scored": 1, **changes}
-    pruning = Pruning(**{**HALF, **settings.pop("pruning", {})})
+    pruning = Pruning.named(**{**HALF, **settings.pop("pruning", {})})
     return export_pruned(tmp_path, pruning, read_text, tasks=tasks, **settings)
 
   return run, asked

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from etils import epath
 
+from taskmoe_jax.bundles.manifest import About
+from taskmoe_jax.data.opening import open_corpus
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.export.formats.ctranslate2.engine import CTranslate2Engine
 from taskmoe_jax.export.formats.ctranslate2.writer import (
@@ -20,7 +22,6 @@ from taskmoe_jax.export.formats.ctranslate2.writer import (
 )
 from taskmoe_jax.export.formats.engine_check import score_differences
 from taskmoe_jax.export.formats.format import Expected, formats_named
-from taskmoe_jax.export.manifest import About
 
 ABOUT = About("de", "runs/a", 70, (5000, 1234), {})
 FORMATS = (FLOAT32, FLOAT16, INT8)
@@ -168,5 +169,5 @@ def test_a_mixture_is_not_written(mixture_of, tmp_path):
   with pytest.raises(
     TaskMoeError, match=r"several tasks .* CTranslate2 has not.*--tasks"
   ):
-    FLOAT32.write(mixture_of("task", "task"), folder, ABOUT)
+    FLOAT32.write(open_corpus(mixture_of("task", "task")), folder, ABOUT)
   assert list(folder.iterdir()) == []

@@ -13,6 +13,8 @@ import yaml
 from etils import epath
 from safetensors import numpy as safetensors
 
+from taskmoe_jax.bundles.manifest import About
+from taskmoe_jax.data.opening import open_corpus
 from taskmoe_jax.decoding.search import Lengths
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError
@@ -20,7 +22,6 @@ from taskmoe_jax.export.formats.engine_check import SEARCH
 from taskmoe_jax.export.formats.format import Expected, formats_named
 from taskmoe_jax.export.formats.huggingface.engine import spare_triton
 from taskmoe_jax.export.formats.huggingface.writer import HUGGING_FACE
-from taskmoe_jax.export.manifest import About
 from taskmoe_jax.task_space import TaskSpace
 
 ABOUT = About("de", "runs/a", 70, (5000, 1234), {"en-de": 31.25, "fr-de": 8.0})
@@ -195,5 +196,5 @@ def test_a_mixture_is_not_written(mixture_of, written, tmp_path):
   with pytest.raises(
     TaskMoeError, match=r"several tasks is a mixture.*--tasks"
   ):
-    HUGGING_FACE.write(mixture_of("task", "task"), folder, ABOUT)
+    HUGGING_FACE.write(open_corpus(mixture_of("task", "task")), folder, ABOUT)
   assert list(folder.iterdir()) == []

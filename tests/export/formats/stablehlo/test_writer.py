@@ -13,11 +13,12 @@ from etils import epath
 from safetensors import numpy as safetensors
 
 from taskmoe_jax.bundles import bundle
+from taskmoe_jax.bundles.manifest import About
+from taskmoe_jax.data.opening import open_corpus
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.export.formats.format import Expected, formats_named
 from taskmoe_jax.export.formats.stablehlo import runner
 from taskmoe_jax.export.formats.stablehlo.writer import STABLEHLO
-from taskmoe_jax.export.manifest import About
 
 pytestmark = pytest.mark.usefixtures("open_sizes")
 
@@ -151,5 +152,5 @@ def test_a_mixture_is_not_written(mixture_of, tmp_path):
   with pytest.raises(
     TaskMoeError, match=r"several tasks .* open sizes has not.*--tasks"
   ):
-    STABLEHLO.write(mixture_of("task", "task"), folder, ABOUT)
+    STABLEHLO.write(open_corpus(mixture_of("task", "task")), folder, ABOUT)
   assert list(folder.iterdir()) == []
