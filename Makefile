@@ -34,7 +34,7 @@ quick: $(INSTALLED)
 
 # The tests of the rooms that differ from main, and of those that import them.
 changed: $(INSTALLED)
-	@tests=$$($(BIN)/python -m tests.changed); \
+	@tests=$$($(BIN)/python -m tests.changed) && \
 	if [ -z "$$tests" ]; then echo "no test is of what changed"; else \
 	  echo "$$tests" && TASKMOE_TEST_PROGRAMS=$(PROGRAMS) $(BIN)/python -m \
 	    pytest -n $(WORKERS) --dist=worksteal $$tests; fi

@@ -254,7 +254,7 @@ print(json.dumps([imported, sorted(sys.modules)]))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.expensive("it compiles models")
 def test_models_decoding_and_export_load_no_tensorflow():
   run = subprocess.run(
     [sys.executable, "-c", IMPORT_ALL, " ".join(WITH_TENSORFLOW)],

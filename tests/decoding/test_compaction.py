@@ -75,7 +75,7 @@ def test_halving_changes_nothing(search_rows, search):
   np.testing.assert_allclose(halved.scores, whole.scores, atol=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.expensive("it compiles models")
 def test_on_a_mesh_each_device_halves_its_own(search_rows):
   """To which experts of each group's task belong."""
   shape = MeshShape(data=2, expert=1, model=1)

@@ -119,7 +119,7 @@ def check_same(found, expected, order=(0, 1, 2, 3, 4, 5)):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.expensive("it compiles models")
 @pytest.mark.parametrize("name", SEARCHES)
 def test_order_does_not_matter(name, translator, decoded):
   order = [4, 0, 3, 5, 2, 1]
@@ -147,7 +147,7 @@ def test_batch_size_and_bucket_do_not_matter(
   check_same(found, expected)
 
 
-@pytest.mark.slow
+@pytest.mark.expensive("it compiles models")
 @pytest.mark.parametrize("name", SEARCHES)
 def test_a_mesh_does_not_matter(name, params, decoded):
   """Rows on two devices, heads and hidden widths on two."""
@@ -229,7 +229,7 @@ def by_loop(of_next, line):
   return ended
 
 
-@pytest.mark.slow
+@pytest.mark.expensive("it compiles models")
 def test_a_beam_is_that_of_a_loop_without_memory(of_next, decoded):
   found = decoded("beam").n_best
   for line, hypotheses in zip(LINES, found, strict=True):

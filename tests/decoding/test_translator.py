@@ -81,7 +81,7 @@ def test_batch_size_does_not_matter(translator, expected):
   np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.expensive("it compiles models")
 def test_devices_do_not_matter(config, params, vocabulary, expected):
   """Two devices round three rows up to four; without the long line."""
   shape = MeshShape(data=2, expert=1, model=1)

@@ -71,7 +71,7 @@ def _logits(config, num_tasks, params, batch, task_ids):
   return model.apply({"params": params}, batch, task_ids, train=False)[0]
 
 
-@pytest.mark.slow
+@pytest.mark.expensive("it compiles models")
 @pytest.mark.parametrize(
   ("encoder", "decoder", "task_by", "activation"),
   [

@@ -57,7 +57,7 @@ def _same(mixture, small, samples, *pairs):
   ]
 
 
-@pytest.mark.slow
+@pytest.mark.expensive("it compiles models")
 def test_a_union_by_gate_is_its_mixture(mixture_of, union_of, samples):
   mixture = mixture_of("task", "task_then_token")
   # In another order than the mixture's: ids are new.

@@ -183,7 +183,7 @@ def test_decoding_step_by_step_gives_the_same_logits(mixed):
     np.testing.assert_allclose(steps[i, :n], rows[i, :n], atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.expensive("it compiles models")
 def test_packed_sentences_are_those_of_rows(routed):
   rows = routed.rows(batch_of(SENTENCES))
   packed = routed.packed(packed_batch(SENTENCES))

@@ -59,7 +59,7 @@ def apply(layer, params, *args, train):
   )
 
 
-@pytest.mark.slow
+@pytest.mark.expensive("it compiles models")
 def test_it_is_the_sum_of_the_experts_by_their_gates(layer, params, x, inputs):
   y, statistics = apply(layer, params, x, inputs, train=False)
   gates, experts, _ = select_experts(x @ params["router"]["table"], K)

@@ -61,7 +61,7 @@ def sizes(candidate):
   return tuple(shape[name] for name in ("data", "expert", "model"))
 
 
-@pytest.mark.slow
+@pytest.mark.expensive("it compiles models")
 def test_candidates(small):
   """16 rows, 4 experts and two heads: `expert` and `model` must divide them."""
   settings, build = small

@@ -37,7 +37,7 @@ def text_of(page):
   )
 
 
-@pytest.mark.slow
+@pytest.mark.expensive("it compiles models")
 def test_a_page_shows_the_whole_run(run_of, capsys):
   loss = {"step": STEP, "loss": 1.5}
   folder, run, _ = run_of("task", "token", [loss | LOADS])

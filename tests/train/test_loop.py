@@ -139,7 +139,7 @@ def test_a_run_from_beginning_to_end(train, tmp_path):
   }
 
 
-@pytest.mark.slow
+@pytest.mark.expensive("it compiles models")
 def test_resuming_and_having_finished(train, tmp_path):
   train(train_steps=2)
   result, printed = train(train_steps=3, config_text="SEED = 0\n# more\n")

@@ -220,7 +220,7 @@ def test_evaluation_is_that_of_one_process(
   assert results[0]["averages"] == results[1]["averages"]
 
 
-@pytest.mark.slow
+@pytest.mark.expensive("it waits for processes that train")
 def test_processes_with_other_recipes(start, training, tmp_path):
   """Both stop, and say which line it is."""
   (first, log), (second, log_of_second) = start(

@@ -8,7 +8,7 @@ import pytest
 
 from tests.train.reports import of_the_computation
 
-STEPS = 20
+STEPS = 12
 ONE = {"slice": 1, "data": 1, "expert": 1, "model": 1}
 EIGHT = {"slice": 1, "data": 8, "expert": 1, "model": 1}
 CUBE = {"slice": 1, "data": 2, "expert": 2, "model": 2}

@@ -333,7 +333,7 @@ def test_clipping_out_of_range():
     optimizers.adamw(SCHEDULE, b1=0.9, b2=0.98, eps=1e-9, clip_global_norm=-1.0)
 
 
-@pytest.mark.slow
+@pytest.mark.expensive("it compiles models")
 def test_first_moments_in_bfloat16():
   """Half the memory, and second moments stay as they are."""
   start, grads = map(draw, range(2))

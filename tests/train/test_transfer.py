@@ -52,7 +52,7 @@ def _logits(config, params, batch):
   return np.asarray(run(params))
 
 
-@pytest.mark.slow
+@pytest.mark.expensive("it compiles models")
 def test_an_upcycled_model_is_the_dense_one(models, batch):
   """Whatever the routers choose: gates of equal experts sum to 1."""
   dense, mixture = models

@@ -64,7 +64,7 @@ def test_random_access_equals_iteration():
   ]
 
 
-@pytest.mark.slow
+@pytest.mark.expensive("it compiles models")
 def test_parts_share_no_english_sentence():
   english = {
     part: {

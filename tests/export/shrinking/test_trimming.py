@@ -149,7 +149,7 @@ def test_logits_of_kept_pieces_are_the_same(trimmed_of, embeddings):
     np.testing.assert_allclose(theirs, ours[..., kept], atol=2e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.expensive("it compiles models")
 def test_translations_are_the_same(trimmed_of):
   whole, small, kept = trimmed_of()
   check = check_trimmed(whole, small, kept, SAMPLES)

@@ -113,7 +113,7 @@ def test_the_optimizer_lies_beside_its_parameters(
   assert abstract.step.sharding.is_fully_replicated
 
 
-@pytest.mark.slow
+@pytest.mark.expensive("it compiles models")
 def test_the_same_numbers_on_any_mesh(model_config, adafactor, partitioning):
   stack = StackConfig(num_layers=1, mlp_dims=(10,))
   config = model_config(vocab_size=20, encoder=stack, decoder=stack)

@@ -102,7 +102,7 @@ def test_loss_is_the_mean_over_target_tokens(run, dense, batch):
   np.testing.assert_array_equal(metrics.pair_tokens, [3, 0, 0, 5])
 
 
-@pytest.mark.slow
+@pytest.mark.expensive("it compiles models")
 def test_label_smoothing_is_part_of_the_loss(run, dense, batch):
   config = dense
   params, _, metrics = run(config, label_smoothing=0.25)
@@ -171,7 +171,7 @@ def test_routing_losses_are_weighted(run, model_config, batch):
       assert np.abs(np.subtract(*tables)).max() > 1e-4
 
 
-@pytest.mark.slow
+@pytest.mark.expensive("it compiles models")
 def test_gradients_are_clipped_after_their_norm_is_measured(run, dense):
   params, after, metrics = run(dense, _sgd(1.0, clip=0.1))
   change = jax.tree.map(lambda old, new: np.asarray(new - old), params, after)
@@ -254,7 +254,7 @@ def test_a_balance_bias_has_no_gradient(model_config, random_params, batch):
     assert not router["balance_bias"].any()
 
 
-@pytest.mark.slow
+@pytest.mark.expensive("it compiles models")
 def test_the_z_loss_pulls_log_partitions_to_zero(run, dense, batch):
   config = dense
   params, after, metrics = run(config, z_loss_weight=0.5)

@@ -54,7 +54,7 @@ def test_its_name():
   assert formats_named("stablehlo") == {"stablehlo": STABLEHLO}
 
 
-@pytest.mark.slow
+@pytest.mark.expensive("it compiles models")
 def test_the_programs_compute_what_the_bundle_does(expected, folder):
   check = STABLEHLO.check(expected, folder)
   assert check.engine == f"jax {jax.__version__}"
