@@ -12,7 +12,7 @@ def tasks_named(
 ) -> tuple[str, ...]:
   """Tasks for `all`, or a comma-separated list of tasks and pairs.
 
-  A pair stands for its task: routed by target, `de-en` means `en`.
+  A pair means its task: routed by target, `de-en` means `en`.
   """
   if names == "all":
     return space.tasks

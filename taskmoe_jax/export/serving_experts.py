@@ -43,8 +43,8 @@ def experts_of_checkpoint(
 
   Args:
     run_dir: The run directory.
-    model: Of the run.
-    task_space: Of the run.
+    model: The run's model.
+    task_space: The run's tasks.
     step: Which checkpoint; the newest unless given.
 
   Raises:

@@ -62,7 +62,7 @@ def verify(mixture: Translator, small: Translator, samples: Samples) -> Check:
       )
       same += sum(a == b for a, b in zip(ours, theirs, strict=True))
       sentences += len(rows)
-  # Unlike Python's max, NumPy's does not lose what is no number.
+  # Unlike Python's max, NumPy's does not lose NaN.
   difference = float(np.max(differences))
   if not difference <= TOLERANCE or same < sentences:
     raise TaskMoeError(

@@ -239,8 +239,8 @@ def _by_threshold(
   A global threshold, as in the paper: each layer's scores are scaled to sum to
   1, and it keeps its best experts until these make up a threshold, which is the
   same for all layers; `fewest` of them in any case. So a layer that relies on
-  few experts keeps few. (The authors' program leaves those `fewest` out of the sum,
-  so that such a layer would keep many that are hardly used.)
+  few experts keeps few. (The authors' program leaves those `fewest` out of the
+  sum, so that such a layer would keep many that are hardly used.)
   """
   candidates, kept = [], []
   for layer, (scores, number) in enumerate(zip(layers, fewest, strict=True)):
@@ -277,8 +277,8 @@ def prune(
   which no token chooses.
 
   Args:
-    params: Of the mixture; not changed.
-    config: Of the mixture.
+    params: The mixture's parameters; not changed.
+    config: The mixture's config.
     kept: Ids of each block's experts, by stack; other stacks stay as they are.
   """
   params = dict(params)
