@@ -32,6 +32,7 @@ positions of the tasks that are kept.
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -75,7 +76,8 @@ def extract(
     chosen, small = _shared_experts(stack, selections)
     params[name] = reduce_stack(params[name], stack, small, chosen, task_ids)
     selected[name] = chosen
-    config = dataclasses.replace(config, **{name: small})
+    changes: dict[str, Any] = {name: small}
+    config = dataclasses.replace(config, **changes)
   return params, config, selected
 
 

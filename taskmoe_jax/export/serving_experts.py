@@ -79,7 +79,7 @@ def experts_of_checkpoint(
 def _by_task(
   params: PyTree, model: ModelConfig, task_space: TaskSpace, *, with_gate: bool
 ) -> ByTask:
-  found = {}
+  found: ByTask = {}
   for task in task_space.tasks:
     found[task] = experts_of_task(
       params,
@@ -93,7 +93,7 @@ def _by_task(
 
 def _subtree(tree: Mapping, paths: tuple[tuple[str, ...], ...]) -> dict:
   """Only the leaves with these paths."""
-  found = {}
+  found: dict = {}
   for path in paths:
     *above, last = path
     leaf = functools.reduce(lambda node, name: node[name], path, tree)

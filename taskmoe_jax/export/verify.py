@@ -148,10 +148,10 @@ def reference_batch(
   sources, targets = (
     vocabulary.encode(side) for side in zip(*rows, strict=True)
   )
-  sources = padded([[symbol, *ids, EOS_ID] for ids in sources], ROWS)
-  targets = padded([[*ids, EOS_ID] for ids in targets], ROWS)
+  inputs = padded([[symbol, *ids, EOS_ID] for ids in sources], ROWS)
+  outputs = padded([[*ids, EOS_ID] for ids in targets], ROWS)
   return {
-    "encoder_input_tokens": sources,
-    "decoder_input_tokens": np.pad(targets, ((0, 0), (1, 0)))[:, :-1],
-    "decoder_loss_weights": (targets != PAD_ID).astype(np.float32),
+    "encoder_input_tokens": inputs,
+    "decoder_input_tokens": np.pad(outputs, ((0, 0), (1, 0)))[:, :-1],
+    "decoder_loss_weights": (outputs != PAD_ID).astype(np.float32),
   }

@@ -98,7 +98,9 @@ def saved_items(
     arrays: Trees of arrays, by the item's name.
     texts: Values for JSON, by the item's name.
   """
-  contents = {name: text_checksum(value) for name, value in texts.items()}
+  contents: Contents = {
+    name: text_checksum(value) for name, value in texts.items()
+  }
   for name, tree in arrays.items():
     shapes, sums = shapes_by_path(tree), checksums(tree)
     contents[name] = {path: [list(shapes[path]), sums[path]] for path in shapes}

@@ -29,7 +29,8 @@ def refuse_routing(model: ModelConfig, engine: str, formats: str) -> None:
       raise TaskMoeError(
         f"the {name} is routed by {moe.granularity}, so that it stays a mixture"
         f" of experts, which {engine} does not support. Train with"
-        f" {name.upper()} set to 'task' or 'static', or leave {formats} out of --formats."
+        f" {name.upper()} set to 'task' or 'static', or leave {formats} out of"
+        " --formats."
       )
 
 

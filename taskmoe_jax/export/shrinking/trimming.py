@@ -159,7 +159,10 @@ def kept_pieces(
       case _:
         kept.add(index)
   if scores:
-    kept |= {min(scores, key=scores.get), max(scores, key=scores.get)}
+    kept |= {
+      min(scores, key=scores.__getitem__),
+      max(scores, key=scores.__getitem__),
+    }
   return np.asarray(sorted(kept), np.int64)
 
 
