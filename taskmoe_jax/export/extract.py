@@ -89,6 +89,7 @@ def reduced_config(stack: StackConfig) -> StackConfig:
     return StackConfig(
       num_layers=stack.num_layers, mlp_dims=(*stack.mlp_dims, width)
     )
+  assert moe.num_candidates is not None
   small = dataclasses.replace(moe, num_experts=moe.num_candidates)
   return dataclasses.replace(stack, moe=small)
 
@@ -144,7 +145,7 @@ def slice_experts(
 def merge_experts(
   experts: Mapping[str, Weights],
   chosen: Int[np.ndarray, "blocks K"],
-  gates: Float[np.ndarray, "blocks K"],
+  gates: Float[np.ndarray, "blocks K"] | None,
 ) -> dict[str, Float[Array | np.ndarray, "blocks _ _"]]:
   """Joins the chosen experts of each block along their hidden axis."""
   merged = {}

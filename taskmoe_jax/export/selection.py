@@ -125,6 +125,7 @@ def select(
   if granularity.by_task:
     best_gates, best, _ = select_experts(scores, moe.num_selected)
     return SelectedExperts(layers, np.asarray(best), np.asarray(best_gates))
+  assert moe.num_candidates is not None
   # In ascending order, so that ties are decided as they were.
   experts = np.sort(candidates(scores, moe.num_candidates), axis=-1)
   return SelectedExperts(layers, experts, None)
@@ -165,7 +166,7 @@ def _describe_stack(
   layers = []
   for block, layer in enumerate(selected.layers):
     experts = selected.experts[block].tolist()
-    if small.moe is None:
+    if small.moe is None and selected.gates is not None:
       gates = selected.gates[block].tolist()
       layers.append({"layer": layer, "experts": experts, "gates": gates})
     else:

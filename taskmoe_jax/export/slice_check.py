@@ -137,7 +137,7 @@ def compare_numbers(
 
 
 def _sum_of(array: np.ndarray) -> int:
-  return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+  return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
 def _names(array: LazyArray) -> Iterator[str]:
@@ -234,6 +234,7 @@ def gate_difference(
   layer = weights["blocks"][stack.moe_layer]["moe"]["router"]
   by_task = moe.granularity.by_task
   number = moe.num_selected if by_task else moe.num_candidates
+  assert number is not None
   differences = [0.0]
   for block, gate in enumerate(layer[moe.granularity.task_gate]):
     for place, task in enumerate(task_ids):
