@@ -59,7 +59,7 @@ def new_folder(
   temporary = target.with_name(target.name + ".tmp")
   replaced = target.with_name(target.name + ".replaced.tmp")
   if replaced.exists() and not target.exists():
-    # Killed between two renames: what was there is there again.
+    # Killed between two renames: what was there is restored.
     replaced.rename(target)
   refuse_existing(folder, overwrite=overwrite)
   try:
@@ -155,8 +155,8 @@ def read_manifest(folder: epath.PathLike) -> Manifest:
   path = epath.Path(folder) / _MANIFEST
   if not path.exists():
     raise TaskMoeError(
-      f"{str(folder)!r} is no bundle: it has no {_MANIFEST}. Name a folder that"
-      " `taskmoe export` has written."
+      f"{str(folder)!r} is not a bundle: it has no {_MANIFEST}. Name a folder"
+      " that `taskmoe export` has written."
     )
   try:
     entries = json.loads(path.read_text())

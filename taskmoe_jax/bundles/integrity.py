@@ -15,7 +15,7 @@ def damages(folder: epath.PathLike) -> list[str]:
   """What of a bundle is not as it was written: a line for each file.
 
   Raises:
-    TaskMoeError: It is no bundle, or its manifest is damaged.
+    TaskMoeError: It is not a bundle, or its manifest is damaged.
   """
   found = []
   for name, written in read_manifest(folder).sha256.items():
@@ -65,7 +65,7 @@ def _bundles(folder: epath.PathLike) -> list[epath.Path]:
     return [path]
   found = []
   if path.is_dir():
-    # What lacks its manifest has lost it; what is not finished is no bundle.
+    # What lacks its manifest has lost it; what is not finished is not a bundle.
     found = [
       entry
       for entry in sorted(path.iterdir())

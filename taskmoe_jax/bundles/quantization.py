@@ -80,7 +80,7 @@ def quantize(
     rounded its `bits`, and its `shape` where that is not the array's own.
 
   Raises:
-    TaskMoeError: A weight is no number, or too large for its scale.
+    TaskMoeError: A weight is not a number, or too large for its scale.
   """
   arrays, notes = {}, {}
   for name, weights in params.items():
@@ -154,7 +154,7 @@ def _to_int4(
 def _rounded(
   steps: Float[np.ndarray, "*shape"], bits: int
 ) -> Int8[np.ndarray, "*shape"]:
-  """The nearest integer; what is no number is 0, and found by the check."""
+  """The nearest integer; what is not a number is 0, and found by the check."""
   levels = _LEVELS[bits]
   near = np.clip(np.rint(steps), -levels, levels)
   return np.nan_to_num(near, nan=0.0).astype(np.int8)
@@ -210,6 +210,6 @@ def _check_rounding(
   if not good.all() or not np.isfinite(step).all():
     raise TaskMoeError(
       f"the weights {name} cannot be rounded to {note['bits']} bits: some are"
-      " no finite number, or larger than what has a scale. Look at the run's"
+      " not finite, or larger than what has a scale. Look at the run's"
       " metrics, or leave out --quantize."
     )

@@ -4,6 +4,6 @@
   pruning/    mixtures without the experts that a language hardly uses
   shrinking/  smaller vocabularies, and weights of fewer bits
 
-These three stand on the modules here, and apart from one another; only
-`exporting` and `whole`, which do what a command asks, know them.
+These three import the modules here, and not one another; only `exporting` and
+`full_model`, which do what a command asks, import them.
 """

@@ -48,7 +48,7 @@ class Exported:
   Attributes:
     task: Its task.
     folder: Where it is.
-    parameters: Of the mixture, and of the sub-network.
+    parameters: Numbers of the mixture and of the sub-network.
     check: How the two compared.
     bytes: Of the bundle's own files (`bundle`) and of each format, by name.
     seconds: What extracting, writing, checking and scoring took.

@@ -32,6 +32,7 @@ positions of the tasks that are kept.
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -75,7 +76,8 @@ def extract(
     chosen, small = _shared_experts(stack, selections)
     params[name] = reduce_stack(params[name], stack, small, chosen, task_ids)
     selected[name] = chosen
-    config = dataclasses.replace(config, **{name: small})
+    changes: dict[str, Any] = {name: small}
+    config = dataclasses.replace(config, **changes)
   return params, config, selected
 
 
@@ -87,6 +89,7 @@ def reduced_config(stack: StackConfig) -> StackConfig:
     return StackConfig(
       num_layers=stack.num_layers, mlp_dims=(*stack.mlp_dims, width)
     )
+  assert moe.num_candidates is not None
   small = dataclasses.replace(moe, num_experts=moe.num_candidates)
   return dataclasses.replace(stack, moe=small)
 
@@ -142,7 +145,7 @@ def slice_experts(
 def merge_experts(
   experts: Mapping[str, Weights],
   chosen: Int[np.ndarray, "blocks K"],
-  gates: Float[np.ndarray, "blocks K"],
+  gates: Float[np.ndarray, "blocks K"] | None,
 ) -> dict[str, Float[Array | np.ndarray, "blocks _ _"]]:
   """Joins the chosen experts of each block along their hidden axis."""
   merged = {}

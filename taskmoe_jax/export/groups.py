@@ -12,11 +12,11 @@ def tasks_named(
 ) -> tuple[str, ...]:
   """Tasks for `all`, or a comma-separated list of tasks and pairs.
 
-  A pair stands for its task: routed by target, `de-en` means `en`.
+  A pair means its task: routed by target, `de-en` means `en`.
   """
   if names == "all":
     return space.tasks
-  tasks = {}
+  tasks: dict[str, None] = {}
   for name in names.split(","):
     if name in space.tasks:
       tasks[name] = None
@@ -41,7 +41,7 @@ def groups_named(space: TaskSpace, tasks: str | None, union: str) -> Groups:
   if tasks is None and not union:
     tasks = "all"
   names = () if tasks is None else tasks_named(space, tasks)
-  groups = {name: (name,) for name in names}
+  groups: Groups = {name: (name,) for name in names}
   if union:
     together = set(tasks_named(space, union, "--union"))
     kept = tuple(task for task in space.tasks if task in together)

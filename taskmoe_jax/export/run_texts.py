@@ -99,7 +99,7 @@ def texts_to_score(
   """
   if number < 0:
     raise TaskMoeError(
-      f"--score={number} is no number of sentences: at least 0. Set --score."
+      f"--score={number} is not a number of sentences: at least 0. Set --score."
     )
   found = {}
   folders = sorted((epath.Path(run_dir) / "evaluation").glob("*"))

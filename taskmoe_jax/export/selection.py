@@ -93,7 +93,7 @@ def experts_of_task(
 
 def router_paths(config: ModelConfig) -> tuple[tuple[str, ...], ...]:
   """Paths of the parameters that `experts_of_task` reads."""
-  paths = []
+  paths: list[tuple[str, ...]] = []
   for name, stack in stacks_routed_by_task(config).items():
     gate = stack.require_moe().granularity.task_gate
     if gate is not None:
@@ -122,8 +122,9 @@ def select(
     precision=jax.lax.Precision.HIGHEST,
   )
   if granularity.by_task:
-    gates, experts, _ = select_experts(scores, moe.num_selected)
-    return SelectedExperts(layers, np.asarray(experts), np.asarray(gates))
+    best_gates, best, _ = select_experts(scores, moe.num_selected)
+    return SelectedExperts(layers, np.asarray(best), np.asarray(best_gates))
+  assert moe.num_candidates is not None
   # In ascending order, so that ties are decided as they were.
   experts = np.sort(candidates(scores, moe.num_candidates), axis=-1)
   return SelectedExperts(layers, experts, None)
@@ -164,7 +165,7 @@ def _describe_stack(
   layers = []
   for block, layer in enumerate(selected.layers):
     experts = selected.experts[block].tolist()
-    if small.moe is None:
+    if small.moe is None and selected.gates is not None:
       gates = selected.gates[block].tolist()
       layers.append({"layer": layer, "experts": experts, "gates": gates})
     else:

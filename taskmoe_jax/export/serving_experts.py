@@ -43,8 +43,8 @@ def experts_of_checkpoint(
 
   Args:
     run_dir: The run directory.
-    model: Of the run.
-    task_space: Of the run.
+    model: The run's model.
+    task_space: The run's tasks.
     step: Which checkpoint; the newest unless given.
 
   Raises:
@@ -79,7 +79,7 @@ def experts_of_checkpoint(
 def _by_task(
   params: PyTree, model: ModelConfig, task_space: TaskSpace, *, with_gate: bool
 ) -> ByTask:
-  found = {}
+  found: ByTask = {}
   for task in task_space.tasks:
     found[task] = experts_of_task(
       params,
@@ -93,7 +93,7 @@ def _by_task(
 
 def _subtree(tree: Mapping, paths: tuple[tuple[str, ...], ...]) -> dict:
   """Only the leaves with these paths."""
-  found = {}
+  found: dict = {}
   for path in paths:
     *above, last = path
     leaf = functools.reduce(lambda node, name: node[name], path, tree)

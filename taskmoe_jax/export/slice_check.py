@@ -3,7 +3,7 @@
 Three steps, none of which needs more than a few experts at a time:
 
 1. The whole checkpoint is read once, expert by expert, and compared with the
-   checksums that training computed on its devices. So what lies there is what
+   checksums that training computed on its devices. So what it holds is what
    was trained; and of each expert and array a checksum is kept.
 2. Of each bundle, as it is read back from its file, all numbers are compared
    bit for bit: kept arrays by those checksums, merged experts with the root of
@@ -65,8 +65,8 @@ def sums_of_checkpoint(
 
   Args:
     params: See `lazy_arrays.read_lazy_params`.
-    folder: Of the checkpoint, for the error.
-    advance: Told how many bytes were read, again and again.
+    folder: The checkpoint's folder, for the error.
+    advance: Told how many bytes were read, whenever more were read.
 
   Returns:
     Checksums of all arrays by path, and of experts by `path[block,expert]`.
@@ -103,12 +103,12 @@ def compare_numbers(
   """Compares all numbers of a bundle with those of a checkpoint.
 
   Args:
-    folder: Of the bundle.
-    params: Of the mixture, see `lazy_arrays.read_lazy_params`.
-    model: Of the mixture.
-    task_ids: Of the bundle's tasks, in the mixture.
+    folder: The bundle's folder.
+    params: The mixture's parameters, see `lazy_arrays.read_lazy_params`.
+    model: The mixture's config.
+    task_ids: Ids of the bundle's tasks in the mixture.
     selected: The experts that it has, by stack.
-    sums: Of the checkpoint.
+    sums: The checkpoint's checksums.
 
   Raises:
     TaskMoeError: The bundle holds another number.
@@ -137,7 +137,7 @@ def compare_numbers(
 
 
 def _sum_of(array: np.ndarray) -> int:
-  return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+  return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
 def _names(array: LazyArray) -> Iterator[str]:
@@ -234,6 +234,7 @@ def gate_difference(
   layer = weights["blocks"][stack.moe_layer]["moe"]["router"]
   by_task = moe.granularity.by_task
   number = moe.num_selected if by_task else moe.num_candidates
+  assert number is not None
   differences = [0.0]
   for block, gate in enumerate(layer[moe.granularity.task_gate]):
     for place, task in enumerate(task_ids):

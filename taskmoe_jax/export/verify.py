@@ -62,7 +62,7 @@ def verify(mixture: Translator, small: Translator, samples: Samples) -> Check:
       )
       same += sum(a == b for a, b in zip(ours, theirs, strict=True))
       sentences += len(rows)
-  # Unlike Python's max, NumPy's does not lose what is no number.
+  # Unlike Python's max, NumPy's does not lose NaN.
   difference = float(np.max(differences))
   if not difference <= TOLERANCE or same < sentences:
     raise TaskMoeError(
@@ -148,10 +148,10 @@ def reference_batch(
   sources, targets = (
     vocabulary.encode(side) for side in zip(*rows, strict=True)
   )
-  sources = padded([[symbol, *ids, EOS_ID] for ids in sources], ROWS)
-  targets = padded([[*ids, EOS_ID] for ids in targets], ROWS)
+  inputs = padded([[symbol, *ids, EOS_ID] for ids in sources], ROWS)
+  outputs = padded([[*ids, EOS_ID] for ids in targets], ROWS)
   return {
-    "encoder_input_tokens": sources,
-    "decoder_input_tokens": right_shift(targets),
-    "decoder_loss_weights": (targets != PAD_ID).astype(np.float32),
+    "encoder_input_tokens": inputs,
+    "decoder_input_tokens": right_shift(outputs),
+    "decoder_loss_weights": (outputs != PAD_ID).astype(np.float32),
   }

@@ -25,7 +25,7 @@ def average(run_dir: epath.PathLike, *, out: epath.PathLike, last: int) -> int:
   """Writes a run directory whose parameters are the mean of the last ones'.
 
   It can be evaluated, exported and translated with, and a run can begin with
-  its parameters (INITIAL_RUN); none can go on from it, as it has no optimizer.
+  its parameters (INITIAL_RUN); none can resume from it, as it has no optimizer.
 
   Args:
     run_dir: A run directory.
@@ -66,7 +66,7 @@ def average(run_dir: epath.PathLike, *, out: epath.PathLike, last: int) -> int:
 
 
 def _write(run_dir, out, params, steps, description) -> None:
-  """`run.json` last: without it the folder is no run directory."""
+  """`run.json` last: without it the folder is not a run directory."""
   folder = checkpoints_folder(out) / str(steps[-1])
   description = {**description, "averaged": steps}
   names = ("params", "run", "contents")

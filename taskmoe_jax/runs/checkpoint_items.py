@@ -28,7 +28,7 @@ def checksum(
   """The sum, modulo 2^32, of a hash of each number's bits and place.
 
   A sum of integers is the same in any order, and so on any mesh; and that of an
-  array is the sum of its pieces'. The hash is that of MurmurHash3's finaliser.
+  array is the sum of its pieces'. The hash is that of MurmurHash3's finalizer.
 
   Args:
     array: The numbers.
@@ -98,7 +98,9 @@ def saved_items(
     arrays: Trees of arrays, by the item's name.
     texts: Values for JSON, by the item's name.
   """
-  contents = {name: text_checksum(value) for name, value in texts.items()}
+  contents: Contents = {
+    name: text_checksum(value) for name, value in texts.items()
+  }
   for name, tree in arrays.items():
     shapes, sums = shapes_by_path(tree), checksums(tree)
     contents[name] = {path: [list(shapes[path]), sums[path]] for path in shapes}
@@ -117,7 +119,7 @@ def saved_items(
 
 
 def _save_args(tree: PyTree) -> PyTree:
-  """Each expert of each block lies by itself, to be read without the others.
+  """Each expert of each block is stored separately, to be read without others.
 
   That is what export does with a model larger than its machine.
   """
@@ -148,7 +150,7 @@ def read_arrays(
   """Reads items of arrays, and compares them with their checksums.
 
   Args:
-    folder: Of the checkpoint.
+    folder: The checkpoint's folder.
     wanted: Shapes, dtypes and shardings, by the item's name.
 
   Raises:
@@ -182,7 +184,7 @@ def read_text(folder: epath.Path, name: str) -> Any:
 
 
 def check_goes_on(folder: epath.Path) -> None:
-  """Refuses a checkpoint of averaged parameters, from which no run goes on.
+  """Refuses a checkpoint of averaged parameters, from which no run can resume.
 
   Of one that cannot be read it says nothing: that is for `restore`, which knows
   what to do about damage.
@@ -194,8 +196,8 @@ def check_goes_on(folder: epath.Path) -> None:
   if "optimizer" not in contents:
     raise TaskMoeError(
       f"checkpoint {str(folder)!r} has no optimizer: it holds averaged"
-      " parameters, from which no run goes on. Set RUN_DIR to another folder,"
-      " and INITIAL_RUN to this one, to start from its parameters."
+      " parameters, from which no run can resume. Set RUN_DIR to another"
+      " folder, and INITIAL_RUN to this one, to start from its parameters."
     )
 
 

@@ -62,7 +62,7 @@ class Run:
     task_space: The tasks it is trained on.
     vocabulary: How their text becomes tokens.
     seed: Of parameters, dropout and the order of the data. Keys and order are
-      made from it and the step alone, so it is all there is of random state.
+      made from it and the step alone, so it is the only random state.
   """
 
   model: ModelConfig
@@ -132,13 +132,13 @@ def explained_write_errors(run_dir: epath.PathLike) -> Iterator[None]:
     raise TaskMoeError(
       f"cannot write into the run directory {str(run_dir)!r} any more"
       f" ({str(error).splitlines()[0]}). Make room, or fewer checkpoints"
-      " (CheckpointPolicy.keep), and start again: the run goes on from its last"
+      " (CheckpointPolicy.keep), and start again: the run resumes from its last"
       " complete checkpoint."
     ) from error
 
 
 def check_run_directory(run_dir: epath.PathLike, run: Run) -> None:
-  """Refuses a directory that this run cannot go on in; writes nothing.
+  """Refuses a directory that this run cannot resume in; writes nothing.
 
   Raises:
     TaskMoeError: It holds another model, other tasks or another vocabulary, or
@@ -206,7 +206,7 @@ def load_run(run_dir: epath.PathLike) -> Run:
   folder = epath.Path(run_dir)
   if not is_run_directory(run_dir):
     raise TaskMoeError(
-      f"{str(folder)!r} is no run directory: it has no run.json. Name the"
+      f"{str(folder)!r} is not a run directory: it has no run.json. Name the"
       " RUN_DIR of a run that `taskmoe train` has begun."
     )
   description = _read_json(folder / "run.json")
@@ -229,7 +229,7 @@ def _read_json(path: epath.Path) -> dict[str, Any]:
   try:
     return json.loads(path.read_text())
   except ValueError as error:
-    raise TaskMoeError(f"{str(path)!r} is no JSON: {error}.") from None
+    raise TaskMoeError(f"{str(path)!r} is not JSON: {error}.") from None
 
 
 def _difference(old: Any, new: Any, name: str = "") -> tuple | None:

@@ -2,7 +2,7 @@
 
 Orbax restores whole arrays. What it writes are TensorStore's, which can be read
 in slices: so a sub-network takes the memory of its own experts, and not of the
-mixture's, wherever the checkpoint lies (a disk, `gs://`).
+mixture's, wherever the checkpoint is (a disk, `gs://`).
 """
 
 import dataclasses
@@ -82,7 +82,7 @@ class LazyArray:
     return _read(self._store[block, expert], self.path)
 
   def pieces(self) -> Iterator[Shaped[np.ndarray, "_ _"]]:
-    """Reads one expert after the other, in the order in which they lie."""
+    """Reads one expert after the other, in the order they are stored in."""
     for block, expert in itertools.product(*map(range, self.shape[:2])):
       yield self.piece(block, expert)
 
@@ -90,12 +90,12 @@ class LazyArray:
 def read_lazy_params(
   folder: epath.Path, model: ModelConfig, task_space: TaskSpace
 ) -> PyTree:
-  """The parameters of a checkpoint: experts as they lie there, all else read.
+  """The parameters of a checkpoint: experts as `LazyArray`s, all else read.
 
   Args:
-    folder: Of the checkpoint.
-    model: Of the run.
-    task_space: Of the run.
+    folder: The checkpoint's folder.
+    model: The run's model.
+    task_space: The run's tasks.
 
   Returns:
     A tree of NumPy's arrays, compared with their checksums, and of

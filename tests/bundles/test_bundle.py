@@ -96,7 +96,7 @@ def test_neither_a_bundle_nor_a_run(tmp_path):
       taskmoe_jax.load(path)
     with pytest.raises(
       TaskMoeError,
-      match=r"is no bundle: it has no manifest\.json\. Name a folder that"
+      match=r"is not a bundle: it has no manifest\.json\. Name a folder that"
       " `taskmoe export` has written",
     ):
       bundle.load_bundle(path)

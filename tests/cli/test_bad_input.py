@@ -207,7 +207,7 @@ def test_commands_on_a_run(run_fails, finished_run, tmp_path):
   )
   for command in ("evaluate", "export"):
     run_fails(
-      rf"'{tmp_path}' is no run directory: it has no ",
+      rf"'{tmp_path}' is (no|not a) run directory: it has no ",
       command,
       f"--run_dir={tmp_path}",
     )

@@ -47,7 +47,7 @@ def test_a_folder_that_is_no_run_directory(tmp_path, fails):
   for command in ("export", "report", "translate"):
     fails(
       [command, f"--run_dir={folder}"],
-      f"{folder!r} is no run directory: it has no run.json. {name}",
+      f"{folder!r} is not a run directory: it has no run.json. {name}",
     )
   fails(
     ["evaluate", f"--run_dir={folder}"],
@@ -77,7 +77,7 @@ def test_a_recipe_names_its_run(tmp_path, fails):
       "--gin_file=recipes/demo.gin",
       f"--gin.RUN_DIR={tmp_path}/run",
     ],
-    f"'{tmp_path}/run' is no run directory: it has no run.json. Name the"
+    f"'{tmp_path}/run' is not a run directory: it has no run.json. Name the"
     " RUN_DIR of a run that `taskmoe train` has begun.",
   )
 

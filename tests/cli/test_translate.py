@@ -79,9 +79,9 @@ def test_translate_of_nothing(bundle_folder, stdin, capsys):
     ),
     (
       ["--length_penalty=1"],
-      "--length_penalty is of beam search. Set --beam_size.",
+      "--length_penalty belongs to beam search. Set --beam_size.",
     ),
-    (["--top_k=3"], "--top_k is of sampling. Set --temperature."),
+    (["--top_k=3"], "--top_k belongs to sampling. Set --temperature."),
     (
       ["--beam_size=2", "--temperature=1"],
       "--beam_size and --temperature are different searches. Set one of them.",
@@ -144,7 +144,7 @@ def test_a_folder_that_is_no_bundle(tmp_path, stdin, fails):
   stdin(b"the cat\n")
   fails(
     ["translate", f"--bundle={tmp_path}"],
-    f"{str(tmp_path)!r} is no bundle: it has no manifest.json. Name a folder"
+    f"{str(tmp_path)!r} is not a bundle: it has no manifest.json. Name a folder"
     " that `taskmoe export` has written.",
   )
 

@@ -24,7 +24,7 @@ def test_text_to_score(tmp_path):
     TaskMoeError, match=r"no text of fr-de to score: .* First taskmoe evaluate"
   ):
     texts_to_score(tmp_path, ["en-de", "fr-de"], 2)
-  with pytest.raises(TaskMoeError, match=r"--score=-1 is no number of sent"):
+  with pytest.raises(TaskMoeError, match=r"--score=-1 is not a number of sent"):
     texts_to_score(tmp_path, ["en-de"], -1)
 
 

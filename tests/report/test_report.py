@@ -114,8 +114,8 @@ def test_mistakes(run_of, fails_with):
   )
   fails_with(
     lambda: report(folder.parent),
-    f"{str(folder.parent)!r} is no run directory: it has no run.json. Name the"
-    " RUN_DIR of a run that `taskmoe train` has begun.",
+    f"{str(folder.parent)!r} is not a run directory: it has no run.json. Name"
+    " the RUN_DIR of a run that `taskmoe train` has begun.",
   )
 
 

@@ -193,7 +193,8 @@ def test_a_vocabulary_larger_than_the_table(run, model_config):
 def test_a_folder_that_is_no_run_directory(tmp_path):
   assert not is_run_directory(tmp_path)
   with pytest.raises(
-    TaskMoeError, match=r"is no run directory: it has no run\.json\. Name the"
+    TaskMoeError,
+    match=r"is not a run directory: it has no run\.json\. Name the",
   ):
     load_run(tmp_path)
 
@@ -212,7 +213,9 @@ def test_a_vocabulary_that_was_exchanged(folder, vocabulary_of):
 def test_a_run_description_that_is_no_json(folder, run):
   (folder / "run.json").write_text('{"model": ')
   for function in (load_run, lambda f: check_run_directory(f, run)):
-    with pytest.raises(TaskMoeError, match=r"run\.json' is no JSON: Expecting"):
+    with pytest.raises(
+      TaskMoeError, match=r"run\.json' is not JSON: Expecting"
+    ):
       function(folder)
 
 

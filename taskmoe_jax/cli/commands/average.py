@@ -8,11 +8,13 @@ import argparse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument("--run_dir", required=True, help="whose checkpoints")
   parser.add_argument(
-    "--last", type=int, required=True, help="how many of the newest"
+    "--run_dir", required=True, help="the run whose checkpoints to average"
   )
-  parser.add_argument("--out", required=True, help="a folder to be made")
+  parser.add_argument(
+    "--last", type=int, required=True, help="number of most recent checkpoints"
+  )
+  parser.add_argument("--out", required=True, help="the run directory to write")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -81,11 +81,15 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
   )
   sampling = parser.add_argument_group("sampling")
   sampling.add_argument(
-    "--temperature", type=float, help="draw tokens; below 1 likelier ones"
+    "--temperature", type=float, help="draw tokens; below 1 more likely ones"
   )
-  sampling.add_argument("--top_k", type=int, help="of the likeliest so many")
   sampling.add_argument(
-    "--top_p", type=float, help="of the likeliest with this probability"
+    "--top_k", type=int, help="draw among the K most likely tokens"
+  )
+  sampling.add_argument(
+    "--top_p",
+    type=float,
+    help="draw among the most likely tokens with this total probability",
   )
   sampling.add_argument("--seed", type=int, help="0 unless given")
 
@@ -143,11 +147,11 @@ def _search(args: argparse.Namespace) -> Search:
   beam, sampling = given(_OF_BEAMS), given(_OF_SAMPLING)
   if beam and args.beam_size is None:
     raise TaskMoeError(
-      f"--{next(iter(beam))} is of beam search. Set --beam_size."
+      f"--{next(iter(beam))} belongs to beam search. Set --beam_size."
     )
   if sampling and args.temperature is None:
     raise TaskMoeError(
-      f"--{next(iter(sampling))} is of sampling. Set --temperature."
+      f"--{next(iter(sampling))} belongs to sampling. Set --temperature."
     )
   if args.beam_size is not None and args.temperature is not None:
     raise TaskMoeError(

@@ -16,7 +16,7 @@ def refuse_routing(model: ModelConfig, engine: str, formats: str) -> None:
   A stack that is routed by task is no reason: its sub-network is dense.
 
   Args:
-    model: Of the mixture.
+    model: The mixture's config.
     engine: What cannot run it.
     formats: What to leave out of --formats.
 
@@ -28,8 +28,9 @@ def refuse_routing(model: ModelConfig, engine: str, formats: str) -> None:
     if moe is not None and not moe.granularity.by_task:
       raise TaskMoeError(
         f"the {name} is routed by {moe.granularity}, so that it stays a mixture"
-        f" of experts, which {engine} has not. Train with {name.upper()} set to"
-        f" 'task' or 'static', or leave {formats} out of --formats."
+        f" of experts, which {engine} does not support. Train with"
+        f" {name.upper()} set to 'task' or 'static', or leave {formats} out of"
+        " --formats."
       )
 
 
@@ -42,8 +43,8 @@ def refuse_mixtures(model: ModelConfig, engine: str, formats: str) -> None:
   if model.encoder.moe is not None or model.decoder.moe is not None:
     raise TaskMoeError(
       "the sub-network of several tasks is a mixture of experts still, which"
-      f" {engine} has not. Export its tasks one by one with --tasks, or leave"
-      f" {formats} out of --formats."
+      f" {engine} does not support. Export its tasks one by one with"
+      f" --tasks, or leave {formats} out of --formats."
     )
 
 
@@ -53,7 +54,7 @@ def layers_in_order(
   """Layers in the order in which a text passes them, as NumPy's arrays.
 
   Args:
-    blocks: Of a scanned model: each array has a leading axis of blocks.
+    blocks: Parameters of a scanned model, with a leading axis of blocks.
     stack: Their config.
   """
   for block in range(stack.num_blocks):

@@ -2,7 +2,7 @@
 
 Two questions, by which a mistake anywhere shows. How likely does the engine
 find the references? That is the weights, the tokens and the arithmetic. What
-does it find by itself? That is the search and its settings.
+does it find on its own? That is the search and its settings.
 """
 
 import dataclasses
@@ -103,7 +103,7 @@ def check_engine(
       sentences += found.sentences
       identical += found.identical
       worse += found.worse
-  # Unlike Python's max, NumPy's does not lose what is no number.
+  # Unlike Python's max, NumPy's does not lose NaN.
   together = np.concatenate(differences)
   difference = float(np.max(together))
   per_token = float(np.sum(together)) / expected.num_tokens

@@ -185,7 +185,7 @@ def _format_at(path: str) -> Format:
   if isinstance(found, type):
     found = found()
   if not isinstance(found, Format):
-    missing = [
+    lacking = [
       name for name in ("refuse", "write", "check") if not hasattr(found, name)
     ]
     raise TaskMoeError(

@@ -86,11 +86,11 @@ class Pruning:
   ) -> "Pruning":
     """With members in place of their names, as flags have them."""
     return cls(
-      rate,
-      as_member(PruneBy, "prune_by", by, "--by"),
-      as_member(PruneLayers, "prune_layers", layers, "--layers"),
-      as_member(PruneMetric, "prune_metric", metric, "--metric"),
-      encoder_share,
+      rate=rate,
+      by=as_member(PruneBy, "prune_by", by, "--by"),
+      layers=as_member(PruneLayers, "prune_layers", layers, "--layers"),
+      metric=as_member(PruneMetric, "prune_metric", metric, "--metric"),
+      encoder_share=encoder_share,
     )
 
   def __post_init__(self) -> None:
@@ -277,8 +277,8 @@ def prune(
   which no token chooses.
 
   Args:
-    params: Of the mixture; not changed.
-    config: Of the mixture.
+    params: The mixture's parameters; not changed.
+    config: The mixture's config.
     kept: Ids of each block's experts, by stack; other stacks stay as they are.
   """
   params = dict(params)

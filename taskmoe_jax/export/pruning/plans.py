@@ -20,7 +20,7 @@ class Pruned:
   Attributes:
     name: Its task or pair.
     folder: Where it is.
-    parameters: Of the mixture, and of the bundle.
+    parameters: Numbers of the mixture and of the bundle.
     kept: How many experts each block keeps, by stack.
     scores: By pair, of the mixture and of the bundle; see `score_pairs`. Empty
       if nothing was scored.
@@ -99,7 +99,7 @@ class Plan:
   """One bundle.
 
   Attributes:
-    name: Of its folder.
+    name: The name of its folder.
     pairs: What it translates.
     tasks: Of these pairs.
     ranks: The pairs whose statistics rank the experts of each stack.
@@ -118,8 +118,8 @@ def plans_named(
 ) -> list[Plan]:
   """Bundles for `all`, or for a comma-separated list of tasks and pairs.
 
-  Pruned by task, a pair stands for its task; pruned by pair or language, a task
-  stands for its pairs.
+  Pruned by task, a pair means its task; pruned by pair or language, a task
+  means its pairs.
 
   Raises:
     TaskMoeError: A name is unknown; or one bundle for all is asked of a model

@@ -118,7 +118,7 @@ def use_in_training(
     run_dir: The run, whose `metrics.jsonl` is read.
     stacks: Config of those to be pruned.
     tasks: Whose load counts, each alike.
-    step: Of the checkpoint.
+    step: The checkpoint's step.
 
   Raises:
     TaskMoeError: The log has no load of these tasks.

@@ -93,7 +93,7 @@ def shrink(
   """Makes the files of a bundle smaller, where they are.
 
   Args:
-    folder: Of a bundle that has no manifest yet.
+    folder: The folder of a bundle that has no manifest yet.
     shrinking: What to do.
     samples: Sentences with references of its pairs, to compare on.
     texts: More of them, to count BLEU on; see `texts_to_score`.

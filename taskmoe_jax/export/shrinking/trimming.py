@@ -77,7 +77,7 @@ def lines_of(files: Iterable[epath.Path]) -> Iterator[str]:
   """All lines; those of two columns are two.
 
   Raises:
-    TaskMoeError: A file is not there, or is no text.
+    TaskMoeError: A file is not there, or is not text.
   """
   for path in files:
     try:
@@ -99,7 +99,7 @@ def refuse_trimming(model: ModelConfig, vocabulary: Vocabulary) -> None:
   """Refuses what would be another model with fewer pieces.
 
   Raises:
-    TaskMoeError: What stands in the way.
+    TaskMoeError: Why it cannot be trimmed.
   """
   for name in ("encoder", "decoder"):
     moe = getattr(model, name).moe
@@ -136,7 +136,7 @@ def kept_pieces(
   """Ids of the pieces to keep, in order.
 
   Args:
-    vocabulary: The whole one.
+    vocabulary: The full vocabulary.
     counts: See `count_pieces`.
     targets: Languages that are translated into.
   """
@@ -159,7 +159,10 @@ def kept_pieces(
       case _:
         kept.add(index)
   if scores:
-    kept |= {min(scores, key=scores.get), max(scores, key=scores.get)}
+    kept |= {
+      min(scores, key=scores.__getitem__),
+      max(scores, key=scores.__getitem__),
+    }
   return np.asarray(sorted(kept), np.int64)
 
 

@@ -107,6 +107,6 @@ def test_a_folder_of_bundles(folder, capsys):
   with pytest.raises(TaskMoeError, match="1 of 2 bundles in"):
     check_bundles(folder.parent)
   printed = capsys.readouterr().out
-  assert "/fr' is no bundle: it has no manifest.json" in printed
+  assert "/fr' is not a bundle: it has no manifest.json" in printed
   with pytest.raises(TaskMoeError, match=r"/fr' holds no bundle\. Set --ver"):
     check_bundles(folder.parent / "fr")

@@ -34,7 +34,7 @@ def ctranslate2_spec(
   All arrays are copies: quantisation multiplies them in place.
 
   Args:
-    params: Of a scanned model: blocks have a leading axis.
+    params: Parameters of a scanned model: blocks have a leading axis.
     model: Its config; dense.
     vocabulary: Gives every id its name.
   """

@@ -86,7 +86,7 @@ class CTranslate2:
   """One of the formats for CTranslate2.
 
   Attributes:
-    name: Of the format.
+    name: The format's name.
     stored_as: What matrices and tables are stored in.
     most_per_token: Of a format that is not exact: by how many nats the
       log-probability of a reference's token may differ on the average. Trained

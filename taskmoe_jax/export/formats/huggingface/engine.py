@@ -126,7 +126,7 @@ class HuggingFaceEngine:
     max_target: int,
   ) -> list[list[int]]:
     """Token ids of the best hypotheses of one batch."""
-    settings = {"num_beams": 1, "length_penalty": 1.0}
+    settings: dict[str, object] = {"num_beams": 1, "length_penalty": 1.0}
     if isinstance(search, Beam):
       assert search.normalization is Normalization.POWER, search
       settings = {

@@ -83,7 +83,7 @@ def t5_arrays(params: PyTree, model: ModelConfig) -> Arrays:
   are tied to it.
 
   Args:
-    params: Of a scanned model: blocks have a leading axis.
+    params: Parameters of a scanned model: blocks have a leading axis.
     model: Its config; dense.
   """
   arrays = {"shared.weight": np.asarray(params["embedding"]["table"])}

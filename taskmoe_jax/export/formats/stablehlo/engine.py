@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from taskmoe_jax.decoding.search import Greedy
+from taskmoe_jax.decoding.search import Beam, Greedy
 from taskmoe_jax.decoding.translations import Hypothesis
 from taskmoe_jax.export.formats.stablehlo import runner
 from taskmoe_jax.export.formats.stablehlo.runner import padded
@@ -62,10 +62,10 @@ class StableHloEngine:
     self,
     sources: Sequence[str],
     pair: str,
-    search: Greedy,
+    search: Beam | Greedy,
     max_target: int,
   ) -> list[Hypothesis]:
-    """The greedy translation of each source."""
+    """The greedy translation of each source, whatever the search."""
     encoded = self._sources(sources, pair)
     found, scores = self._translator.greedy(
       encoded, [max_target] * len(encoded), _ROWS

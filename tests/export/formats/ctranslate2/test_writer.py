@@ -167,7 +167,8 @@ def test_what_is_refused_at_once(mixture_of, monkeypatch):
 def test_a_mixture_is_not_written(mixture_of, tmp_path):
   folder = epath.Path(tmp_path)
   with pytest.raises(
-    TaskMoeError, match=r"several tasks .* CTranslate2 has not.*--tasks"
+    TaskMoeError,
+    match=r"several tasks .* CTranslate2 does not support.*--tasks",
   ):
     FLOAT32.write(open_corpus(mixture_of("task", "task")), folder, ABOUT)
   assert list(folder.iterdir()) == []

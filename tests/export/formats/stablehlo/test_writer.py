@@ -150,7 +150,7 @@ def test_what_is_refused_at_once(mixture_of, monkeypatch):
 def test_a_mixture_is_not_written(mixture_of, tmp_path):
   folder = epath.Path(tmp_path)
   with pytest.raises(
-    TaskMoeError, match=r"several tasks .* open sizes has not.*--tasks"
+    TaskMoeError, match=r"several tasks .* open sizes does not support.*--tasks"
   ):
     STABLEHLO.write(open_corpus(mixture_of("task", "task")), folder, ABOUT)
   assert list(folder.iterdir()) == []
