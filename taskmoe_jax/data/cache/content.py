@@ -1,4 +1,4 @@
-"""What goes into a cache: a mixture's texts, and the settings that decide it."""
+"""What goes into a cache: the texts of a mixture and the settings of it all."""
 
 import hashlib
 from typing import Any, NamedTuple
