@@ -7,8 +7,11 @@ TensorFlow. Ids 0, 1, 2 are pad, end of sentence and unknown, as in T5.
 import functools
 import hashlib
 import os
+import types
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import sentencepiece
 
 from taskmoe_jax.errors import TaskMoeError
@@ -21,6 +24,17 @@ UNK_ID = 2
 def target_symbol(language: str) -> str:
   """The source's first token, which tells the model what to translate into."""
   return f"<2{language}>"
+
+
+def right_shift(tokens: Any, xp: types.ModuleType = np) -> Any:
+  """What a decoder reads to predict these targets: padding, then all but one.
+
+  Args:
+    tokens: Targets `[rows, places]`.
+    xp: The module of the array: `numpy`, or `jax.numpy` inside a program.
+  """
+  pad = xp.pad(tokens, ((0, 0), (1, 0)), constant_values=PAD_ID)
+  return pad[:, :-1]
 
 
 class Vocabulary:

@@ -10,7 +10,6 @@ from jaxtyping import Float
 
 from taskmoe_jax.export.serving_experts import ByTask, experts_of_checkpoint
 from taskmoe_jax.models.config import StackConfig
-from taskmoe_jax.moe.config import Granularity
 from taskmoe_jax.moe.statistics import overlap
 from taskmoe_jax.report.history import RECENT, History
 from taskmoe_jax.runs.directory import Run
@@ -80,7 +79,7 @@ def _of_gates(
     np.put_along_axis(weights[:, index], chosen.experts, chosen.gates, axis=-1)
   about = (
     "Dealt out by a fixed table: a task's experts have equal weight."
-    if stack.moe.granularity is Granularity.STATIC
+    if not stack.moe.granularity.has_gate
     else f"The gates of each task's {stack.moe.num_selected} experts, from the"
     f" routers of step {step}: constants of the task, which its sub-network has"
     " folded in."
@@ -96,11 +95,10 @@ def _of_load(
   step: int,
 ) -> StackRouting | None:
   """None if the log says nothing."""
-  size, moe = stack.block_size, stack.moe
-  layers = tuple(range(size - 1, stack.num_layers, size))
+  moe, layers = stack.moe, tuple(stack.moe_layers)
   loads = [history.task_loads.get(f"{name}/layer_{i}", {}) for i in layers]
   seen = tuple(task for task in tasks if all(task in load for load in loads))
-  decides = _DECIDES[moe.granularity]
+  decides = moe.granularity.decision
   if not seen:
     return None
   weights = np.stack([[load[task] for task in seen] for load in loads])
@@ -123,7 +121,7 @@ def _of_candidates(
 ) -> StackRouting:
   """What is known without a log: a task's candidates, or nothing."""
   moe = stack.moe
-  decides = _DECIDES[moe.granularity]
+  decides = moe.granularity.decision
   no_log = f"metrics.jsonl has no load of tasks up to step {step}"
   if not moe.granularity.has_sub_network:
     about = (
@@ -141,16 +139,6 @@ def _of_candidates(
     f" routers of step {step}, all equally strong, since {no_log}."
   )
   return StackRouting(name, about, layers, tasks, weights)
-
-
-_DECIDES = {
-  Granularity.TOKEN: "Each token chooses among all experts",
-  Granularity.SENTENCE: "Each sentence chooses among all experts",
-  Granularity.WORD: "Each word of the vocabulary has its experts",
-  Granularity.TASK_THEN_TOKEN: (
-    "A task has a few candidates, and each of its tokens chooses among them"
-  ),
-}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ import argparse
 import json
 import statistics
 import time
+from typing import Any
 
 import rich.console
 import rich.table
@@ -40,10 +41,13 @@ def run(args: argparse.Namespace) -> int:
   from taskmoe_jax.decoding.search import GREEDY
   from taskmoe_jax.evaluate import evaluation
   from taskmoe_jax.export.exporting import export
-  from taskmoe_jax.export.extract import reducible_stacks
+  from taskmoe_jax.export.selection import reducible_stacks
   from taskmoe_jax.train import loop
 
-  supplied = {"config_text": gin_files.kept_text(), "console": console}
+  supplied: dict[str, Any] = {
+    "config_text": gin_files.kept_text(),
+    "console": console,
+  }
   built = arguments(loop.train, supplied)
   # Said before the training, not after it.
   reducible_stacks(built["model"])

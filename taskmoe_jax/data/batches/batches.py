@@ -11,7 +11,7 @@ import collections
 import dataclasses
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import numpy as np
@@ -293,7 +293,7 @@ def _num_groups(batch_size: int, rows_per_task_group: int) -> int:
 
 def prefetch(
   batches: TrainBatches, *, depth: int
-) -> Iterator[tuple[Batch, dict[str, Any]]]:
+) -> Generator[tuple[Batch, dict[str, Any]], None, None]:
   """Makes batches ahead in a thread; gives each with the state after it.
 
   So a checkpoint stores the position of the step it belongs to, not that of

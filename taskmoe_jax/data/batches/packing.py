@@ -29,7 +29,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from taskmoe_jax.vocabulary import EOS_ID, PAD_ID, Vocabulary
+from taskmoe_jax.vocabulary import EOS_ID, PAD_ID, Vocabulary, right_shift
 
 Rows = dict[str, Int[np.ndarray, "rows _"] | Float[np.ndarray, "rows _"]]
 
@@ -106,8 +106,7 @@ def pack(
   encoder = _lay_out(rows, sources, symbols, (num_rows, source_length))
   decoder = _lay_out(rows, targets, None, (num_rows, target_length))
   target_tokens = decoder["tokens"]
-  input_tokens = np.full_like(target_tokens, PAD_ID)
-  input_tokens[:, 1:] = target_tokens[:, :-1]
+  input_tokens = right_shift(target_tokens)
   input_tokens[decoder["positions"] == 0] = PAD_ID
   return {
     "encoder_input_tokens": encoder["tokens"],

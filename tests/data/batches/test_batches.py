@@ -135,6 +135,7 @@ def test_the_seed_decides_who_is_first(mixture, batches_of):
   assert len(firsts) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pack", [True, False])
 def test_goes_on_after_any_batch(mixture, batches_of, pack):
   options = {"batch_size": 24, "rows_per_task_group": 3, "pack": pack}
