@@ -1,4 +1,4 @@
-"""What goes into a cache: the texts of a mixture and the settings of it all."""
+"""What goes into a cache: a mixture's texts, and the settings that shape it."""
 
 import hashlib
 from typing import Any, NamedTuple
