@@ -66,8 +66,6 @@ INSTALL_REQUIRES = [
   "rich>=15,<16",
   # TensorBoard files without TensorFlow in the trainer.
   "tensorboardX>=2.6.5,<2.7",
-  # Heat maps of how tasks share experts.
-  "matplotlib>=3.10,<3.12",
   # Shapes in signatures. 0.x: any minor may change the annotations.
   "jaxtyping>=0.3.11,<0.4",
   # The parameters of a bundle, readable without JAX.

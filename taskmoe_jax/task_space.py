@@ -113,7 +113,7 @@ class TaskSpace:
       TaskBy.TARGET: target,
       TaskBy.SOURCE: source,
       TaskBy.PAIR: f"{source}-{target}",
-    }[TaskBy(self.task_by)]
+    }[self.task_by]
 
   def pairs_of_task(self, task: str) -> tuple[str, ...]:
     self.task_id(task)

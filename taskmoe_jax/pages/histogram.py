@@ -1,7 +1,7 @@
 """A histogram as inline SVG, such as the lengths of sentences."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from taskmoe_jax.pages.markup import Html, element
 
@@ -22,47 +22,22 @@ def histogram(
     title: Said to those who cannot see it.
     x_name: What the horizontal axis shows.
   """
-  x_step = _step(edges[-1] - edges[0])
   y_step = _step(max(shares))
   top = y_step * math.ceil(round(max(shares) / y_step, 6))
   wide = (_WIDTH - _LEFT - _RIGHT) / (edges[-1] - edges[0])
-  high = (_HEIGHT - _TOP - _BOTTOM) / top
   bottom = _HEIGHT - _BOTTOM
 
   def x(value: float) -> float:
     return round(_LEFT + (value - edges[0]) * wide, 1)
 
   def y(value: float) -> float:
-    return round(bottom - value * high, 1)
+    return round(bottom - value * (bottom - _TOP) / top, 1)
 
-  grid = []
-  for number in range(round(top / y_step) + 1):
-    value = round(number * y_step, 12)
-    grid += [
-      element(
-        "line",
-        x1=_LEFT,
-        x2=_WIDTH - _RIGHT,
-        y1=y(value),
-        y2=y(value),
-        stroke="var(--line)",
-      ),
-      element(
-        "text", f"{value:.4g}", x=_LEFT - 8, y=y(value) + 4, text_anchor="end"
-      ),
-    ]
-  first = math.ceil(edges[0] / x_step)
-  for number in range(first, math.floor(edges[-1] / x_step) + 1):
-    value = round(number * x_step, 12)
-    grid.append(
-      element(
-        "text", f"{value:,g}", x=x(value), y=bottom + 18, text_anchor="middle"
-      )
-    )
   return element(
     "svg",
     element("title", title),
-    *grid,
+    *_lines([y_step * number for number in range(round(top / y_step) + 1)], y),
+    *_marks(edges, x),
     *(
       element(
         "rect",
@@ -82,6 +57,42 @@ def histogram(
     role="img",
     xmlns="http://www.w3.org/2000/svg",
   )
+
+
+def _lines(values: Sequence[float], y: Callable[[float], float]) -> list[Html]:
+  """The grid's horizontal lines, with their values."""
+  parts = []
+  for value in values:
+    parts += [
+      element(
+        "line",
+        x1=_LEFT,
+        x2=_WIDTH - _RIGHT,
+        y1=y(value),
+        y2=y(value),
+        stroke="var(--line)",
+      ),
+      element(
+        "text", f"{value:.4g}", x=_LEFT - 8, y=y(value) + 4, text_anchor="end"
+      ),
+    ]
+  return parts
+
+
+def _marks(edges: Sequence[float], x: Callable[[float], float]) -> list[Html]:
+  """Round values below the horizontal axis."""
+  step = _step(edges[-1] - edges[0])
+  first, last = math.ceil(edges[0] / step), math.floor(edges[-1] / step)
+  return [
+    element(
+      "text",
+      f"{round(number * step, 12):,g}",
+      x=x(number * step),
+      y=_HEIGHT - _BOTTOM + 18,
+      text_anchor="middle",
+    )
+    for number in range(first, last + 1)
+  ]
 
 
 def _step(span: float) -> float:

@@ -6,12 +6,11 @@ stores and that its own `sacrebleu -t wmt19 -l de-en` scores.
 """
 
 import contextlib
-import dataclasses
 import io
 import logging
 import os
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import NamedTuple
 
 import sacrebleu
 import sacrebleu.utils
@@ -19,8 +18,7 @@ import sacrebleu.utils
 from taskmoe_jax.errors import TaskMoeError, one_of
 
 
-@dataclasses.dataclass(frozen=True)
-class TestSet:
+class TestSet(NamedTuple):
   """The lines of a test set.
 
   Attributes:
@@ -29,10 +27,13 @@ class TestSet:
       sacrebleu's order, so that its metrics take them as they are.
   """
 
-  __test__: ClassVar[bool] = False  # not a test for pytest to collect
-
   sources: list[str]
   references: list[list[str]]
+
+
+# Not a test for pytest to collect. mypy knows no such attribute of a class, and
+# in the class it would be a field.
+TestSet.__test__ = False  # type: ignore[attr-defined]
 
 
 def test_set_names() -> list[str]:

@@ -164,7 +164,7 @@ def test_empty_corpus(mixture_of):
     rates(mixture)
   assert str(error.value) == (
     "the train part of en-de in mixture 'made_in_test' is empty: give it text,"
-    " or take it away."
+    " or remove it."
   )
 
 
