@@ -8,7 +8,6 @@ or approximate randomisation). Sentences are compared by chrF.
 import contextlib
 import enum
 import os
-import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,8 +18,10 @@ from sacrebleu.significance import PairedTest
 
 from taskmoe_jax.errors import TaskMoeError, as_member
 from taskmoe_jax.evaluate import results as files
+from taskmoe_jax.evaluate.groups import average
+from taskmoe_jax.evaluate.metrics import make_metric
 from taskmoe_jax.evaluate.results import Results, read_record, read_results
-from taskmoe_jax.evaluate.scores import Scoring, make_metric, one_line
+from taskmoe_jax.evaluate.scores import Scoring, one_line
 from taskmoe_jax.task_space import split_pair
 
 Comparison = dict[str, Any]
@@ -235,7 +236,7 @@ def _averages(
       averages[group] = {"pairs": len(shared)}
       for metric in metrics:
         a, b = (
-          statistics.fmean(found[pair][metric][side] for pair in shared)
+          average({pair: found[pair][metric][side] for pair in shared}, shared)
           for side in ("a", "b")
         )
         averages[group][metric] = {"a": a, "b": b, "difference": b - a}

@@ -17,7 +17,8 @@ from taskmoe_jax.evaluate.comparison import (
   find_results,
 )
 from taskmoe_jax.evaluate.groups import GROUPS
-from taskmoe_jax.evaluate.scores import LOWER_IS_BETTER, METRICS
+from taskmoe_jax.evaluate.metrics import label as metric_label
+from taskmoe_jax.evaluate.metrics import metric_named
 from taskmoe_jax.files import write_whole
 from taskmoe_jax.pages.chart import Bar, bars
 from taskmoe_jax.pages.markup import (
@@ -83,8 +84,10 @@ def print_comparison(
     console.print(line, markup=False, highlight=False, soft_wrap=True)
   first = comparison["metrics"][0]
   shown = rich.table.Table(box=rich.box.SIMPLE)
-  columns = [f"{METRICS[first]} A", "B", "B - A", "p"]
-  columns += [f"{METRICS[name]} B - A" for name in comparison["metrics"][1:]]
+  columns = [f"{metric_label(first)} A", "B", "B - A", "p"]
+  columns += [
+    f"{metric_label(name)} B - A" for name in comparison["metrics"][1:]
+  ]
   shown.add_column("pair")
   for column in columns:
     shown.add_column(column, justify="right")
@@ -125,7 +128,7 @@ def comparison_page(comparison: Comparison) -> str:
   ]
   columns = ["pair"]
   for metric in metrics:
-    columns += [f"{METRICS[metric]} A", "B", "B - A", "p"]
+    columns += [f"{metric_label(metric)} A", "B", "B - A", "p"]
   averages = [name for name in GROUPS if name in comparison["averages"]]
   return document(
     f"{comparison['b']['model']} against {comparison['a']['model']}",
@@ -139,13 +142,13 @@ def comparison_page(comparison: Comparison) -> str:
       ],
       sortable=False,
     ),
-    element("h2", f"{METRICS[metrics[0]]} by pair, B - A"),
+    element("h2", f"{metric_label(metrics[0])} by pair, B - A"),
     element(
       "p",
       f"Grey: not significant (p ≥ {LEVEL:g}).",
       class_="soft",
     ),
-    bars(chart, title=f"Differences of {METRICS[metrics[0]]} by pair"),
+    bars(chart, title=f"Differences of {metric_label(metrics[0])} by pair"),
     element("h2", "Pairs"),
     table(
       columns,
@@ -218,7 +221,9 @@ def _judgement(score: Mapping[str, Any], metric: str) -> str | None:
   if not _is_significant(score):
     return None
   rises = score["difference"] > 0
-  return "better" if rises != (metric in LOWER_IS_BETTER) else "worse"
+  return (
+    "better" if rises != (metric_named(metric).lower_is_better) else "worse"
+  )
 
 
 def _page_cells(

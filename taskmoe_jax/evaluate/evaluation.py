@@ -17,7 +17,7 @@ from taskmoe_jax.decoding.search import (
 )
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.evaluate import groups as pair_groups
-from taskmoe_jax.evaluate import page, results, scores, tables, texts
+from taskmoe_jax.evaluate import metrics, page, results, tables, texts
 from taskmoe_jax.evaluate.models import Evaluated, load_evaluated
 from taskmoe_jax.evaluate.scores import Scoring
 from taskmoe_jax.evaluate.translating import Decoding, translate
@@ -114,7 +114,7 @@ def evaluate_text(
   notes += [
     note
     for language in sorted({split_pair(pair)[1] for pair in text.pairs})
-    for note in scores.tokenizer_notes(language)
+    for note in metrics.tokenizer_notes(language)
   ]
   found = results.gather(
     records,

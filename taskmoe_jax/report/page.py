@@ -7,9 +7,9 @@ from etils import epath
 
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.evaluate import tables
+from taskmoe_jax.evaluate.metrics import label as metric_label
 from taskmoe_jax.evaluate.page import pair_chart
 from taskmoe_jax.evaluate.results import RESULTS, Results, read_results
-from taskmoe_jax.evaluate.scores import METRICS
 from taskmoe_jax.export.extract import reduced_config, stacks_routed_by_task
 from taskmoe_jax.models.config import ModelConfig, StackConfig
 from taskmoe_jax.models.parameters import abstract_params, parameter_count
@@ -216,9 +216,13 @@ def _scores_section(run_dir: epath.Path, step: int) -> Html:
 
 def _scores(results: Results) -> Html:
   rows = results["pairs"]
-  metrics = [name for name in METRICS if all(name in row for row in rows)]
+  metrics = [
+    name
+    for name in results["scoring"]["metrics"]
+    if all(name in row for row in rows)
+  ]
   averages = ", ".join(
-    f"{name} {METRICS[metrics[0]]} {row[metrics[0]]:.2f}"
+    f"{name} {metric_label(metrics[0])} {row[metrics[0]]:.2f}"
     for name, row in tables.group_rows(results)
   )
   return joined(
@@ -229,7 +233,7 @@ def _scores(results: Results) -> Html:
         "details",
         element("summary", "All scores"),
         table(
-          ["pair", "examples", *(METRICS[name] for name in metrics)],
+          ["pair", "examples", *(metric_label(name) for name in metrics)],
           [
             [
               row["pair"],
