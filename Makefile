@@ -12,7 +12,11 @@ TESTS ?=
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test lint docs clean
+# Compiled programs of the tests that a contributor repeats; `make test` compiles
+# all anew.
+PROGRAMS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/taskmoe-tests
+
+.PHONY: demo test quick changed lint docs clean
 
 # This .venv has no other platform, but a TPU compiler for the tests, which would
 # announce that it finds no TPU.
@@ -23,9 +27,22 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist=worksteal --durations=20 -rs \
 	  $(TESTS)
 
+# What neither compiles much, nor runs whole commands, nor starts processes.
+quick: $(INSTALLED)
+	TASKMOE_TEST_PROGRAMS=$(PROGRAMS) $(BIN)/python -m pytest -n $(WORKERS) \
+	  --dist=worksteal -m "not slow" $(TESTS)
+
+# The tests of the rooms that differ from main, and of those that import them.
+changed: $(INSTALLED)
+	@tests=$$($(BIN)/python -m tests.changed); \
+	if [ -z "$$tests" ]; then echo "no test is of what changed"; else \
+	  echo "$$tests" && TASKMOE_TEST_PROGRAMS=$(PROGRAMS) $(BIN)/python -m \
+	    pytest -n $(WORKERS) --dist=worksteal $$tests; fi
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # Reference pages of all modules, from their docstrings: build/docs/index.html.
 # A module that cannot be imported is an error. TensorFlow greets on import.

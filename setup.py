@@ -100,6 +100,10 @@ EXTRAS_REQUIRE = {
     "beartype>=0.23.1,<0.24",
     # Each minor formats a little differently.
     "ruff>=0.17.6,<0.18",
+    # `make lint` checks the types of the whole package: names that nothing
+    # defines too, which ruff cannot tell from jaxtyping's letters. Each minor
+    # is stricter somewhere.
+    "mypy>=2.4,<2.5",
     # `make docs`, the reference pages: it reads docstrings of the Google kind
     # and needs no configuration, where mkdocs wants a theme, a plugin and a
     # page for each module. Half a megabyte.

@@ -29,6 +29,7 @@ from etils import epath
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from taskmoe_jax.bundles.bundle import load_bundle
+from taskmoe_jax.bundles.manifest import About
 from taskmoe_jax.data.corpus import Mixture, examples
 from taskmoe_jax.data.opening import open_corpus
 from taskmoe_jax.decoding.search import GREEDY, Beam, Stopping
@@ -42,7 +43,6 @@ from taskmoe_jax.export.formats.engine_check import (
 )
 from taskmoe_jax.export.formats.format import Expected, formats_named
 from taskmoe_jax.export.formats.huggingface.engine import HuggingFaceEngine
-from taskmoe_jax.export.manifest import About
 from taskmoe_jax.export.verify import in_float32
 from taskmoe_jax.tasks.cldr import cldr_30
 from taskmoe_jax.tasks.tsv import tsv

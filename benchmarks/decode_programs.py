@@ -14,7 +14,13 @@ from taskmoe_jax import axes
 from taskmoe_jax.decoding.generate import Rows, generate
 from taskmoe_jax.decoding.hypotheses import Hypotheses
 from taskmoe_jax.decoding.search import GREEDY, Beam, Search
-from taskmoe_jax.models.config import ModelConfig, StackConfig
+from taskmoe_jax.layers.feed_forward import Activation
+from taskmoe_jax.models.config import (
+  ComputeDtype,
+  Embeddings,
+  ModelConfig,
+  StackConfig,
+)
 from taskmoe_jax.models.parameters import (
   abstract_params,
   parameter_shardings,
@@ -22,7 +28,8 @@ from taskmoe_jax.models.parameters import (
   with_shardings,
 )
 from taskmoe_jax.models.transformer import Transformer
-from taskmoe_jax.moe.config import MoeConfig
+from taskmoe_jax.moe.config import Dispatch, MoeConfig
+from taskmoe_jax.moe.granularity import GRANULARITIES
 from taskmoe_jax.partitioning.rules import Partitioning, activate
 from taskmoe_jax.vocabulary import EOS_ID
 
@@ -56,11 +63,11 @@ class Setting:
       moe = None
       if name in ("task", "token"):
         moe = MoeConfig(
-          granularity=name,
+          granularity=GRANULARITIES[name],
           num_experts=flags.experts,
           num_selected=2,
           expert_mlp_dim=flags.mlp_dim,
-          dispatch="auto",
+          dispatch=Dispatch.AUTO,
           capacity_factor=1.25,
           group_size=1024,
           balance_loss_weight=0.0,
@@ -73,11 +80,11 @@ class Setting:
       embed_dim=flags.embed_dim,
       num_heads=flags.heads,
       head_dim=flags.embed_dim // flags.heads,
-      activation="relu",
-      embeddings="one",
+      activation=Activation.RELU,
+      embeddings=Embeddings.ONE,
       encoder=stack(),
       decoder=stack(),
-      dtype=flags.dtype,
+      dtype=ComputeDtype(flags.dtype),
     )
     search: Search = GREEDY
     if flags.beam_size > 1:

@@ -33,11 +33,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import decode, decode_programs
 from benchmarks.made_up import made_up_vocabulary
-from taskmoe_jax.decoding.search import GREEDY, Beam, Search
+from taskmoe_jax.bundles.manifest import About
+from taskmoe_jax.decoding.search import GREEDY, Beam, Normalization, Search
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.export.formats.format import formats_named
 from taskmoe_jax.export.formats.huggingface.engine import HuggingFaceEngine
-from taskmoe_jax.export.manifest import About
 from taskmoe_jax.hosts.memory import keep_freed_memory
 from taskmoe_jax.models.parameters import parameter_count, unrolled
 from taskmoe_jax.partitioning.meshes import MeshShape, make_mesh
@@ -85,7 +85,7 @@ def hugging_face(
     search = Beam(
       size=beam_size,
       length_penalty=_LENGTH_PENALTY,
-      normalization="power",
+      normalization=Normalization.POWER,
     )
   return lambda: engine.generate(sources, search, steps)
 

@@ -181,7 +181,7 @@ def exactness(args: argparse.Namespace) -> list[dict]:
     pair = space.pairs_of_task(task)[0]
     sentences = samples[pair][:_SENTENCES]
     extracted, config, _ = extract(
-      mixture.params, model, space.task_id(task), len(space.tasks)
+      mixture.params, model, (space.task_id(task),), len(space.tasks)
     )
     served = TaskSpace.from_pairs((pair,), space.task_by)
     small = Translator(config, extracted, served, given.vocabulary)

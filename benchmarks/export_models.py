@@ -6,10 +6,12 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import PyTree
 
+from taskmoe_jax.layers.feed_forward import Activation
 from taskmoe_jax.models import parameters
-from taskmoe_jax.models.config import ModelConfig, StackConfig
+from taskmoe_jax.models.config import Embeddings, ModelConfig, StackConfig
 from taskmoe_jax.models.transformer import Transformer
-from taskmoe_jax.moe.config import MoeConfig
+from taskmoe_jax.moe.config import Dispatch, MoeConfig
+from taskmoe_jax.moe.granularity import GRANULARITIES
 from taskmoe_jax.task_space import TaskSpace
 
 
@@ -27,11 +29,11 @@ def model_of(
 
   def stack(granularity):
     moe = MoeConfig(
-      granularity=granularity,
+      granularity=GRANULARITIES[granularity],
       num_experts=num_experts,
       num_selected=2,
       expert_mlp_dim=mlp_dim,
-      dispatch="auto",
+      dispatch=Dispatch.AUTO,
       capacity_factor=2.0,
       group_size=1024,
       balance_loss_weight=0.01,
@@ -44,8 +46,8 @@ def model_of(
     embed_dim=embed_dim,
     num_heads=num_heads,
     head_dim=embed_dim // num_heads,
-    activation="relu",
-    embeddings="three",
+    activation=Activation.RELU,
+    embeddings=Embeddings.THREE,
     encoder=stack(encoder),
     decoder=stack(decoder),
   )

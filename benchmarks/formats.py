@@ -35,13 +35,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import decode
 from taskmoe_jax.bundles import bundle
+from taskmoe_jax.bundles.manifest import About
 from taskmoe_jax.decoding.search import GREEDY, Beam, Greedy, Lengths
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.evaluate.scores import Scoring, score_pair
 from taskmoe_jax.export.formats import engine_check
 from taskmoe_jax.export.formats.ctranslate2 import writer as ctranslate2_writer
 from taskmoe_jax.export.formats.format import Expected, formats_named
-from taskmoe_jax.export.manifest import About
 from taskmoe_jax.export.verify import in_float32
 
 _CT2 = ("ctranslate2:CTranslate2Engine", ctranslate2_writer.SEARCH)

@@ -12,9 +12,10 @@ from jaxtyping import PyTree
 
 from taskmoe_jax import axes
 from taskmoe_jax.layers.feed_forward import Activation, FeedForward
-from taskmoe_jax.moe.config import MoeConfig
+from taskmoe_jax.moe.config import Dispatch, MoeConfig
+from taskmoe_jax.moe.granularity import GRANULARITIES
 from taskmoe_jax.moe.layer import MoeFeedForward
-from taskmoe_jax.moe.routing import RouterInputs
+from taskmoe_jax.moe.router_inputs import RouterInputs
 from taskmoe_jax.partitioning.rules import Partitioning, activate
 
 DENSE = ("dense", "none")
@@ -42,11 +43,11 @@ class Setting:
 
   def moe(self, engine: str, granularity: str) -> MoeFeedForward:
     config = MoeConfig(
-      granularity=granularity,
+      granularity=GRANULARITIES[granularity],
       num_experts=self.experts,
       num_selected=self.selected,
       expert_mlp_dim=self.mlp_dim,
-      dispatch=engine,
+      dispatch=Dispatch(engine),
       capacity_factor=self.capacity_factor,
       group_size=self.group_size,
       balance_loss_weight=_WEIGHTS["balance"],

@@ -99,19 +99,21 @@ def _with_languages(
 
 
 def _model(flags: argparse.Namespace, name: str) -> Any:
-  from taskmoe_jax.models.config import ModelConfig, StackConfig
-  from taskmoe_jax.moe.config import MoeConfig
+  from taskmoe_jax.layers.feed_forward import Activation
+  from taskmoe_jax.models.config import Embeddings, ModelConfig, StackConfig
+  from taskmoe_jax.moe.config import Dispatch, MoeConfig
+  from taskmoe_jax.moe.granularity import TASK
 
   widths, moe = (flags.mlp_dim,), None
   if name == "wide":
     widths = (flags.mlp_dim, 2 * flags.mlp_dim)
   elif name.startswith("task_"):
     moe = MoeConfig(
-      granularity="task",
+      granularity=TASK,
       num_experts=int(name.removeprefix("task_")),
       num_selected=2,
       expert_mlp_dim=flags.mlp_dim,
-      dispatch="auto",
+      dispatch=Dispatch.AUTO,
       capacity_factor=1.0,
       group_size=64,
       balance_loss_weight=0.01,
@@ -123,8 +125,8 @@ def _model(flags: argparse.Namespace, name: str) -> Any:
     embed_dim=flags.embed_dim,
     num_heads=flags.heads,
     head_dim=flags.embed_dim // flags.heads,
-    activation="gated_gelu",
-    embeddings="one" if name == "tied" else "three",
+    activation=Activation.GATED_GELU,
+    embeddings=Embeddings.ONE if name == "tied" else Embeddings.THREE,
     encoder=stack,
     decoder=stack,
     dropout_rate=flags.dropout,

@@ -15,19 +15,22 @@ def load(path: str | os.PathLike) -> "Translator":
 
     taskmoe_jax.load("runs/demo/export-900/de").translate(["3 hours"])
 
-  TensorFlow is not needed for it.
+  TensorFlow is not needed; for a bundle, neither are Orbax and TensorStore.
 
   Raises:
     TaskMoeError: The path is neither, or is damaged.
   """
-  # Imported here, so that `import taskmoe_jax` does not load JAX.
+  # Imported here, so that `import taskmoe_jax` does not load JAX, and a bundle
+  # loads neither Orbax nor TensorStore, which read checkpoints.
   from taskmoe_jax.bundles.bundle import is_bundle, load_bundle
+
+  if is_bundle(path):
+    return load_bundle(path)
+
   from taskmoe_jax.errors import TaskMoeError
   from taskmoe_jax.runs.directory import is_run_directory
   from taskmoe_jax.runs.restoring import load_translator
 
-  if is_bundle(path):
-    return load_bundle(path)
   if is_run_directory(path):
     return load_translator(path)[0]
   raise TaskMoeError(

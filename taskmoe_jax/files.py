@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Writing files atomically."""
 
 import contextlib
 
@@ -8,7 +8,7 @@ from etils import epath
 def write_whole(path: epath.Path, content: bytes) -> None:
   """Writes a file under a temporary name and renames it into place.
 
-  Whoever is killed in between leaves the old file, never half a new one; a
+  A process killed meanwhile leaves the old file, never a partial new one; a
   failure leaves nothing else.
   """
   temporary = path.with_name(f"{path.name}.tmp")

@@ -17,7 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from taskmoe_jax.errors import TaskMoeError, as_member, one_of
+from taskmoe_jax.errors import (
+  TaskMoeError,
+  as_member,
+  check_members,
+  one_of,
+)
 
 
 class TaskBy(enum.StrEnum):
@@ -48,11 +53,10 @@ class TaskSpace:
 
   languages: tuple[str, ...]
   pairs: tuple[str, ...]
-  task_by: TaskBy | str = TaskBy.TARGET
+  task_by: TaskBy = TaskBy.TARGET
 
   def __post_init__(self):
-    task_by = as_member(TaskBy, "task_by", self.task_by, "TASK_BY")
-    object.__setattr__(self, "task_by", task_by)
+    check_members("TaskSpace", task_by=(TaskBy, self.task_by))
     for pair in self.pairs:
       for language in split_pair(pair):
         self.language_id(language)
@@ -61,11 +65,20 @@ class TaskSpace:
   def from_pairs(
     cls, pairs: tuple[str, ...], task_by: TaskBy | str
   ) -> "TaskSpace":
-    """Reads the languages off the pairs, in order of first appearance."""
+    """Reads the languages off the pairs, in order of first appearance.
+
+    Args:
+      pairs: In the order of their ids.
+      task_by: A member, or its value, as recipes have it.
+    """
     languages = dict.fromkeys(
       language for pair in pairs for language in split_pair(pair)
     )
-    return cls(tuple(languages), tuple(pairs), task_by)
+    return cls(
+      tuple(languages),
+      tuple(pairs),
+      as_member(TaskBy, "task_by", task_by, "TASK_BY"),
+    )
 
   @functools.cached_property
   def tasks(self) -> tuple[str, ...]:
@@ -100,7 +113,7 @@ class TaskSpace:
       TaskBy.TARGET: target,
       TaskBy.SOURCE: source,
       TaskBy.PAIR: f"{source}-{target}",
-    }[self.task_by]
+    }[TaskBy(self.task_by)]
 
   def pairs_of_task(self, task: str) -> tuple[str, ...]:
     self.task_id(task)
@@ -138,7 +151,9 @@ class TaskSpace:
   @classmethod
   def from_dict(cls, values: dict[str, Any]) -> "TaskSpace":
     return cls(
-      tuple(values["languages"]), tuple(values["pairs"]), values["task_by"]
+      tuple(values["languages"]),
+      tuple(values["pairs"]),
+      as_member(TaskBy, "task_by", values["task_by"], "TASK_BY"),
     )
 
 

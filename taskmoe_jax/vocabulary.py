@@ -7,8 +7,11 @@ TensorFlow. Ids 0, 1, 2 are pad, end of sentence and unknown, as in T5.
 import functools
 import hashlib
 import os
+import types
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import sentencepiece
 
 from taskmoe_jax.errors import TaskMoeError
@@ -21,6 +24,17 @@ UNK_ID = 2
 def target_symbol(language: str) -> str:
   """The source's first token, which tells the model what to translate into."""
   return f"<2{language}>"
+
+
+def right_shift(tokens: Any, xp: types.ModuleType = np) -> Any:
+  """What a decoder reads to predict these targets: padding, then all but one.
+
+  Args:
+    tokens: Targets `[rows, places]`.
+    xp: The module of the array: `numpy`, or `jax.numpy` inside a program.
+  """
+  pad = xp.pad(tokens, ((0, 0), (1, 0)), constant_values=PAD_ID)
+  return pad[:, :-1]
 
 
 class Vocabulary:
@@ -38,7 +52,7 @@ class Vocabulary:
 
   @classmethod
   def load(cls, path: str | os.PathLike) -> "Vocabulary":
-    """Reads a SentencePiece model, or says how to come by one."""
+    """Reads a SentencePiece model, or says how to get one."""
     try:
       with open(path, "rb") as file:
         model = file.read()
@@ -81,7 +95,7 @@ class Vocabulary:
       ids = [int(i) if i < len(self) else UNK_ID for i in ids]
       end = ids.index(EOS_ID) if EOS_ID in ids else len(ids)
       sequences.append([i for i in ids[:end] if i != PAD_ID])
-    # Of no sequences SentencePiece makes an empty text, not an empty list.
+    # For an empty list SentencePiece returns an empty text, not an empty list.
     return self._processor.decode(sequences) if sequences else []
 
   def target_id(self, language: str) -> int:

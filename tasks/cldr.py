@@ -12,10 +12,10 @@ _REMEMBERED = 2048
 
 
 class RememberedText:
-  """CLDR text that keeps what was last read.
+  """CLDR text that caches recent examples.
 
   The two directions of a pair read the same examples, one soon after the
-  other, and to make an example costs ten times what its tokens do.
+  other, and generating an example costs ten times what tokenising it does.
   """
 
   def __init__(self, language: str, part: str, seed: int):
@@ -39,13 +39,13 @@ def cldr_30(
   changes nothing.
 
   Args:
-    vocabulary: Of the seqio tasks, see `register_mixture`.
-    seed: Of the text.
-    temperature: Of the sampling, see `register_mixture`.
+    vocabulary: Vocabulary of the seqio tasks, see `register_mixture`.
+    seed: Seed of the text.
+    temperature: Sampling temperature, see `register_mixture`.
     languages: Which languages to pair with English.
   """
-  # Not above: to name a mixture that a cache replaces, as gin does, shall not
-  # cost the seconds that importing seqio takes.
+  # Not above: gin names a mixture even where a cache replaces it, and that
+  # should not cost the seconds that importing seqio takes.
   from taskmoe_jax.data.seqio.registration import register_mixture
   from taskmoe_jax.data.seqio.sources import ParallelSource
 

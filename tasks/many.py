@@ -43,11 +43,11 @@ def many(
   """Registers all pairs of a folder, or those among some languages.
 
   Args:
-    folder: Of parallel files, and of text files if they are wanted.
-    vocabulary: Of the seqio tasks, see `register_mixture`.
-    temperature: Of the sampling, see `register_mixture`.
-    cleaning: What to leave out of the train parts; None for nothing.
-    languages: Which to take; None for all that there are.
+    folder: Folder of parallel files, and of text files if they are wanted.
+    vocabulary: Vocabulary of the seqio tasks, see `register_mixture`.
+    temperature: Sampling temperature, see `register_mixture`.
+    cleaning: What to remove from the train parts; None for nothing.
+    languages: Which languages to use; None for all of the folder.
     with_text: Whether to train on the folder's text files too, as `text` does.
   """
   # Not above, as in `tsv.py`.
@@ -102,10 +102,10 @@ def text(
   """Registers each language's text of a folder, for language modelling.
 
   Args:
-    folder: Of `xx.{train,dev,test}.txt[.gz]` files.
-    vocabulary: Of the seqio tasks, see `register_mixture`.
-    temperature: Of the sampling, see `register_mixture`.
-    cleaning: What to leave out of the train parts; None for nothing.
+    folder: Folder of `xx.{train,dev,test}.txt[.gz]` files.
+    vocabulary: Vocabulary of the seqio tasks, see `register_mixture`.
+    temperature: Sampling temperature, see `register_mixture`.
+    cleaning: What to remove from the train parts; None for nothing.
   """
   from taskmoe_jax.data.seqio.registration import register_mixture
 
@@ -141,7 +141,7 @@ def _text_files(folder: str) -> dict[str, dict[str, pathlib.Path]]:
   if not pathlib.Path(folder).is_dir():
     raise TaskMoeError(f"no folder {folder!r}. Set text.folder.")
   parts = {name: part for part, name in FILE_PARTS.items()}
-  files = {}
+  files: dict[str, dict[str, pathlib.Path]] = {}
   for path in sorted(pathlib.Path(folder).iterdir()):
     match = _TEXT_NAME.fullmatch(path.name)
     if not match:

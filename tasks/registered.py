@@ -1,4 +1,4 @@
-"""Any seqio task or mixture that is registered elsewhere, of whatever source.
+"""Any seqio task or mixture that is registered elsewhere, from any source.
 
 Its text is taken as it is before its `tokenize` step, copied once into the text
 cache, and then read, tokenised, packed and mixed like all other text. Rates are
@@ -21,13 +21,13 @@ def registered(
   """Returns a mixture of the text of registered seqio tasks.
 
   Args:
-    name: Of a seqio mixture or task.
-    modules: Are imported first, to register it.
+    name: Name of a seqio mixture or task.
+    modules: Imported first, to register it.
     pairs: The pair of each seqio task, such as `{"wiki_de_en": "de-en"}`.
     revision: Any text. A copy in the text cache stays in use until the seqio
       task's source, its steps or this changes; change it when the text has
       changed where one cannot see it from here.
-    vocabulary: Of the seqio tasks that this registers, see
+    vocabulary: Vocabulary of the seqio tasks that this registers, see
       `register_mixture`.
   """
   # Not above, as in `tsv.py`.

@@ -57,7 +57,7 @@ def mixture_of_copies(
       )
     source = _source(task, pairs[task.name], revision)
     copy = add_task(f"registered_{task.name}", source, vocabulary)
-    rate = 1.0
+    rate: float | Callable[[seqio.Task], float] = 1.0
     if isinstance(found, seqio.Mixture):
       rate = functools.partial(_rate, found, task)
     rates.append((copy, rate))
@@ -136,9 +136,10 @@ def _dataset(
   spec = dataset.element_spec
   for feature in _FEATURES:
     found = spec.get(feature) if isinstance(spec, dict) else None
-    if getattr(found, "dtype", None) != tf.string or found.shape.rank != 0:
+    is_text = getattr(found, "dtype", None) == tf.string
+    if found is None or not is_text or found.shape.rank != 0:
       raise TaskMoeError(
-        f"seqio task {task.name!r} gives no text as {feature!r} before its"
+        f"seqio task {task.name!r} does not give text as {feature!r} before its"
         f" seqio.preprocessors.tokenize step, but {found or 'nothing'}. A task"
         " that can be read here has 'inputs' and 'targets' of strings there."
       )
@@ -146,7 +147,7 @@ def _dataset(
 
 
 def _source_key(source: seqio.DataSource, part: str) -> dict[str, Any]:
-  key = {"kind": type(source).__name__}
+  key: dict[str, Any] = {"kind": type(source).__name__}
   if isinstance(source, seqio.FileDataSource):
     key["files"] = [
       (path, (status := tf.io.gfile.stat(path)).length, status.mtime_nsec)

@@ -18,14 +18,14 @@ def tsv(
   """Registers both directions of every pair in a folder, and their mixture.
 
   Args:
-    folder: Where the files are; the languages are read off their names.
-    vocabulary: Of the seqio tasks, see `register_mixture`.
-    temperature: Of the sampling, see `register_mixture`.
-    cleaning: What to leave out of the train parts; None for nothing.
-    name: Of the mixture, and the first part of its seqio tasks' names.
+    folder: Folder of the files, whose names say the languages.
+    vocabulary: Vocabulary of the seqio tasks, see `register_mixture`.
+    temperature: Sampling temperature, see `register_mixture`.
+    cleaning: What to remove from the train parts; None for nothing.
+    name: Name of the mixture, and prefix of its seqio tasks' names.
   """
-  # Not above: to name a mixture that a cache replaces, as gin does, shall not
-  # cost the seconds that importing seqio takes.
+  # Not above: gin names a mixture even where a cache replaces it, and that
+  # should not cost the seconds that importing seqio takes.
   from taskmoe_jax.data.seqio.registration import (
     both_directions,
     register_mixture,

@@ -3,8 +3,8 @@
 The editions are those of the paper's table 3 (`wmt_builders.py`). TFDS's text
 is copied into the text cache when it is first read, to be read by index.
 
-Nothing here imports seqio or TFDS before a mixture is made: to name one that a
-cache replaces, as gin does, shall not cost the seconds that this takes.
+Nothing here imports seqio or TFDS before a mixture is made: gin names one even
+where a cache replaces it, and that should not cost the seconds this takes.
 """
 
 from collections.abc import Sequence
@@ -24,10 +24,10 @@ def wmt_30(
   """Registers English with the paper's 15 languages, in both directions.
 
   Args:
-    vocabulary: Of the seqio tasks, see `register_mixture`.
-    temperature: Of the sampling, see `register_mixture`.
-    data_dir: Where TFDS's data is; None for TFDS's own place.
-    cleaning: What to leave out of the train parts; None for nothing.
+    vocabulary: Vocabulary of the seqio tasks, see `register_mixture`.
+    temperature: Sampling temperature, see `register_mixture`.
+    data_dir: Where TFDS's data is; None for TFDS's default.
+    cleaning: What to remove from the train parts; None for nothing.
     languages: Which languages to pair with English; None for all 15.
 
   Raises:

@@ -2,9 +2,9 @@
 
   python -m taskmoe_jax.tasks.wmt_builders --data_dir=DIR BUILDER ...
 
-downloads and prepares builders by the names of `EDITIONS`. Most are ready in
-TFDS; those called `wmt_translate/...` are ours, and hold only dev and test
-sets that no ready one has for itself.
+downloads and prepares builders by the names of `EDITIONS`. Most exist in TFDS;
+those called `wmt_translate/...` are ours, and have only dev and test sets that
+no existing one has separately.
 """
 
 import argparse

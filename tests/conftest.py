@@ -1,7 +1,8 @@
 """Every test sees eight CPU devices, so that none skips for lack of them.
 
 There is no persistent compilation cache: a run must not depend on the one
-before it, least of all where a test compares two runs bit for bit.
+before it. `make quick` and `make changed` name one, which tests do not see that
+compare two runs bit for bit (marked `bit_for_bit`).
 
 Here are also a corpus, a vocabulary and a recipe with which all commands run in
 seconds. Rooms that need no TensorFlow do not wait for it: it is imported only
@@ -19,14 +20,24 @@ import tempfile
 # Before jax is imported, and in the environment, so that the programs which
 # tests start see the same devices.
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = (
-  os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = " ".join(
+  [
+    os.environ.get("XLA_FLAGS", ""),
+    "--xla_force_host_platform_device_count=8",
+    # Fusions by the older emitter, and a program in one piece: half of the
+    # time that compilation takes otherwise.
+    "--xla_cpu_use_fusion_emitters=false",
+    "--xla_cpu_parallel_codegen_split_count=1",
+  ]
 )
 # Programs that run slower, and are compiled in a third of the time: here they
 # are small, and run a few steps.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-# No compiled programs of other runs.
-os.environ["JAX_COMPILATION_CACHE_DIR"] = ""
+# No compiled programs of other runs, but for the loop of a contributor.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.get(
+  "TASKMOE_TEST_PROGRAMS", ""
+)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 # TensorFlow greets on import.
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 # Text that tests read is not to stay in the user's cache.
@@ -37,6 +48,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from jax.experimental.compilation_cache import compilation_cache
+
+# The hooks of a plugin of ours.
+from tests.cpu_limit import pytest_addoption, pytest_runtest_call  # noqa: F401
 
 # A forgotten axis must not broadcast. Implicit dtype promotion stays allowed:
 # with jax_numpy_dtype_promotion="strict" optax 0.2.8's Adam (float ** int32)
@@ -48,6 +63,13 @@ atexit.register(shutil.rmtree, os.environ["TASKMOE_CACHE"], True)
 # The kernel lets a process have 65530 mappings, and a compiled program is three
 # of them. When none is left, the next compilation is a segmentation fault.
 _MANY_MAPPINGS = 20_000
+
+# Whoever uses one of these compiles a model or runs whole commands: its tests
+# are not those of `make quick`.
+_SLOW_FIXTURES = {
+  *("finished_run", "small_recipe", "small_vocabulary", "taskmoe"),
+  *("steps_compiled_once", "bundle_folder"),
+}
 
 _WORDS = {
   "en": ("the one", "red old big", "house dog tree day"),
@@ -96,6 +118,31 @@ optimizers.adafactor.parameter_scale = True
 schedules.rsqrt_schedule.learning_rate = 1.0
 schedules.rsqrt_schedule.warmup_steps = 100
 """
+
+
+def pytest_collection_modifyitems(items):
+  """Marks as `slow` what is, by its fixtures or as it says that it costs."""
+  for item in items:
+    if _SLOW_FIXTURES & set(item.fixturenames) or item.get_closest_marker(
+      "expensive"
+    ):
+      item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(autouse=True)
+def _compiled_anew(request, monkeypatch):
+  """Tests of bit-for-bit equality find no compiled program of another run."""
+  if request.node.get_closest_marker("bit_for_bit") is None:
+    yield
+    return
+  # For the programs that it starts, and for this one.
+  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
+  before = jax.config.jax_compilation_cache_dir
+  jax.config.update("jax_compilation_cache_dir", None)
+  compilation_cache.reset_cache()
+  yield
+  jax.config.update("jax_compilation_cache_dir", before)
+  compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -152,9 +199,7 @@ def small_recipe(small_corpus, small_vocabulary, tmp_path_factory):
   """Path of a recipe that needs only RUN_DIR."""
   path = tmp_path_factory.mktemp("recipe") / "small.gin"
   path.write_text(
-    _RECIPE.format(
-      corpus=small_corpus, vocabulary=small_vocabulary, vocab_size=293
-    )
+    _RECIPE.format(corpus=small_corpus, vocabulary=small_vocabulary)
   )
   return path
 
@@ -203,22 +248,24 @@ def tiny_model():
   Both have a dense and an MoE layer, twice; a dense layer alone for None.
   """
   from taskmoe_jax.models.config import ModelConfig, StackConfig
-  from taskmoe_jax.moe.config import MoeConfig
+  from taskmoe_jax.moe.config import Dispatch, MoeConfig
+  from taskmoe_jax.moe.granularity import GRANULARITIES
+  from taskmoe_jax.moe.tables import WordTable
 
   def stack(granularity):
     if granularity is None:
       return StackConfig(num_layers=2, mlp_dims=(7,))
     moe = MoeConfig(
-      granularity=granularity,
+      granularity=GRANULARITIES[granularity],
       num_experts=5,
       num_selected=2,
       expert_mlp_dim=6,
-      dispatch="auto",
+      dispatch=Dispatch.AUTO,
       capacity_factor=2.0,
       group_size=64,
       balance_loss_weight=0.01,
       z_loss_weight=0.001,
-      word_table="hashed",
+      word_table=WordTable.HASHED,
       num_candidates=3,
     )
     return StackConfig(num_layers=4, mlp_dims=(7,), moe=moe)
@@ -234,7 +281,7 @@ def tiny_model():
       "decoder": stack(decoder),
       **changes,
     }
-    return ModelConfig(vocab_size=vocab_size, **settings)
+    return ModelConfig.from_dict({"vocab_size": vocab_size, **settings})
 
   return make
 

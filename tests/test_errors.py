@@ -2,7 +2,15 @@ import enum
 
 import pytest
 
-from taskmoe_jax.errors import TaskMoeError, check_at_least, one_of
+from taskmoe_jax.errors import (
+  TaskMoeError,
+  as_member,
+  as_members,
+  check_at_least,
+  check_members,
+  one_of,
+)
+from taskmoe_jax.moe.granularity import TASK, Granularity
 
 
 class Fruit(enum.StrEnum):
@@ -44,3 +52,37 @@ def test_check_at_least():
     check_at_least(1, "Model", layers=1, heads=0)
   with pytest.raises(TaskMoeError, match="rate=nan is not at least 0"):
     check_at_least(0, "Model", rate=float("nan"))
+
+
+def test_texts_become_members():
+  assert as_member(Fruit, "fruit", "plum", "Cake.fruit") is Fruit.PLUM
+  assert as_member(Fruit, "fruit", Fruit.PEAR, "Cake.fruit") is Fruit.PEAR
+  assert as_member(Granularity, "granularity", "task", "it") == TASK
+  values = {"fruit": "plum", "other": None, "size": 3}
+  kinds = {"fruit": Fruit, "other": Fruit, "missing": Fruit}
+  assert as_members(kinds, "Cake", values) == {**values, "fruit": Fruit.PLUM}
+  with pytest.raises(TaskMoeError) as error:
+    as_members(kinds, "Cake", {"fruit": "plumb"})
+  assert str(error.value) == (
+    "unknown fruit 'plumb': accepted are pear, plum (did you mean 'plum'?)."
+    " Set Cake.fruit."
+  )
+
+
+def test_a_text_is_no_member():
+  """Constructors take members, gin files and JSON texts."""
+  check_members("Cake", fruit=(Fruit, Fruit.PEAR))
+  with pytest.raises(TaskMoeError) as error:
+    check_members("Cake", fruit=(Fruit, "pear"))
+  assert str(error.value) == (
+    "fruit='pear' is not a Fruit: accepted are Fruit.PEAR, Fruit.PLUM. Set"
+    " Cake.fruit."
+  )
+  with pytest.raises(TaskMoeError) as error:
+    check_members("MoeConfig", granularity=(Granularity, "task"))
+  assert str(error.value) == (
+    "granularity='task' is not a Granularity: accepted are granularity.TOKEN,"
+    " granularity.SENTENCE, granularity.TASK, granularity.STATIC,"
+    " granularity.WORD, granularity.TASK_THEN_TOKEN. Set"
+    " MoeConfig.granularity."
+  )

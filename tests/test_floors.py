@@ -254,6 +254,7 @@ print(json.dumps([imported, sorted(sys.modules)]))
 """
 
 
+@pytest.mark.slow
 def test_models_decoding_and_export_load_no_tensorflow():
   run = subprocess.run(
     [sys.executable, "-c", IMPORT_ALL, " ".join(WITH_TENSORFLOW)],

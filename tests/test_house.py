@@ -66,6 +66,71 @@ def test_modules_are_named_for_what_they_hold():
   assert [_name(p) for p in SOURCES if VAGUE_NAME.search(p.stem)] == []
 
 
+# What fails a test, by its name: `np.testing.assert_allclose` is one of them.
+CHECK = re.compile(r"assert_\w+|raises|warns|fail")
+
+
+def _definitions(tree: ast.Module) -> dict[str, list[ast.AST]]:
+  """Functions and classes of a file, at any depth, by their names."""
+  found = collections.defaultdict(list)
+  for node in ast.walk(tree):
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+      found[node.name].append(node)
+  return found
+
+
+def _checks(node: ast.AST, known: dict[str, list[ast.AST]]) -> bool:
+  """Whether a function asserts, or names one that does, or that one one."""
+  seen, waiting = set(), [node]
+  while waiting:
+    for part in ast.walk(waiting.pop()):
+      match part:
+        case ast.Assert():
+          return True
+        case ast.Name(id=name) | ast.Attribute(attr=name) if CHECK.fullmatch(
+          name
+        ):
+          return True
+        case ast.Call(func=ast.Name(id=name)) if name not in seen:
+          seen.add(name)
+          waiting.extend(known.get(name, ()))
+  return False
+
+
+def test_tests_assert():
+  """Themselves, or by a function or fixture that they call."""
+  trees = {
+    path: ast.parse(path.read_text())
+    for path in SOURCES
+    if path.is_relative_to(ROOT / "tests")
+  }
+  of_folder = {
+    path.parent: _definitions(tree)
+    for path, tree in trees.items()
+    if path.name == "conftest.py"
+  }
+  shared = {
+    name: nodes
+    for path, tree in trees.items()
+    if not path.name.startswith("test_") and path.name != "conftest.py"
+    for name, nodes in _definitions(tree).items()
+  }
+  silent = []
+  for path, tree in trees.items():
+    known = dict(shared)
+    for folder in reversed(path.parents):
+      known |= of_folder.get(folder, {})
+    known |= _definitions(tree)
+    silent += [
+      f"{_name(path)}:{node.name}"
+      for node in tree.body
+      if isinstance(node, ast.FunctionDef)
+      and node.name.startswith("test_")
+      and not _checks(node, known)
+    ]
+  assert silent == []
+
+
 def test_nothing_is_left_unfinished():
   this_file = pathlib.Path(__file__)
   assert [

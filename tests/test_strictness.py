@@ -1,5 +1,6 @@
 """The strictness of conftest.py and pyproject.toml is on, not only written."""
 
+import os
 import warnings
 
 import jax
@@ -27,3 +28,14 @@ def test_signatures_of_the_package_are_checked():
 def test_warnings_are_errors():
   with pytest.raises(UserWarning, match="careful"):
     warnings.warn("careful", stacklevel=1)
+
+
+@pytest.mark.bit_for_bit
+def test_equal_runs_are_compiled_anew():
+  assert jax.config.jax_compilation_cache_dir is None
+  assert os.environ["JAX_COMPILATION_CACHE_DIR"] == ""
+
+
+def test_programs_are_kept_only_where_the_command_says():
+  named = os.environ.get("TASKMOE_TEST_PROGRAMS", "")
+  assert (jax.config.jax_compilation_cache_dir or "") == named

@@ -13,7 +13,9 @@ PAIRS = ("de-en", "en-fr", "ro-en", "en-de")
 
 
 def space(task_by):
-  return TaskSpace(LANGUAGES, PAIRS, task_by)
+  return TaskSpace.from_dict(
+    {"languages": LANGUAGES, "pairs": PAIRS, "task_by": task_by}
+  )
 
 
 @pytest.mark.parametrize(

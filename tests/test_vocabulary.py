@@ -1,9 +1,11 @@
 import hashlib
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from taskmoe_jax.errors import TaskMoeError
-from taskmoe_jax.vocabulary import Vocabulary, target_symbol
+from taskmoe_jax.vocabulary import Vocabulary, right_shift, target_symbol
 from tests.trained_pieces import trained_pieces
 
 
@@ -18,6 +20,14 @@ def model():
 @pytest.fixture
 def vocabulary(model):
   return Vocabulary(model)
+
+
+@pytest.mark.parametrize("xp", [np, jnp])
+def test_what_a_decoder_reads_to_predict(xp):
+  targets = xp.asarray([[5, 9, 1, 0], [7, 7, 8, 1]], xp.int32)
+  read = right_shift(targets, xp)
+  assert read.tolist() == [[0, 5, 9, 1], [0, 7, 7, 8]]
+  assert read.dtype == targets.dtype
 
 
 def test_text_to_ids_and_back(vocabulary):

@@ -34,6 +34,7 @@ def one_device(use_devices):
   use_devices(1)
 
 
+@pytest.mark.expensive("it trains, evaluates, exports and translates")
 @pytest.mark.parametrize(("encoder", "decoder"), STACKS)
 def test_whole_way(small_recipe, taskmoe, tmp_path, capsys, encoder, decoder):
   run_dir = tmp_path / "run"

@@ -1,7 +1,7 @@
 """Writes and reads arrays in the format of safetensors, piece by piece.
 
 The library wants all arrays in memory. The format does not: a header says where
-each will lie, then come their bytes. So experts that a bundle keeps go from a
+each begins, then come their bytes. So experts that a bundle keeps go from a
 checkpoint into its file one at a time, and are compared one at a time. (What
 the library maps into memory counts as memory once it was looked at.)
 """
@@ -9,16 +9,36 @@ the library maps into memory counts as memory once it was looked at.)
 import json
 import math
 from collections.abc import Iterator, Mapping
-from typing import BinaryIO
+from typing import BinaryIO, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from taskmoe_jax.runs.lazy_arrays import LazyArray
 
-Arrays = Mapping[str, np.ndarray | jax.Array | LazyArray]
+@runtime_checkable
+class PiecewiseArray(Protocol):
+  """An array that is read piece by piece, such as experts in a checkpoint.
+
+  `runs.lazy_arrays.LazyArray` is one. Named here as a protocol, so that loading
+  a bundle does not import Orbax and TensorStore.
+  """
+
+  @property
+  def shape(self) -> tuple[int, ...]: ...
+
+  @property
+  def dtype(self) -> np.dtype: ...
+
+  @property
+  def nbytes(self) -> int: ...
+
+  def pieces(self) -> Iterator[np.ndarray]:
+    """Reads one piece after another, in the order of their bytes."""
+
+
+Arrays = Mapping[str, np.ndarray | jax.Array | PiecewiseArray]
 
 _DTYPES = {
   "float32": "F32",
@@ -28,12 +48,12 @@ _DTYPES = {
   "int8": "I8",
   "uint8": "U8",
 }
-# Of the header, which is filled up with spaces.
+# The header is padded with spaces to a multiple of this many bytes.
 _ALIGNMENT = 8
 
 
 def write_arrays(path: epath.Path, arrays: Arrays) -> None:
-  """Writes arrays by name; those of a checkpoint are never in memory whole."""
+  """Writes arrays by name; piecewise ones are never wholly in memory."""
   header, end = {}, 0
   for name, array in arrays.items():
     begin, end = end, end + array.nbytes
@@ -74,7 +94,7 @@ class WrittenArrays:
   def read(
     self, name: str, shape: tuple[int, ...] | None = None, index: int = 0
   ) -> np.ndarray:
-    """Reads an array, or of its pieces of this shape the one at an index."""
+    """Reads an array, or the piece at an index if cut into this shape."""
     entry = self._entries[name]
     shape = self.shape(name) if shape is None else shape
     names = {code: dtype for dtype, code in _DTYPES.items()}
@@ -85,8 +105,10 @@ class WrittenArrays:
     return np.frombuffer(self._file.read(size), dtype).reshape(shape)
 
 
-def _pieces(array: np.ndarray | jax.Array | LazyArray) -> Iterator:
-  if isinstance(array, LazyArray):
+def _pieces(
+  array: np.ndarray | jax.Array | PiecewiseArray,
+) -> Iterator[np.ndarray]:
+  if isinstance(array, PiecewiseArray):
     yield from array.pieces()
   else:
     yield np.asarray(array)

@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
 from taskmoe_jax.bundles.arrays import WrittenArrays, write_arrays
+from taskmoe_jax.bundles.manifest import FORMAT, Manifest
 from taskmoe_jax.bundles.quantization import dequantize
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError
@@ -37,7 +38,6 @@ _MODEL = "model.safetensors"
 _CONFIG = "config.json"
 _VOCABULARY = "vocabulary.model"
 _MANIFEST = "manifest.json"
-_FORMAT = 1
 _READ_AT_A_TIME = 2**24
 _FILES = (_MODEL, _CONFIG, _VOCABULARY)
 
@@ -121,14 +121,15 @@ def write_model(folder: epath.Path, content: Content | Translator) -> None:
   (folder / _VOCABULARY).write_bytes(content.vocabulary.model)
 
 
-def write_manifest(folder: epath.Path, manifest: dict[str, Any]) -> None:
+def write_manifest(folder: epath.Path, manifest: Manifest) -> None:
   """Writes the manifest, with the checksums of all other files.
 
   Those of a format are named with its folder: `ctranslate2/model.bin`.
   """
   names = [*_FILES, *(name for name in _files_in(folder) if "/" in name)]
   files = {name: checksum_of_file(folder / name) for name in names}
-  text = json.dumps({"format": _FORMAT, **manifest, "sha256": files}, indent=2)
+  manifest = dataclasses.replace(manifest, sha256=files)
+  text = json.dumps(manifest.to_dict(), indent=2)
   write_whole(folder / _MANIFEST, text.encode())
 
 
@@ -145,8 +146,12 @@ def _files_in(folder: epath.Path) -> list[str]:
   return found
 
 
-def read_manifest(folder: epath.PathLike) -> dict[str, Any]:
-  """Reads what a bundle says of itself."""
+def read_manifest(folder: epath.PathLike) -> Manifest:
+  """Reads what a bundle says about itself.
+
+  Raises:
+    TaskMoeError: It is not a bundle, it is damaged, or it is of another format.
+  """
   path = epath.Path(folder) / _MANIFEST
   if not path.exists():
     raise TaskMoeError(
@@ -154,18 +159,18 @@ def read_manifest(folder: epath.PathLike) -> dict[str, Any]:
       " `taskmoe export` has written."
     )
   try:
-    manifest = json.loads(path.read_text())
+    entries = json.loads(path.read_text())
   except ValueError as error:
     raise TaskMoeError(f"{str(path)!r} is damaged: {error}.") from None
-  if not isinstance(manifest, dict) or "sha256" not in manifest:
+  if not isinstance(entries, dict) or "sha256" not in entries:
     raise TaskMoeError(f"{str(path)!r} is damaged: it has no checksums.")
-  if manifest.get("format") != _FORMAT:
+  if entries.get("format") != FORMAT:
     raise TaskMoeError(
-      f"{str(folder)!r} is a bundle of format {manifest.get('format')!r}:"
-      f" accepted is {_FORMAT}. Load it with the taskmoe_jax that wrote it, or"
+      f"{str(folder)!r} is a bundle of format {entries.get('format')!r}:"
+      f" accepted is {FORMAT}. Load it with the taskmoe_jax that wrote it, or"
       " export it again."
     )
-  return manifest
+  return Manifest.from_dict(entries)
 
 
 def load_bundle(folder: epath.PathLike) -> Translator:
@@ -179,7 +184,7 @@ def load_bundle(folder: epath.PathLike) -> Translator:
     path = epath.Path(folder) / name
     if not path.exists():
       raise TaskMoeError(f"the bundle {str(folder)!r} lacks its file {name}.")
-    found, written = checksum_of_file(path), manifest["sha256"].get(name)
+    found, written = checksum_of_file(path), manifest.sha256.get(name)
     if found != written:
       raise TaskMoeError(
         f"{str(path)!r} is damaged: its SHA-256 is {found[:12]}..., and the"

@@ -18,7 +18,7 @@ def damages(folder: epath.PathLike) -> list[str]:
     TaskMoeError: It is no bundle, or its manifest is damaged.
   """
   found = []
-  for name, written in read_manifest(folder)["sha256"].items():
+  for name, written in read_manifest(folder).sha256.items():
     path = epath.Path(folder) / name
     if not path.exists():
       found.append(f"{name} is missing")
@@ -44,7 +44,7 @@ def check_bundles(
   for path in folders:
     try:
       found = damages(path)
-      number = len(read_manifest(path)["sha256"])
+      number = len(read_manifest(path).sha256)
     except TaskMoeError as error:
       found, number = [str(error)], 0
     damaged += bool(found)
@@ -73,7 +73,7 @@ def _bundles(folder: epath.PathLike) -> list[epath.Path]:
     ]
   if not any(map(is_bundle, found)):
     raise TaskMoeError(
-      f"{str(folder)!r} holds no bundle. Set --verify to a folder that"
+      f"{str(folder)!r} holds no bundle. Set --bundle to a folder that"
       " `taskmoe export` has written: a bundle, or a folder of bundles."
     )
   return found

@@ -12,6 +12,9 @@ from taskmoe_jax.data.text.statistics import (
   PairStatistics,
   odd_shares,
 )
+from taskmoe_jax.pages.chart import Bar, bars
+from taskmoe_jax.pages.histogram import histogram
+from taskmoe_jax.pages.markup import Html, document, element
 from taskmoe_jax.task_space import TaskSpace
 from taskmoe_jax.vocabulary import Vocabulary
 
@@ -59,13 +62,14 @@ def _size(sizes: dict[str, int | None], part: str) -> str:
 
 def cleaning_table(statistics: Sequence[PairStatistics]) -> rich.table.Table:
   """What cleaning took away of each pair, and why."""
-  cleaned = [row for row in statistics if row.cleaning]
+  cleaned = [(row.pair, row.cleaning) for row in statistics if row.cleaning]
   table = rich.table.Table()
   table.add_column("cleaning")
-  for name in cleaned[0].cleaning:
+  _, first_counts = cleaned[0]
+  for name in first_counts:
     table.add_column(name.replace("_", " "), justify="right")
-  for row in cleaned:
-    table.add_row(row.pair, *(f"{n:,}" for n in row.cleaning.values()))
+  for pair, counts in cleaned:
+    table.add_row(pair, *(f"{n:,}" for n in counts.values()))
   return table
 
 
@@ -100,7 +104,7 @@ def print_rows(
   space: TaskSpace,
   count: int,
 ) -> None:
-  """Some rows of a batch as text, from as many places of it."""
+  """Some rows of a batch as text, evenly spread over it."""
   size = len(batch["source_language"])
   for row in np.linspace(0, size - 1, min(count, size)).astype(int).tolist():
     pair = "-".join(
@@ -134,32 +138,50 @@ def _segments(
 
 def plot(
   statistics: Sequence[PairStatistics], folder: pathlib.Path
-) -> list[pathlib.Path]:
-  """Draws the distributions of lengths and of rates; returns where they are."""
-  import matplotlib.figure
+) -> pathlib.Path:
+  """Draws the distributions of lengths and of rates; returns the page's path.
 
-  folder.mkdir(parents=True, exist_ok=True)
+  The page is one HTML file that needs nothing but a browser.
+  """
   sampled = [row for row in statistics if len(row.lengths)]
-  lengths = matplotlib.figure.Figure(figsize=(8, 4), layout="constrained")
-  for axes, side, name in zip(
-    lengths.subplots(1, 2), (0, 1), ("source", "target"), strict=True
-  ):
-    values = np.concatenate([row.lengths[:, side] for row in sampled])
-    # Each pair by its rate, as training sees it.
-    weights = np.concatenate(
-      [np.full(len(r.lengths), r.rate / len(r.lengths)) for r in sampled]
-    )
-    bins = np.linspace(0, max(np.percentile(values, 99.5), 2), 50)
-    axes.hist(values, bins=bins, weights=weights)
-    axes.set(xlabel=f"{name} tokens", ylabel="share of examples")
-  width = max(6, 0.22 * len(statistics))
-  rates = matplotlib.figure.Figure(figsize=(width, 4), layout="constrained")
-  axes = rates.subplots()
-  ordered = sorted(sampled, key=lambda row: -row.rate)
-  axes.bar([row.pair for row in ordered], [row.rate for row in ordered])
-  axes.tick_params(axis="x", rotation=90)
-  axes.set(ylabel="share of examples")
-  paths = [folder / "lengths.png", folder / "rates.png"]
-  for figure, path in zip((lengths, rates), paths, strict=True):
-    figure.savefig(path, dpi=120)
-  return paths
+  parts: list[Html] = []
+  for side, name in enumerate(("source", "target")):
+    edges, shares = _length_shares(sampled, side)
+    parts += [
+      element("h2", f"{name} lengths"),
+      histogram(
+        edges,
+        shares,
+        title=f"share of examples by {name} tokens",
+        x_name=f"{name} tokens",
+      ),
+    ]
+  rates = [
+    Bar(row.pair, 100 * row.rate, None, f"{row.rate:.2%}", "bar")
+    for row in sorted(sampled, key=lambda row: -row.rate)
+  ]
+  parts += [
+    element("h2", "rates, percent of the examples"),
+    bars(rates, title="share of examples of each pair, in percent"),
+  ]
+  folder.mkdir(parents=True, exist_ok=True)
+  path = folder / "data.html"
+  path.write_text(document("Lengths and rates of the data", *parts))
+  return path
+
+
+def _length_shares(
+  sampled: Sequence[PairStatistics], side: int
+) -> tuple[list[float], list[float]]:
+  """Edges of the bins of a side's lengths, and each bin's share of examples.
+
+  Up to the 99.5th percentile: a few very long examples would squeeze the rest.
+  """
+  lengths = np.concatenate([row.lengths[:, side] for row in sampled])
+  # Each pair by its rate, as training sees it.
+  weights = np.concatenate(
+    [np.full(len(r.lengths), r.rate / len(r.lengths)) for r in sampled]
+  )
+  bins = np.linspace(0, max(np.percentile(lengths, 99.5), 2), 50)
+  shares, edges = np.histogram(lengths, bins, weights=weights)
+  return edges.tolist(), shares.tolist()

@@ -1,8 +1,8 @@
 """`taskmoe COMMAND ...`: finds the command, and shows its errors in one line.
 
-Exit status: 0 if all went well, 2 for a mistake the user can mend, 130 after
-Ctrl-C, 141 if nobody reads the output any more; any other error is a bug of
-ours, with its traceback.
+Exit status: 0 for success, 2 for a mistake the user can fix, 130 after Ctrl-C,
+141 if the output is no longer read; any other error is a bug in taskmoe, with
+its traceback.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Sequence
 
 import taskmoe_jax
+from taskmoe_jax.cli import export_flags
 from taskmoe_jax.cli.commands import COMMANDS
 from taskmoe_jax.errors import TaskMoeError, one_of
 
@@ -29,11 +30,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   except TaskMoeError as error:
     if "--traceback" in argv:
       traceback.print_exc()
-    # gin appends lines to what is raised in a function that it handed over.
+    # gin appends lines to what is raised in a function that it has wrapped.
     print(f"taskmoe: error: {str(error).splitlines()[0]}", file=sys.stderr)
     return 2
   except BrokenPipeError:
-    # Whoever read our output has seen enough, such as `head`.
+    # The reader of our output, such as `head`, has closed it.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141
   except KeyboardInterrupt:
@@ -49,11 +50,13 @@ def _run(argv: list[str]) -> int:
     print(_version())
     return 0
   name, *flags = argv
-  # TensorFlow, which reads data here and no more, announces on standard error
-  # that it finds no GPU.
+  # TensorFlow, which only reads data here, would report on standard error that
+  # it finds no GPU.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   if name not in COMMANDS:
     raise TaskMoeError(one_of("command", name, COMMANDS) + ".")
+  if name == "export":
+    name, flags = export_flags.current_spelling(flags)
   command = importlib.import_module(f"taskmoe_jax.cli.commands.{name}")
   parser = _Parser(
     prog=f"taskmoe {name}",
@@ -65,15 +68,15 @@ def _run(argv: list[str]) -> int:
   parser.add_argument(
     "--traceback",
     action="store_true",
-    help="show where in the code an error arose",
+    help="show where in the code an error was raised",
   )
   return command.run(parser.parse(flags)) or 0
 
 
 def _version() -> str:
-  """Our version, and of what a report of a bug should name too.
+  """Our version, and those that a bug report should name.
 
-  Asked of what is installed, so that nothing is imported.
+  Read from the installed metadata, so that nothing is imported.
   """
   versions = [f"Python {platform.python_version()}"]
   for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint"):
@@ -107,10 +110,10 @@ class _Parser(argparse.ArgumentParser):
     raise TaskMoeError(f"{message}. See `{self.prog} --help`.")
 
   def parse(self, flags: list[str]) -> argparse.Namespace:
-    """Parses flags; those for gin are set apart, any other must be known.
+    """Parses flags; gin flags are separated, all others must be known.
 
-    Set apart before argparse sees them: it takes a flag whose value has a space
-    for a positional argument.
+    They are separated before argparse sees them: it takes a flag whose value
+    contains a space for a positional argument.
     """
     overrides = []
     if self.get_default("gin_overrides") is not None:

@@ -10,7 +10,7 @@ from typing import Any
 import gin
 from gin import config
 
-from taskmoe_jax.config import gin_private
+from taskmoe_jax.config import gin_private, members
 from taskmoe_jax.config.calls import binding_name, calls_from
 from taskmoe_jax.config.names import BINDABLE, MACRO
 from taskmoe_jax.config.value_types import check_types
@@ -20,11 +20,11 @@ from taskmoe_jax.errors import TaskMoeError
 def configured(function: Callable[..., Any]) -> Callable[..., Any]:
   """Returns `function` with its unsupplied arguments taken from gin.
 
-  Only the arguments are built by gin; the function itself is called plainly.
-  gin's wrapper would replace every exception of a run by a copy whose message
-  has further lines, and would leave no sign of what was caught where.
+  gin builds only the arguments; the function itself is called directly. gin's
+  wrapper would replace every exception of a run by a copy with extra lines in
+  its message, and hide what was caught where.
 
-  Arguments that the caller supplies win over bindings; see `arguments`.
+  Arguments that the caller supplies override bindings; see `arguments`.
   """
 
   @functools.wraps(function)
@@ -37,16 +37,16 @@ def configured(function: Callable[..., Any]) -> Callable[..., Any]:
 def arguments(
   function: Callable[..., Any], supplied: Collection[str] = ()
 ) -> dict[str, Any]:
-  """Builds the arguments that gin binds, and does not call `function`.
+  """Builds the arguments that gin binds, without calling `function`.
 
   Args:
-    function: Plain, such as the top function of a command.
-    supplied: Its parameters that gin is not asked for.
+    function: A plain function, such as the top function of a command.
+    supplied: Its parameters that the caller supplies instead of gin.
 
   Raises:
     TaskMoeError: A parameter without default is neither supplied nor bound,
-      here or in any constructor on the way: all of them are named before any
-      is built. Or a value is of another type than its parameter.
+      here or in any constructor below: all of them are named before anything is
+      built. Or a value has another type than its parameter.
   """
   selector = gin_private.register(function)
   missing = list(dict.fromkeys(_missing(selector, supplied)))
@@ -61,11 +61,12 @@ def arguments(
     bound.pop(name, None)
   try:
     # gin's references build what they name when they are copied.
-    return copy.deepcopy(bound)
+    built = copy.deepcopy(bound)
   except TaskMoeError as error:
     raise TaskMoeError(_one_line(error)).with_traceback(
       error.__traceback__
     ) from None
+  return built | members.members_of(function, built)
 
 
 def _missing(selector: str, supplied: Collection[str]) -> Iterator[str]:
@@ -76,7 +77,7 @@ def _missing(selector: str, supplied: Collection[str]) -> Iterator[str]:
       if _is_required(value):
         yield binding_name(call, name)
     if call.selector != MACRO:
-      # A function that is handed over gets the others from the program.
+      # A function that is passed on gets the others from the program.
       settings = (inspect.Parameter.KEYWORD_ONLY,)
       kinds = BINDABLE if call.evaluated else settings
       function = gin_private.wrapped(call.selector)
@@ -87,7 +88,7 @@ def _missing(selector: str, supplied: Collection[str]) -> Iterator[str]:
           and parameter.name not in given | bound.keys()
         ):
           yield binding_name(call, parameter.name)
-    # Supplied are arguments of the first call only.
+    # Only the first call has supplied arguments.
     given = set()
 
 
@@ -100,11 +101,11 @@ def _is_required(value: Any) -> bool:
 
 
 def _one_line(error: TaskMoeError) -> str:
-  """The message, with the scope in which it arose if gin names one.
+  """The message, with the scope in which it was raised if gin names one.
 
   gin appends lines, the innermost call first: `In call to configurable
-  'StackConfig' (<class ...>) in scope 'decoder'`. The scope of a macro, which
-  nobody chose, says nothing.
+  'StackConfig' (<class ...>) in scope 'decoder'`. The scope of a macro is left
+  out: nobody wrote it.
   """
   message, _, appended = str(error).partition("\n")
   scoped = re.match(r".*'(\w+)' \(.*\) in scope '(\S+)'", appended)

@@ -10,7 +10,7 @@ from taskmoe_jax.config.names import MACRO, Binding, Key
 
 
 class Call(NamedTuple):
-  """A call that gin makes or, not `evaluated`, leaves to the program."""
+  """A call that gin makes or, if not `evaluated`, leaves to the program."""
 
   scope: tuple[str, ...]
   selector: str
@@ -24,15 +24,15 @@ class Call(NamedTuple):
   def calls_in(self, value: Any) -> Iterator["Call"]:
     """The calls that an argument's value asks for.
 
-    They are in the scope written at the reference, else in that of this call.
-    So a scope is inherited, but a macro replaces it: `%X` is `@X/gin.macro()`.
+    Their scope is the one written at the reference, else that of this call. So
+    a scope is inherited, but a macro replaces it: `%X` is `@X/gin.macro()`.
     """
     for reference in config.iterate_references(value):
       selector = reference.configurable.selector
       written = tuple(reference.scopes)
       yield Call(written or self.scope, selector, reference.evaluate)
       if not reference.evaluate:
-        # The program may call it later, when no scope is open any more.
+        # The program may call it later, outside of any scope.
         yield Call(written, selector, evaluated=False)
 
 
@@ -92,8 +92,8 @@ def binding_name(call: Call, parameter: str) -> str:
   scope = "/".join(call.scope)
   if call.selector == MACRO:
     return scope
-  # What a macro holds is built in a scope of the macro's name, which is not
-  # how one binds it.
+  # What a macro holds is built in a scope named after the macro, which is not
+  # how it is bound.
   if not scope or (scope, MACRO) in gin_private.bindings():
     prefix = ""
   else:
@@ -102,7 +102,7 @@ def binding_name(call: Call, parameter: str) -> str:
 
 
 def _arguments(call: Call) -> Arguments:
-  """The bindings that a call reads; that of an inner scope wins."""
+  """The bindings that a call reads; those of inner scopes win."""
   bindings = gin_private.bindings()
   return {
     parameter: (Key(scope, call.selector, parameter), value)

@@ -4,7 +4,7 @@ A file is looked for in the working directory, then in the package's gin folder,
 and so are the files that it includes: `recipes/demo.gin` works from anywhere,
 `gin/recipes/demo.gin` from a checkout, an absolute path always.
 
-The layout of ours. A model file builds nested configs; a scope that is written
+Our layout: a model file builds nested configs; a scope that is written
 at a reference is inherited by the references inside what it builds:
 
   from __gin__ import dynamic_registration
@@ -39,18 +39,24 @@ import pathlib
 import re
 import tokenize
 from collections.abc import Iterable, Iterator
-from typing import Any, TextIO
+from typing import TextIO
 
 import gin
 from gin import config, config_parser
 
 import taskmoe_jax
-from taskmoe_jax.config import gin_private, guard, names, overrides
+from taskmoe_jax.config import gin_private, guard, names, overrides, renames
 from taskmoe_jax.config.names import MACRO, Binding, Delegate
 from taskmoe_jax.errors import TaskMoeError, one_of
 
+_Statement = (
+  config_parser.BindingStatement
+  | config_parser.BlockDeclaration
+  | config_parser.ImportStatement
+  | config_parser.IncludeStatement
+)
 RECIPES = "recipes/*.gin"
-# Macros of ours that name a file or a folder.
+# Our macros that name a file or a folder.
 _PATHS = (
   "RUN_DIR",
   "INITIAL_RUN",
@@ -68,19 +74,19 @@ def load(
   *,
   top_functions: Iterable[str],
 ) -> None:
-  """Makes `files`, then `--gin.NAME=VALUE` flags, the gin config there is.
+  """Replaces the gin config by `files`, then `--gin.NAME=VALUE` flags.
 
-  Whatever was bound before is forgotten. Nothing is built yet, and gin's own
-  `finalize` is not called: it refuses every `%gin.REQUIRED`, also one that only
-  another command would read (see `build.configured` for ours).
+  Earlier bindings are forgotten. Nothing is built yet, and gin's own `finalize`
+  is not called: it refuses every `%gin.REQUIRED`, even one that only another
+  command reads (`build.configured` has our check).
 
   Args:
     files: As on the command line, in order.
     flags: As on the command line, in order.
-    top_functions: Of all commands, for `guard.check_all_used`.
+    top_functions: Those of all commands, for `guard.check_all_used`.
   """
   gin.clear_config()
-  bindings = []
+  bindings: list[Binding] = []
   for name in files:
     _parse_file(name, bindings)
   bindings += overrides.apply(flags)
@@ -92,12 +98,12 @@ def load(
 def config_text() -> str:
   """All bindings as one gin file.
 
-  Not gin's operative config, for two reasons. It lacks what this command did
-  not read, such as the settings of `evaluate` in a recipe for `train`. And it
+  Not gin's operative config, for two reasons: it lacks what this command did
+  not read, such as the settings of `evaluate` in a recipe for `train`; and it
   writes a value under the scope in which it was read (`MODEL/config.X.y = 3`),
-  so that a later `--gin.config.X.y=4` would be overridden by it. As `load` has
-  refused or forgotten bindings that nothing reads, this text holds no other,
-  and can be loaded by itself.
+  which would override a later `--gin.config.X.y=4`. Since `load` has refused or
+  forgotten bindings that nothing reads, this text contains none of them and can
+  be loaded on its own.
   """
   return gin.config_str()
 
@@ -105,8 +111,8 @@ def config_text() -> str:
 def kept_text() -> str:
   """`config_text` for a run directory: it means the same from any folder.
 
-  Relative paths, such as that of the mixture's text, become absolute ones. Only
-  in what is written: messages name what the user has.
+  Relative paths, such as that of the mixture's text, become absolute, but only
+  in this text: messages name the paths that the user gave.
   """
   bindings = gin_private.bindings()
   given = {
@@ -137,7 +143,7 @@ def recipes() -> list[str]:
 
 
 def find_gin_file(name: str, pattern: str = RECIPES) -> pathlib.Path:
-  """Finds a gin file; if it is not there, the error lists ours of `pattern`."""
+  """Finds a gin file; if it is missing, the error lists ours of `pattern`."""
   for folder in (pathlib.Path(), gin_folder()):
     if (folder / name).is_file():
       return folder / name
@@ -157,8 +163,8 @@ def _parse_file(
 ) -> None:
   """Binds what a file says, and appends it to `bindings`.
 
-  In place of `gin.parse_config_file`, which names the place of a mistake in
-  further lines, and looks for included files along sys.path.
+  Replaces `gin.parse_config_file`, which reports the place of a mistake in
+  extra lines and searches sys.path for included files.
   """
   path = find_gin_file(name, "**/*.gin" if including else RECIPES)
   if name in including:
@@ -184,9 +190,9 @@ def _parse_file(
 
 def _statements(
   file: TextIO, context: config.ParseContext, name: str
-) -> Iterator[tuple[int, Any]]:
-  """Statements with their lines; what does not parse is a TaskMoeError."""
-  parser = None
+) -> Iterator[tuple[int, _Statement]]:
+  """Statements with their line numbers; a syntax error is a TaskMoeError."""
+  parser: config_parser.ConfigParser | None = None
   try:
     parser = config_parser.ConfigParser(file, Delegate(context))
     for statement in parser:
@@ -204,6 +210,7 @@ def _statements(
   except UnicodeDecodeError:
     raise TaskMoeError(f"{name} is not UTF-8 text.") from None
   except TaskMoeError as error:
+    assert parser is not None  # Its delegate has raised it.
     line, reason = parser.current_token.start[0], _reason(error)
   raise TaskMoeError(f"{name} line {line}: {reason}")
 
@@ -212,7 +219,7 @@ def _import(
   context: config.ParseContext, statement: config_parser.ImportStatement
 ) -> None:
   try:
-    context.process_import(statement)
+    context.process_import(renames.statement(statement))
   except ImportError as error:
     raise TaskMoeError(
       f"`{statement.format()}` failed: {error}. A gin file imports modules,"
@@ -233,9 +240,9 @@ def _bind(
 
 
 def _reason(error: Exception) -> str:
-  """An error's first line; gin appends others, and puts it badly for names."""
+  """An error's first line; gin appends others, and is unclear about names."""
   message = str(error.args[0]) if error.args else str(error)
   unquoted = re.search(r"Failed to parse token '(.*)'", message)
   if unquoted:
-    return f"{unquoted[1]!r} is no gin value. Strings need quotes."
+    return f"{unquoted[1]!r} is not a gin value. Strings need quotes."
   return message.partition("\n")[0]

@@ -1,10 +1,11 @@
-"""The attributes of gin that have no public name, all of them, in one place.
+"""All private attributes of gin that we use, in one place.
 
 gin-config 0.5.0 parses a file, registers what it names and keeps the bindings,
-but offers neither the bindings with their scopes nor a parse that names the
-file and line of a mistake in one line. setup.py holds gin below 0.6 for this.
+but has no public access to bindings with their scopes, nor a parser that
+reports file and line of a mistake in one line. So setup.py keeps gin below 0.6.
 """
 
+import types
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -34,7 +35,7 @@ def parse_scope() -> AbstractContextManager[config.ParseContext]:
   return config._parse_scope()
 
 
-def symbols(context: config.ParseContext) -> Mapping[str, Any]:
+def symbols(context: config.ParseContext) -> Mapping[str, types.ModuleType]:
   """The modules that a file has imported, by the names it gave them."""
   return {
     name: module
@@ -49,13 +50,20 @@ def remember_imports(statements: Iterable[config_parser.ImportStatement]):
 
 
 def all_imports() -> list[config_parser.ImportStatement]:
-  """The imports of all files; of two of one name, gin numbers the second."""
+  """The imports of all files; of two with one name, gin renames the second."""
   return config.ImportManager(config._IMPORTS).sorted_imports
 
 
 def wrapped(selector: str) -> Callable[..., Any]:
   """The plain function or class that was registered as `selector`."""
   return config._REGISTRY[selector].wrapped
+
+
+def register_anew(configurable: config.Configurable) -> config.Configurable:
+  """Puts a changed registration in the place of the one of its selector."""
+  config._REGISTRY[configurable.selector] = configurable
+  config._INVERSE_REGISTRY[configurable.wrapped] = configurable
+  return configurable
 
 
 def register(function: Callable[..., Any]) -> str:

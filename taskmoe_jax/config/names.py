@@ -1,14 +1,14 @@
-"""What names in gin files stand for, or an error that says what there is."""
+"""Resolves names in gin files; errors list what is accepted."""
 
 import inspect
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import gin
 from gin import config, config_parser
 
-from taskmoe_jax.config import gin_private
+from taskmoe_jax.config import gin_private, members, renames
 from taskmoe_jax.errors import TaskMoeError, one_of
 
 MACRO = "gin.macro"
@@ -28,7 +28,7 @@ class Key(NamedTuple):
 
 
 class Binding(NamedTuple):
-  """A value, the name under which the user wrote it, and where."""
+  """A value, the name that the user wrote for it, and where."""
 
   key: Key
   value: Any
@@ -45,8 +45,10 @@ class Delegate(config.ParserDelegate):
     self._context = context
 
   def configurable_reference(self, scoped_selector: str, evaluate: bool):
-    resolve(self._context, scoped_selector.rpartition("/")[-1])
-    return super().configurable_reference(scoped_selector, evaluate)
+    scope, slash, selector = scoped_selector.rpartition("/")
+    selector = renames.selector(gin_private.symbols(self._context), selector)
+    resolve(self._context, selector)
+    return super().configurable_reference(f"{scope}{slash}{selector}", evaluate)
 
 
 def bind(context: config.ParseContext, name: str, value: Any) -> Key:
@@ -55,7 +57,9 @@ def bind(context: config.ParseContext, name: str, value: Any) -> Key:
   if not parameter:
     gin.bind_parameter((name, MACRO, "value"), value)
     return Key(name, MACRO, "value")
+  selector = renames.selector(gin_private.symbols(context), selector)
   configurable = resolve(context, selector)
+  parameter = renames.parameter(configurable.wrapped, parameter)
   _check_parameter(configurable.wrapped, selector, parameter)
   gin.bind_parameter((scope, selector, parameter), value)
   return Key(scope, configurable.selector, parameter)
@@ -64,7 +68,7 @@ def bind(context: config.ParseContext, name: str, value: Any) -> Key:
 def resolve(context: config.ParseContext, selector: str) -> config.Configurable:
   """Finds and registers the function or class that `selector` names.
 
-  gin would do the same; its own errors do not list what would have been right.
+  gin would do the same, but its errors do not list what is accepted.
   """
   first, *attributes = selector.split(".")
   if first == "gin":
@@ -87,10 +91,10 @@ def resolve(context: config.ParseContext, selector: str) -> config.Configurable:
   if not inspect.isclass(found) and not inspect.isroutine(found):
     inside = _configurables(found) if inspect.ismodule(found) else []
     raise TaskMoeError(
-      f"{selector!r} is no function or class, whose parameters one could bind;"
+      f"{selector!r} is not a function or class with parameters to bind;"
       f" inside it are {', '.join(inside) or 'none'}."
     )
-  return context.get_configurable(selector)
+  return members.converting(context.get_configurable(selector))
 
 
 def _check_parameter(
@@ -107,7 +111,7 @@ def _check_parameter(
     )
 
 
-def _imports(modules: dict[str, types.ModuleType]) -> str:
+def _imports(modules: Mapping[str, types.ModuleType]) -> str:
   return f"imported are {', '.join(modules)}" if modules else "nothing is"
 
 

@@ -1,15 +1,15 @@
 """Bindings from the command line, `--gin.NAME=VALUE`.
 
 NAME is a macro (`TRAIN_STEPS`) or a parameter as gin files write it
-(`loop.train.seed`, `encoder/config.MoeConfig.num_experts`); every module that
-some gin file imports can be named. VALUE needs no quotes. In this order, it is
+(`loop.train.seed`, `encoder/config.MoeConfig.num_experts`); modules that any
+gin file imports can be named. VALUE needs no quotes. In this order, it is
 
 1. what gin makes of it, if it begins with one of `@ % ( [ { ' "`: a reference,
    a macro, a tuple, a list, a dict, a string; one that does not parse is an
    error;
 2. a number, `True`, `False` or `None`, if all of it is one: `-3`, `1e-4`;
 3. a string in all other cases: `target`, `runs/a`, `/tmp/x`, `3k`, `1,2`, and
-   nothing at all. Only `true` and `false` are refused, as the slips they are.
+   nothing at all. Only `true` and `false` are refused, as likely mistakes.
 """
 
 import tokenize
@@ -47,7 +47,7 @@ def _bind(context: config.ParseContext, flag: str) -> Binding:
 
 
 def parse_value(text: str, delegate: config_parser.ParserDelegate) -> Any:
-  """Reads a value by the rule at the top of this file."""
+  """Reads a value by the rules at the top of this file."""
   text = text.strip()
   try:
     parser = config_parser.ConfigParser(text, delegate)

@@ -1,10 +1,10 @@
-"""What training and evaluation read of a mixture, wherever it comes from.
+"""A corpus: what training and evaluation read, wherever it comes from.
 
 A corpus has pairs; a pair has parts (`train`, `validation`, `test`) and a rate
 in training. Raw text is read by index. So are the token ids of the train part,
-and there lengths can be had without the tokens: that is enough to plan which
-examples share a row, which is how every host knows the whole batch and makes
-only its own rows of it (`batches.py`).
+whose lengths can be read without the tokens: that is enough to plan which
+examples share a row, so every host plans the whole batch and makes only its own
+rows of it (`batches.py`).
 
 There are two corpora: `live.LiveCorpus` reads the text of a seqio mixture and
 tokenises it, `cache.CachedCorpus` reads what `taskmoe cache` wrote, and needs
@@ -39,7 +39,7 @@ class TrainExamples(abc.ABC):
   Attributes:
     size: Number of examples, or None if they are endless.
     blocks_ahead: How many blocks (`rows.py`) to plan at once: many where
-      lengths cost nothing, few where each costs its tokens.
+      lengths are free, few where each has to be tokenised.
   """
 
   size: int | None
@@ -58,7 +58,7 @@ class TrainExamples(abc.ABC):
     """Token ids of sources and targets, without symbol and end."""
 
 
-class Mixture(abc.ABC):  # noqa: B024 - a name for two things, no interface
+class Mixture(abc.ABC):  # noqa: B024 - a common name, not an interface
   """What `MIXTURE` may be in gin: a `Corpus`, or a mixture of seqio.
 
   seqio's class is registered as one in `sources.py`, where it is known.
@@ -69,19 +69,24 @@ class Corpus(Mixture):
   """The pairs of a mixture, their rates and their text.
 
   Attributes:
-    name: Of the mixture.
-    origin: Says where it is read from, for the log.
-    pairs: All, in the mixture's order, those that are only evaluated too.
-    rates: Each pair's share of the training examples; they sum to 1. A pair
-      without a train part (zero-shot) has none.
-    vocabulary: The one it was tokenised with, or None if it is text.
+    name: The mixture's name.
+    origin: Where it is read from, for the log.
+    pairs: All pairs in the mixture's order, also those only evaluated.
+    vocabulary: The vocabulary it was tokenised with, or None if it is text.
   """
 
   name: str
   origin: str
   pairs: tuple[str, ...]
-  rates: Mapping[str, float]
   vocabulary: Vocabulary | None
+
+  @property
+  @abc.abstractmethod
+  def rates(self) -> Mapping[str, float]:
+    """Each pair's share of the training examples; they sum to 1.
+
+    A pair without a train part (zero-shot) has none.
+    """
 
   @abc.abstractmethod
   def parts(self, pair: str) -> tuple[str, ...]:
@@ -96,7 +101,7 @@ class Corpus(Mixture):
     """Returns the text whose i-th item is `(source, target)`."""
 
   def columns(self, pair: str, part: str) -> tuple[Text, bool]:
-    """Returns the text as its columns stand, and whether the source is second.
+    """Returns the text with its columns in order, and if the source is second.
 
     Both directions of a pair may have the same text.
     """
@@ -135,11 +140,11 @@ def examples(
 ) -> list[tuple[str, str]]:
   """Returns the first raw sources and references of a pair's part.
 
-  They are untouched, because BLEU is defined on the reference as it was
-  written. The first and not random ones, so that everyone scores the same.
+  They are unchanged, because BLEU is defined on the reference as it was
+  written, and the first, not random, so that everyone scores the same.
 
   Args:
-    corpus: Where the pair is from.
+    corpus: The corpus that has the pair.
     part: One of `PARTS`.
     pair: Such as `de-en`.
     limit: How many at most; None for all of a text that is not endless.

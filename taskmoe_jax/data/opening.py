@@ -11,7 +11,7 @@ def open_corpus(mixture: Mixture) -> Corpus:
   """Returns the corpus that a mixture is, or that reads a seqio mixture."""
   if isinstance(mixture, Corpus):
     return mixture
-  # Whoever has a mixture of seqio has paid for importing it; nobody else shall.
+  # A seqio mixture has already imported seqio; a cache should not have to.
   from taskmoe_jax.data.seqio.live import LiveCorpus
 
   return LiveCorpus(mixture)

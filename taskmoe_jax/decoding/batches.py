@@ -14,26 +14,26 @@ from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.vocabulary import PAD_ID
 
 _SHORTEST_BUCKET = 32
-# So many lines are named in an error.
-_MOST_NAMED = 5
-# Rows leave a batch (see `decoding.compaction`) where a bucket has at least so
-# many: each halving is as much to compile as the program without.
-_BATCHES_THAT_PAY = 8
-# How often, and to how many rows of a device at the least: fewer do not make a
-# step much cheaper.
-_MOST_HALVINGS = 2
-_FEWEST_ROWS = 4
+# How many lines an error names at most.
+_MAX_LINES_NAMED = 5
+# Batches are compacted (see `decoding.compaction`) if their bucket has at least
+# this many: each halving takes as long to compile as the loop without it.
+_MIN_BATCHES = 8
+# How often at most, and the minimum number of rows of a device: fewer do not
+# make a step much cheaper.
+_MAX_COMPACTIONS = 2
+_MIN_ROWS = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Sentence:
-  """A line as a decoder takes it.
+  """A line as a decoder reads it.
 
   Attributes:
-    index: Of its line, counted from 0.
+    index: Index of its line, counted from 0.
     source: Token ids with target symbol and end of sentence.
     prefix: Token ids that its translation begins with.
-    occurrence: How many sentences before it are the same.
+    occurrence: How many equal sentences come before it.
   """
 
   index: int
@@ -42,23 +42,23 @@ class Sentence:
   occurrence: int = 0
 
   def key(self, seed: int) -> bytes:
-    """Chances of its own: by seed and text, not by place."""
+    """A random key that depends on seed and text, not on the batch."""
     text = ",".join(map(str, (seed, self.occurrence, *self.source)))
     return hashlib.sha256(text.encode()).digest()[:8]
 
 
-def begun(
+def with_prefixes(
   sentences: Sequence[Sentence], prefixes: Sequence[Sequence[int]]
 ) -> list[Sentence]:
-  """The same sentences, with what their translations begin with."""
+  """The same sentences, with the prefixes of their translations."""
   return [
     dataclasses.replace(sentence, prefix=prefix)
     for sentence, prefix in zip(sentences, prefixes, strict=True)
   ]
 
 
-def numbered(sentences: Sequence[Sentence]) -> list[Sentence]:
-  """Counts how often each sentence came before."""
+def count_occurrences(sentences: Sequence[Sentence]) -> list[Sentence]:
+  """Numbers equal sentences: how often each occurred before."""
   seen: dict[tuple[int, ...], int] = {}
   result = []
   for sentence in sentences:
@@ -68,20 +68,22 @@ def numbered(sentences: Sequence[Sentence]) -> list[Sentence]:
   return result
 
 
-def within(
+def check_lengths(
   sentences: Sequence[Sentence], lengths: Lengths
-) -> Sequence[Sentence]:
-  """Cuts sources that are too long, if that is wanted.
+) -> list[Sentence]:
+  """Truncates sources that are too long, or refuses them.
 
   Raises:
-    TaskMoeError: There are some, and it is not.
+    TaskMoeError: Some are too long, and `lengths.truncate` is not set.
   """
   most = lengths.max_source
   long = [s for s in sentences if len(s.source) > most]
   if not long:
-    return sentences
+    return list(sentences)
   if not lengths.truncate:
-    named = [f"{s.index + 1} ({len(s.source)})" for s in long[:_MOST_NAMED]]
+    named = [
+      f"{s.index + 1} ({len(s.source)})" for s in long[:_MAX_LINES_NAMED]
+    ]
     more = len(long) - len(named)
     raise TaskMoeError(
       f"{len(long)} of the lines have more than {most} tokens: line"
@@ -109,26 +111,26 @@ def in_batches(
       yield members[first : first + num_rows]
 
 
-def halvings(
+def compactions_by_bucket(
   sentences: Sequence[Sentence], num_rows: int, num_shards: int
 ) -> dict[int, int]:
   """How often the batches of each bucket may be halved.
 
   Args:
-    sentences: All that will be decoded.
-    num_rows: Of a batch.
-    num_shards: Over how many devices they are spread.
+    sentences: All sentences that will be decoded.
+    num_rows: Rows of a batch.
+    num_shards: Number of devices over which they are spread.
   """
   counts = collections.Counter(bucket(len(s.source)) for s in sentences)
   most = 0
   while (
-    most < _MOST_HALVINGS
-    and (num_rows // num_shards) >> (most + 1) >= _FEWEST_ROWS
+    most < _MAX_COMPACTIONS
+    and (num_rows // num_shards) >> (most + 1) >= _MIN_ROWS
     and (num_rows // num_shards) % 2 ** (most + 1) == 0
   ):
     most += 1
   return {
-    length: most if number > (_BATCHES_THAT_PAY - 1) * num_rows else 0
+    length: most if number > (_MIN_BATCHES - 1) * num_rows else 0
     for length, number in counts.items()
   }
 
@@ -141,9 +143,9 @@ def as_rows(
   lengths: Lengths,
   seed: int,
 ) -> tuple[Rows, int]:
-  """Arrays of a batch, filled up, and the target length of its bucket.
+  """Arrays of a padded batch, and the target length of its bucket.
 
-  Both lengths are the bucket's, so that few shapes are compiled; what is found
+  Both lengths are the bucket's, so that few shapes are compiled; the result
   depends on each sentence's own limit only.
   """
   filling = [()] * (num_rows - len(batch))
@@ -179,7 +181,7 @@ def padded(
 
 
 def bucket(length: int) -> int:
-  """The length that so many tokens are padded to: 32, 64, 128, ..."""
+  """The length that `length` tokens are padded to: 32, 64, 128, ..."""
   size = _SHORTEST_BUCKET
   while size < length:
     size *= 2

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from taskmoe_jax.decoding.compaction import Loop, run_loop
 from taskmoe_jax.decoding.hypotheses import Hypotheses, Steps, put_at
 from taskmoe_jax.decoding.search import Beam, Normalization, Stopping
-from taskmoe_jax.decoding.top_k import largest, passes
+from taskmoe_jax.decoding.top_k import blockwise_top_k, iterative_top_k
 from taskmoe_jax.vocabulary import EOS_ID, PAD_ID
 
 _NEVER = -jnp.inf
@@ -18,17 +18,17 @@ _NEVER = -jnp.inf
 
 @flax.struct.dataclass
 class _Progress:
-  """A search under way.
+  """The state of a search.
 
   Attributes:
-    position: Of the token that is chosen next.
-    tokens: Of the running hypotheses, best first.
-    log_probabilities: Of the running hypotheses; -inf of one that is none.
-    places: Where the running hypotheses' tokens stand in the memory.
-    ended: The best hypotheses that have ended, best first, with scores of -inf
-      where there are fewer.
-    done: Rows whose search is over.
-    memory: Of the model.
+    position: The position of the next token.
+    tokens: Tokens of the running hypotheses, best first.
+    log_probabilities: Of the running hypotheses; -inf for an empty slot.
+    places: Slots of the running hypotheses' tokens in the memory.
+    ended: The best hypotheses that have ended, best first; empty slots have
+      scores of -inf.
+    done: Rows whose search has ended.
+    memory: The model's memory.
   """
 
   position: Int[Array, ""]
@@ -45,10 +45,10 @@ class _Candidates:
   """Continuations `[B, 2M]` of a row's hypotheses, best first.
 
   Attributes:
-    parents: Which hypothesis each continues.
-    tokens: With what.
-    log_probabilities: Of the whole.
-    ends: Whether it goes no further.
+    parents: The hypothesis that each continues.
+    tokens: The token that each adds.
+    log_probabilities: Log-probabilities of the continued hypotheses.
+    ends: Whether the continued hypothesis has ended.
   """
 
   parents: Int[Array, "B c"]
@@ -60,9 +60,11 @@ class _Candidates:
 def beam_search(steps: Steps, search: Beam) -> Hypotheses:
   """Searches with `search.size` hypotheses a row; see `Beam` for the rules."""
   loop = Loop(
-    going=lambda steps, now: ~now.done,
+    is_active=lambda steps, now: ~now.done,
     step=functools.partial(_step, search=search),
-    found=lambda now: jax.tree.map(lambda x: x[:, : search.n_best], now.ended),
+    hypotheses=lambda now: jax.tree.map(
+      lambda x: x[:, : search.n_best], now.ended
+    ),
   )
   return run_loop(loop, steps, _start(steps, search))
 
@@ -78,8 +80,8 @@ def _step(steps: Steps, now: _Progress, *, search: Beam) -> _Progress:
   length = now.position + 1 - steps.prefix_lengths
   penalty = length_penalty(length, search)[:, None]
   ended = _merge(now, found, penalty, search)
-  going_on = jnp.where(found.ends, _NEVER, found.log_probabilities)
-  log_probabilities, chosen = passes(going_on, search.size)
+  continuing = jnp.where(found.ends, _NEVER, found.log_probabilities)
+  log_probabilities, chosen = iterative_top_k(continuing, search.size)
   parents = _pick(found.parents, chosen)
   tokens = put_at(
     _pick(now.tokens, parents), _pick(found.tokens, chosen), now.position
@@ -101,9 +103,9 @@ def _step(steps: Steps, now: _Progress, *, search: Beam) -> _Progress:
 def length_penalty(
   length: Int[Array, "*b"], search: Beam
 ) -> Float[Array, "*b"]:
-  """What the log-probability of so many tokens is divided by.
+  """What the log-probability of `length` tokens is divided by.
 
-  Of a prefix alone, with no token of its own, it is never asked: any number.
+  The value for length 0, a prefix alone, is never used.
   """
   length = jnp.maximum(length, 1).astype(jnp.float32)
   if search.normalization is Normalization.GNMT:
@@ -135,11 +137,11 @@ def _candidates(
   logits: Float[Array, "B M V"], now: _Progress, steps: Steps, search: Beam
 ) -> _Candidates:
   """The 2M likeliest continuations of each row."""
-  best, tokens = largest(logits, 2 * search.size)  # [B, M, 2M]
+  best, tokens = blockwise_top_k(logits, 2 * search.size)  # [B, M, 2M]
   gains = best - jax.nn.logsumexp(logits, axis=-1)[..., None]
   sums = now.log_probabilities[..., None] + gains
   flat = sums.reshape(sums.shape[0], -1)
-  log_probabilities, at = passes(flat, 2 * search.size)
+  log_probabilities, at = iterative_top_k(flat, 2 * search.size)
   parents = at // (2 * search.size)
   tokens = jnp.take_along_axis(tokens.reshape(flat.shape), at, axis=1)
   # Under a prefix only the first hypothesis runs, at no cost.
@@ -168,7 +170,7 @@ def _merge(
   both = jax.tree.map(
     lambda a, b: jnp.concatenate([a, b], axis=1), now.ended, new
   )
-  scores, best = passes(both.scores, search.size)
+  scores, best = iterative_top_k(both.scores, search.size)
   return Hypotheses(
     _pick(both.tokens, best), scores, _pick(both.finished, best)
   )

@@ -1,10 +1,10 @@
-"""Rows whose search is over leave the batch: it is halved now and then.
+"""Compaction: finished rows leave the batch, which is halved.
 
-A loop has arrays of fixed shapes, so that a row which is done would be computed
-on until the last one is. Instead, when half of the rows are done, the other
-half goes on in a loop of half the size, within the same compiled program:
-without a word to the host, and on a mesh without any between the devices, since
-each group of rows keeps a half of its own.
+A loop has arrays of fixed shapes, so a finished row would be computed until the
+last one finishes. Instead, when half of the rows are finished, the other half
+continues in a loop of half the size, within the same compiled program: without
+a transfer to the host and, on a mesh, without communication, since each group
+of rows keeps half of its own rows.
 """
 
 import dataclasses
@@ -24,54 +24,55 @@ class Loop:
   """A search as a loop; its progress is a struct of arrays `[B, ...]`.
 
   Attributes:
-    going: Which rows `[B]` are not done.
-    step: The progress one step later.
-    found: The hypotheses of a progress.
+    is_active: Which rows `[B]` are not finished.
+    step: Returns the progress one step later.
+    hypotheses: The hypotheses of a progress.
   """
 
-  going: Callable[[Steps, Any], jax.Array]
+  is_active: Callable[[Steps, Any], jax.Array]
   step: Callable[[Steps, Any], Any]
-  found: Callable[[Any], Hypotheses]
+  hypotheses: Callable[[Any], Hypotheses]
 
 
 def run_loop(loop: Loop, steps: Steps, progress: Any) -> Hypotheses:
-  """Takes steps until every row is done.
+  """Takes steps until every row is finished.
 
   Args:
     loop: What a step is.
-    steps: The model and the rows; `steps.halvings` says how often to halve.
-    progress: To begin with. Besides arrays of rows it may hold scalars and, as
-      `memory`, that of the model.
+    steps: The model and the rows; `steps.num_compactions` says how often the
+      batch is halved.
+    progress: The initial progress. Besides arrays of rows it may hold scalars
+      and, as `memory`, the model's.
   """
   size = steps.rows_per_group
-  halve = steps.halvings > 0 and size % 2 == 0
+  halve = steps.num_compactions > 0 and size % 2 == 0
 
-  def goes_on(now):
-    going = loop.going(steps, now)
+  def continues(now):
+    active = loop.is_active(steps, now)
     if not halve:
-      return jnp.any(going)
-    return jnp.any(jnp.sum(going.reshape(-1, size), axis=1) > size // 2)
+      return jnp.any(active)
+    return jnp.any(jnp.sum(active.reshape(-1, size), axis=1) > size // 2)
 
   def step(now):
     return loop.step(steps, now)
 
-  progress = jax.lax.while_loop(goes_on, step, progress)
-  found = loop.found(progress)
+  progress = jax.lax.while_loop(continues, step, progress)
+  hypotheses = loop.hypotheses(progress)
   if not halve:
-    return found
-  done = ~loop.going(steps, progress).reshape(-1, size)
-  # Those that are not done come first, in their order.
-  kept = jnp.argsort(done, axis=1, stable=True)[:, : size // 2]
+    return hypotheses
+  finished = ~loop.is_active(steps, progress).reshape(-1, size)
+  # Active rows come first, in their order.
+  kept = jnp.argsort(finished, axis=1, stable=True)[:, : size // 2]
   half = dataclasses.replace(
     steps,
     limits=take_rows(steps.limits, kept),
     prefixes=take_rows(steps.prefixes, kept),
     keys=take_rows(steps.keys, kept),
     rows_per_group=size // 2,
-    halvings=steps.halvings - 1,
+    num_compactions=steps.num_compactions - 1,
   )
-  rest = run_loop(loop, half, _halved(progress, kept))
-  return _put_rows(found, rest, kept)
+  rest = run_loop(loop, half, _compacted(progress, kept))
+  return _put_rows(hypotheses, rest, kept)
 
 
 def take_rows(tree: PyTree, kept: Int[Array, "G m"]) -> PyTree:
@@ -87,44 +88,51 @@ def take_rows(tree: PyTree, kept: Int[Array, "G m"]) -> PyTree:
 
 
 def _put_rows(tree: PyTree, new: PyTree, kept: Int[Array, "G m"]) -> PyTree:
-  """Puts back what `take_rows` has taken."""
+  """Writes rows back to where `take_rows` took them from."""
 
   def put(x, rows):
     groups, number = kept.shape
     grouped = x.reshape(groups, x.shape[0] // groups, *x.shape[1:])
     rows = rows.reshape(groups, number, *x.shape[1:])
-    whole = jax.vmap(lambda old, index, row: old.at[index].set(row))(
+    updated = jax.vmap(lambda old, index, row: old.at[index].set(row))(
       grouped, kept, rows
     )
-    return whole.reshape(x.shape)
+    return updated.reshape(x.shape)
 
   return jax.tree.map(put, tree, new)
 
 
-def _halved(progress: Any, kept: Int[Array, "G m"]) -> Any:
+def _compacted(progress: Any, kept: Int[Array, "G m"]) -> Any:
   rows = jax.tree.map(
     lambda x: take_rows(x, kept) if x.ndim else x,
-    progress.replace(memory=None),
+    dataclasses.replace(progress, memory=None),
   )
-  return rows.replace(memory=_halved_memory(progress.memory, kept))
+  return dataclasses.replace(
+    rows, memory=_compacted_memory(progress.memory, kept)
+  )
 
 
-def _halved_memory(
+def _compacted_memory(
   memory: DecodingMemory, kept: Int[Array, "G m"]
 ) -> DecodingMemory:
-  """Fetched experts are a group's, and serve its half as well."""
+  """Takes rows of a memory; a group's fetched experts also serve its half."""
   layers = [
     [
-      layer.replace(
-        past=take_rows(layer.past, kept), source=take_rows(layer.source, kept)
+      dataclasses.replace(
+        layer,
+        past=take_rows(layer.past, kept),
+        source=take_rows(layer.source, kept),
       )
       for layer in block
     ]
     for block in memory.layers
   ]
   inputs = take_rows(memory.router_inputs, kept)
-  return memory.replace(
+  return dataclasses.replace(
+    memory,
     layers=layers,
     source_mask=take_rows(memory.source_mask, kept),
-    router_inputs=inputs.replace(rows_per_task_group=kept.shape[1]),
+    router_inputs=dataclasses.replace(
+      inputs, rows_per_task_group=kept.shape[1]
+    ),
   )

@@ -1,4 +1,4 @@
-"""The program of decoding one batch, compiled for each of its shapes."""
+"""Programs of one batch, compiled for each shape: generating and scoring."""
 
 import contextlib
 import functools
@@ -10,11 +10,11 @@ from jaxtyping import Array, Float, Int, PyTree, UInt32
 
 from taskmoe_jax.decoding.beam import beam_search
 from taskmoe_jax.decoding.hypotheses import Arrays, Hypotheses, Steps
-from taskmoe_jax.decoding.sampling import one_by_one
+from taskmoe_jax.decoding.sampling import greedy_or_sample
 from taskmoe_jax.decoding.search import Beam, Search
 from taskmoe_jax.models.transformer import Transformer
 from taskmoe_jax.partitioning.rules import Partitioning, activate
-from taskmoe_jax.vocabulary import PAD_ID
+from taskmoe_jax.vocabulary import PAD_ID, right_shift
 
 
 @functools.partial(
@@ -30,10 +30,10 @@ def log_probabilities(
   rows_per_task_group: int,
   partitioning: Partitioning | None = None,
 ) -> Float[Array, "B T"]:
-  """Log-probability of every target token; of padding it may be anything."""
+  """Log-probability of every target token; undefined for padding."""
   batch = {
     "encoder_input_tokens": sources,
-    "decoder_input_tokens": jnp.pad(targets, ((0, 0), (1, 0)))[:, :-1],
+    "decoder_input_tokens": right_shift(targets, jnp),
     "decoder_loss_weights": (targets != PAD_ID).astype(jnp.float32),
   }
 
@@ -61,12 +61,12 @@ class Rows:
 
   Attributes:
     sources: Token ids with target symbol and end of sentence, then padding. A
-      row of nothing but padding only fills the batch up.
+      row of padding alone only fills up the batch.
     task_ids: Task of each row; a dense model ignores them.
-    limits: Longest translations, prefix and end of sentence included.
-    prefixes: What translations must begin with, then padding; `[B, 0]` if with
-      nothing.
-    keys: Of each row's chances, as `jax.random.key_data` has them; only
+    limits: Maximum lengths, including prefix and end of sentence.
+    prefixes: What translations must begin with, then padding; `[B, 0]` without
+      prefixes.
+    keys: A random key of each row, as `jax.random.key_data` has it; only
       sampling reads them.
   """
 
@@ -84,7 +84,7 @@ class Rows:
     "search",
     "target_length",
     "rows_per_task_group",
-    "halvings",
+    "num_compactions",
     "partitioning",
   ),
 )
@@ -96,23 +96,23 @@ def generate(
   search: Search,
   target_length: int,
   rows_per_task_group: int,
-  halvings: int = 0,
+  num_compactions: int = 0,
   partitioning: Partitioning | None = None,
 ) -> Hypotheses:
   """Translates a batch of rows.
 
   The source is encoded once, its keys and values are made once, and the loop
-  stops when every row is done.
+  stops when every row is finished.
 
   Args:
-    params: Of the model, see `models.parameters`.
+    params: The model's parameters, see `models.parameters`.
     rows: The sentences.
     model: An unrolled one: a mixture, or a sub-network.
     search: How to search.
     target_length: At least the greatest of the rows' limits.
-    rows_per_task_group: Rows stand in groups of this many of one task each.
-    halvings: How often rows that are done may leave, see `decoding.compaction`.
-      Each makes the program longer to compile.
+    rows_per_task_group: Size of the groups of consecutive rows with one task.
+    num_compactions: How often finished rows may leave the batch, see
+      `decoding.compaction`. Each makes the program longer to compile.
     partitioning: How rows and parameters lie on a mesh, if they do.
 
   Returns:
@@ -121,18 +121,24 @@ def generate(
   """
   with activate(partitioning) if partitioning else contextlib.nullcontext():
     steps = _steps(
-      params, rows, model, search, target_length, rows_per_task_group, halvings
+      params,
+      rows,
+      model,
+      search,
+      target_length,
+      rows_per_task_group,
+      num_compactions,
     )
     if isinstance(search, Beam):
       found = beam_search(steps, search)
     else:
-      found = one_by_one(steps, search)
+      found = greedy_or_sample(steps, search)
   if partitioning is None:
     return found
   return jax.lax.with_sharding_constraint(found, partitioning.replicated)
 
 
-def _steps(params, rows, model, search, target_length, group, halvings):
+def _steps(params, rows, model, search, target_length, group, num_compactions):
   """Encodes the sources."""
   variables = {"params": params}
   memory = model.apply(
@@ -154,5 +160,5 @@ def _steps(params, rows, model, search, target_length, group, halvings):
     num_hypotheses=search.num_hypotheses,
     target_length=target_length,
     rows_per_group=group,
-    halvings=halvings,
+    num_compactions=num_compactions,
   )

@@ -1,4 +1,4 @@
-"""What is found, and the steps that every search takes."""
+"""Hypotheses, and a model as every search steps through it."""
 
 import dataclasses
 import functools
@@ -21,8 +21,8 @@ class Hypotheses:
   """M translations of each row.
 
   Attributes:
-    tokens: Token ids up to and with the end of sentence, then padding.
-    scores: What the search compares; see there.
+    tokens: Token ids up to and including the end of sentence, then padding.
+    scores: What the search compares; see `decoding.search`.
     finished: Whether the sentence ended within its longest length.
   """
 
@@ -39,14 +39,15 @@ class Steps:
     step: Takes the last tokens `[B, M]`, the memory, their position and the
       places `[B, M, T]` of what came before; returns logits `[B, M, V]` of what
       follows and the new memory. See `Transformer.decode_step`.
-    memory: Before the first step.
-    limits: Longest translation of each row; 0 of a row that is only padding.
+    memory: The memory before the first step.
+    limits: Maximum length of each row's translation; 0 for a row of padding.
     prefixes: What translations must begin with, then padding.
-    keys: Of each row's chances, as `jax.random.key_data` has them.
+    keys: A random key of each row, as `jax.random.key_data` has it.
     num_hypotheses: M.
     target_length: T.
-    rows_per_group: Rows stand in groups of this many, of one device and task.
-    halvings: How often a batch may be halved; see `decoding.compaction`.
+    rows_per_group: Size of the groups of consecutive rows that share a device
+      and a task.
+    num_compactions: How often a batch may be halved, see `decoding.compaction`.
   """
 
   step: Callable[..., tuple[jax.Array, PyTree]]
@@ -57,7 +58,7 @@ class Steps:
   num_hypotheses: int
   target_length: int
   rows_per_group: int
-  halvings: int
+  num_compactions: int
 
   @functools.cached_property
   def prefix_lengths(self) -> Int[Array, "B"]:
@@ -66,7 +67,7 @@ class Steps:
   def forced(
     self, position: Int[Array, ""]
   ) -> tuple[Bool[Array, "B"], Int[Array, "B"]]:
-    """Whether a prefix says what stands at `position`, and what."""
+    """Whether a prefix fixes the token at `position`, and which token."""
     if self.prefixes.shape[1] == 0:
       return jnp.zeros(self.limits.shape, bool), jnp.zeros_like(self.limits)
     column = jnp.minimum(position, self.prefixes.shape[1] - 1)

@@ -1,4 +1,4 @@
-"""Hypotheses that grow each by itself: greedy search, and sampling."""
+"""Greedy search and sampling: hypotheses that grow independently."""
 
 import functools
 
@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 from taskmoe_jax.decoding.compaction import Loop, run_loop
 from taskmoe_jax.decoding.hypotheses import Hypotheses, Steps, put_at
 from taskmoe_jax.decoding.search import Greedy, Sampling
-from taskmoe_jax.decoding.top_k import at_least_mass
+from taskmoe_jax.decoding.top_k import mass_threshold
 from taskmoe_jax.vocabulary import EOS_ID, PAD_ID
 
 
@@ -22,7 +22,7 @@ class _Progress:
   memory: PyTree
 
 
-def one_by_one(steps: Steps, search: Greedy | Sampling) -> Hypotheses:
+def greedy_or_sample(steps: Steps, search: Greedy | Sampling) -> Hypotheses:
   """Chooses one token of each hypothesis at every step."""
   shape = (steps.limits.shape[0], steps.num_hypotheses)
   start = _Progress(
@@ -36,14 +36,14 @@ def one_by_one(steps: Steps, search: Greedy | Sampling) -> Hypotheses:
     memory=steps.memory,
   )
   loop = Loop(
-    going=_going,
+    is_active=_is_active,
     step=functools.partial(_step, search=search),
-    found=lambda now: now.hypotheses,
+    hypotheses=lambda now: now.hypotheses,
   )
   return run_loop(loop, steps, start)
 
 
-def _going(steps: Steps, now: _Progress) -> Bool[Array, "B"]:
+def _is_active(steps: Steps, now: _Progress) -> Bool[Array, "B"]:
   unfinished = jnp.any(~now.hypotheses.finished, axis=1)
   return (now.position < steps.limits) & unfinished
 
@@ -66,7 +66,7 @@ def _step(
   over = now.hypotheses.finished | (now.position >= steps.limits)[:, None]
   token = jnp.where(over, PAD_ID, chosen)
   hypotheses = Hypotheses(
-    tokens=put_at(now.hypotheses.tokens, token, now.position),
+    tokens=put_at(jnp.asarray(now.hypotheses.tokens), token, now.position),
     scores=now.hypotheses.scores + jnp.where(over | forced[:, None], 0.0, gain),
     finished=now.hypotheses.finished | (token == EOS_ID),
   )
@@ -92,14 +92,14 @@ def _drawn(
   In this order Hugging Face cuts as well.
   """
   logits = logits / search.temperature
-  # What may be drawn; of values that are equal all or none.
+  # What may be drawn; of equal values all or none.
   weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
   if search.top_k is not None:
-    least = at_least_mass(weights, jnp.ones_like(weights), float(search.top_k))
+    least = mass_threshold(weights, jnp.ones_like(weights), float(search.top_k))
     weights = jnp.where(weights >= least[..., None], weights, 0.0)
   if search.top_p is not None:
     mass = search.top_p * jnp.sum(weights, axis=-1)
-    least = at_least_mass(weights, weights, mass)
+    least = mass_threshold(weights, weights, mass)
     weights = jnp.where(weights >= least[..., None], weights, 0.0)
 
   def draw(key, logits):

@@ -1,4 +1,4 @@
-"""How translations are searched for: greedily, by beams, or by chance.
+"""How translations are searched for: greedily, by beams, or by sampling.
 
 Plain data, without JAX: commands make one of these from their flags, gin files
 bind them, and `Translator.decode` takes any.
@@ -6,8 +6,15 @@ bind them, and `Translator.decode` takes any.
 
 import dataclasses
 import enum
+from collections.abc import Mapping
+from typing import Any
 
-from taskmoe_jax.errors import TaskMoeError, as_member, check_at_least
+from taskmoe_jax.errors import (
+  TaskMoeError,
+  as_members,
+  check_at_least,
+  check_members,
+)
 
 
 class Normalization(enum.StrEnum):
@@ -21,7 +28,7 @@ class Normalization(enum.StrEnum):
 
 
 class Stopping(enum.StrEnum):
-  """When a sentence's search is over, before its longest length is reached.
+  """When a sentence's search ends before its maximum length.
 
   These are Hugging Face's `early_stopping`. CTranslate2 does FULL, or, without
   length penalty, what gives the same best translation as SURE.
@@ -57,15 +64,15 @@ class Beam:
   """The best of `size` hypotheses that grow side by side.
 
   At every step the 2·size likeliest continuations are looked at. Those of the
-  first `size` that end are kept as they are; the best that do not end go on. At
-  the longest length everything ends. So do Hugging Face and CTranslate2; T5X
-  also keeps what ends among the second `size`.
+  first `size` that end are kept as they are; the best that do not end
+  continue. At the maximum length everything ends. So do Hugging Face and
+  CTranslate2; T5X also keeps what ends among the second `size`.
 
   A score is the log-probability, divided as `normalization` says.
 
   Attributes:
     size: Hypotheses of each sentence.
-    length_penalty: Alpha; 0 does not normalise, and favours short sentences.
+    length_penalty: Alpha; 0 does not normalize, and favours short sentences.
     n_best: How many are returned, best first; at most `size`.
     stopping: When a sentence's search is over.
     normalization: What alpha is the exponent of.
@@ -74,22 +81,30 @@ class Beam:
   size: int
   length_penalty: float
   n_best: int = 1
-  stopping: Stopping | str = Stopping.LIKELY
-  normalization: Normalization | str = Normalization.GNMT
+  stopping: Stopping = Stopping.LIKELY
+  normalization: Normalization = Normalization.GNMT
 
   def __post_init__(self):
-    for field, kind in (
-      ("stopping", Stopping),
-      ("normalization", Normalization),
-    ):
-      member = as_member(kind, field, getattr(self, field), f"Beam.{field}")
-      object.__setattr__(self, field, member)
+    check_members(
+      "Beam",
+      stopping=(Stopping, self.stopping),
+      normalization=(Normalization, self.normalization),
+    )
     check_at_least(1, "Beam", size=self.size, n_best=self.n_best)
     if self.n_best > self.size:
       raise TaskMoeError(
         f"n_best={self.n_best} is more than the beam's size={self.size}. Set"
         " Beam.n_best or Beam.size."
       )
+
+  @classmethod
+  def from_dict(cls, values: Mapping[str, Any]) -> "Beam":
+    """Makes one of arguments whose enums are texts, as flags give them."""
+    return cls(
+      **as_members(
+        {"stopping": Stopping, "normalization": Normalization}, "Beam", values
+      )
+    )
 
   @property
   def num_hypotheses(self) -> int:
@@ -106,9 +121,9 @@ class Sampling:
 
   Attributes:
     temperature: Logits are divided by it; near 0 is greedy.
-    top_k: Only the so many likeliest tokens can be drawn; all unless given.
-    top_p: Only the fewest likeliest tokens can be drawn that together have at
-      least this probability (after `top_k`); all unless given.
+    top_k: Only the k most likely tokens can be drawn; all unless given.
+    top_p: Only the smallest set of most likely tokens that has at least this
+      probability can be drawn (after `top_k`); all unless given.
     n_best: How many translations of each sentence are drawn, in no order.
     seed: Another gives other translations.
   """
@@ -147,10 +162,11 @@ class Lengths:
   """How long sources and translations may be, in tokens.
 
   Attributes:
-    max_source: Of a source, with target symbol and end of sentence. A longer
-      one is an error, or is cut.
-    truncate: Whether a longer source is cut to `max_source`.
-    max_target: Of a translation, with end of sentence, and besides a prefix.
+    max_source: Maximum length of a source, with target symbol and end of
+      sentence. A longer one is an error, or is truncated.
+    truncate: Whether a longer source is truncated to `max_source`.
+    max_target: Maximum length of a translation, with end of sentence, without a
+      prefix.
       Unless given, twice the source and 32 more: it depends on the sentence
       alone.
   """
@@ -165,7 +181,7 @@ class Lengths:
       check_at_least(1, "Lengths", max_target=self.max_target)
 
   def target_limit(self, source_length: int) -> int:
-    """Longest translation of a source of so many tokens."""
+    """Maximum length of the translation of a source of this length."""
     return self.max_target or 2 * source_length + 32
 
 

@@ -1,57 +1,58 @@
-"""The likeliest tokens of a vocabulary, without sorting it."""
+"""Top-k and top-p over a vocabulary, without sorting it."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 _BLOCK = 128
-_MOST_PASSES = 16
+_MAX_PASSES = 16
 
 
-def largest(
+def blockwise_top_k(
   values: Float[Array, "*b V"], k: int
 ) -> tuple[Float[Array, "*b k"], Int[Array, "*b k"]]:
-  """The k largest values, largest first, and where they stand.
+  """The k largest values, largest first, and their indices.
 
-  What `jax.lax.top_k` returns, which sorts all V. Here the values are cut into
-  blocks. The k largest lie in the k blocks whose maxima are largest, and only
+  The same as `jax.lax.top_k`, which sorts all V. Here the values are cut into
+  blocks. The k largest are in the k blocks whose maxima are largest, and only
   these are looked at. Ties go to the lower index, in blocks and inside them.
   """
   size = values.shape[-1]
   if size <= _BLOCK * k:
-    return passes(values, k)
+    return iterative_top_k(values, k)
   padding = -size % _BLOCK
   if padding:
     values = _padded(values, padding)
   blocks = values.reshape(*values.shape[:-1], -1, _BLOCK)
-  _, best = passes(jnp.max(blocks, axis=-1), k)
+  _, best = iterative_top_k(jnp.max(blocks, axis=-1), k)
   best = jnp.sort(best, axis=-1)
   inside = jnp.take_along_axis(blocks, best[..., None], axis=-2)
   flat = inside.reshape(*inside.shape[:-2], -1)
-  found, at = passes(flat, k)
+  found, at = iterative_top_k(flat, k)
   block = jnp.take_along_axis(best, at // _BLOCK, axis=-1)
   return found, block * _BLOCK + at % _BLOCK
 
 
-def passes(
+def iterative_top_k(
   values: Float[Array, "*b n"], k: int
 ) -> tuple[Float[Array, "*b k"], Int[Array, "*b k"]]:
   """The k largest values by k passes of argmax, for few values.
 
-  Where there are fewer than k, the rest are -inf, at any index. For a large k a
-  sort is the cheaper way.
+  If there are fewer than k values, the rest are -inf, at any index. For large k
+  a sort is cheaper.
   """
-  if k > _MOST_PASSES:
-    lacking = max(k - values.shape[-1], 0)
-    return tuple(jax.lax.top_k(_padded(values, lacking), k))
-  found, indices = [], []
+  if k > _MAX_PASSES:
+    missing = max(k - values.shape[-1], 0)
+    found, indices = jax.lax.top_k(_padded(values, missing), k)
+    return found, indices
+  maxima, places = [], []
   for _ in range(k):
     index = jnp.argmax(values, axis=-1).astype(jnp.int32)
-    found.append(jnp.max(values, axis=-1))
-    indices.append(index)
+    maxima.append(jnp.max(values, axis=-1))
+    places.append(index)
     taken = jax.nn.one_hot(index, values.shape[-1], dtype=bool)
     values = jnp.where(taken, -jnp.inf, values)
-  return jnp.stack(found, axis=-1), jnp.stack(indices, axis=-1)
+  return jnp.stack(maxima, axis=-1), jnp.stack(places, axis=-1)
 
 
 def _padded(values: Float[Array, "*b n"], number: int) -> jax.Array:
@@ -59,7 +60,7 @@ def _padded(values: Float[Array, "*b n"], number: int) -> jax.Array:
   return jnp.pad(values, widths, constant_values=-jnp.inf)
 
 
-def at_least_mass(
+def mass_threshold(
   values: Float[Array, "*b V"],
   masses: Float[Array, "*b V"],
   wanted: Float[Array, "*b"] | float,

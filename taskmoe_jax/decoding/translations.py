@@ -15,8 +15,8 @@ class Hypothesis:
   Attributes:
     text: What it says.
     token_ids: As decoded: a prefix first, end of sentence included.
-    score: What the search has compared; see the kinds of `Search`.
-    finished: False where it was cut off at the longest length.
+    score: What the search compared; see the kinds of `Search`.
+    finished: False if it was cut off at the maximum length.
   """
 
   text: str
@@ -30,8 +30,8 @@ class Translations:
   """Translations of some lines, in their order.
 
   Attributes:
-    n_best: Of each line up to `Search.n_best` hypotheses, best first. An empty
-      line has one, which is empty.
+    n_best: Up to `Search.n_best` hypotheses of each line, best first. An empty
+      line has one empty hypothesis.
   """
 
   n_best: list[list[Hypothesis]]
@@ -59,8 +59,9 @@ class Score:
   """How likely one translation is.
 
   Attributes:
-    token_ids: Of the translation, end of sentence included.
-    log_probabilities: Of each token, given the source and those before it.
+    token_ids: The translation's tokens, including the end of sentence.
+    log_probabilities: The log-probability of each token, given the source and
+      the tokens before it.
   """
 
   token_ids: list[int]
@@ -72,16 +73,16 @@ class Score:
     return float(np.sum(self.log_probabilities, dtype=np.float64))
 
 
-def read(
+def read_hypotheses(
   found: Hypotheses, row: int, limit: int, vocabulary: Vocabulary
 ) -> list[Hypothesis]:
   """Reads the hypotheses of one row, as they came from the device.
 
   Args:
-    found: Of all rows of a batch.
-    row: Which one.
-    limit: The row's longest length.
-    vocabulary: What the token ids mean.
+    found: The hypotheses of all rows of a batch.
+    row: The row's index.
+    limit: The row's maximum length.
+    vocabulary: The model's vocabulary.
   """
   ids = []
   for tokens in found.tokens[row]:
@@ -95,5 +96,5 @@ def read(
     found.finished[row].tolist(),
     strict=True,
   )
-  # Of a small vocabulary there may be fewer than were asked for.
+  # With a small vocabulary there may be fewer than requested.
   return [Hypothesis(*of_one) for of_one in fields if of_one[2] != -np.inf]

@@ -33,7 +33,7 @@ class Translator:
 
   Lines are sorted by length and decoded in batches of one shape for each
   bucket of lengths (32, 64, 128, ... tokens), so that there are few shapes to
-  compile. What is found for a line depends neither on the lines beside it, nor
+  compile. The result for a line depends neither on the lines beside it, nor
   on their order, nor on the batch size, the bucket or the mesh.
 
   Where there are several processes, all call the same methods with the same
@@ -50,7 +50,7 @@ class Translator:
     partitioning: Partitioning | None = None,
   ):
     self.model = model
-    # On the device once and for all; those of a file are NumPy's.
+    # Copied to the device once; those of a file are NumPy arrays.
     self.params = jax.tree.map(jnp.asarray, params)
     self.task_space = task_space
     self.vocabulary = vocabulary
@@ -60,7 +60,7 @@ class Translator:
 
   @functools.cached_property
   def _decoding_params(self) -> PyTree:
-    """Made when first needed: the decoder takes its room twice then."""
+    """Made when first needed: the decoder is then in memory twice."""
     return unrolled(self.params, self.model)
 
   def translate(
@@ -94,9 +94,9 @@ class Translator:
       batch_size: Rows decoded together.
       search: How to search.
       lengths: How long sources and translations may be.
-      prefixes: What each line's translation must begin with; empty texts where
-        with nothing. They are tokenised by themselves.
-      progress: Called with the number of lines that have just been done.
+      prefixes: What each line's translation must begin with; empty for no
+        prefix. They are tokenized separately.
+      progress: Called with the number of lines that have just been decoded.
 
     Raises:
       TaskMoeError: The pair is unknown, or needed and not given; a line is too
@@ -111,21 +111,23 @@ class Translator:
       )
     num_rows = self._num_rows(len(lines), batch_size)
     pair = self._pair(pair)
-    full = [i for i, line in enumerate(lines) if line.strip()]
-    starts = self.vocabulary.encode([prefixes[i] for i in full])
-    sentences = batches.begun(self._sentences(lines, full, pair), starts)
-    sentences = batches.numbered(batches.within(sentences, lengths))
+    sentences = batches.check_lengths(
+      self._with_prefixes(lines, prefixes, pair), lengths
+    )
+    sentences = batches.count_occurrences(sentences)
     found: list[list[Hypothesis]] = [
       [Hypothesis("", [], 0.0, True)] for _ in lines
     ]
-    progress(len(lines) - len(full))
+    progress(len(lines) - len(sentences))
     decode_batch = functools.partial(
       self._decode_batch,
       num_rows=num_rows,
       pair=pair,
       search=search,
       lengths=lengths,
-      halvings=batches.halvings(sentences, num_rows, self._num_shards),
+      num_compactions=batches.compactions_by_bucket(
+        sentences, num_rows, self._num_shards
+      ),
     )
     for batch in batches.in_batches(sentences, num_rows):
       n_best = decode_batch(batch)
@@ -152,7 +154,7 @@ class Translator:
       pair: As for `decode`.
       batch_size: Rows computed together.
       lengths: How long sources may be.
-      progress: Called with the number of lines that have just been done.
+      progress: Called with the number of lines that have just been scored.
 
     Raises:
       TaskMoeError: As `decode`; or there is not one target for each source.
@@ -165,7 +167,7 @@ class Translator:
     num_rows = self._num_rows(len(sources), batch_size)
     pair = self._pair(pair)
     sentences = self._sentences(sources, range(len(sources)), pair)
-    sentences = batches.within(sentences, lengths)
+    sentences = batches.check_lengths(sentences, lengths)
     wanted = [[*ids, EOS_ID] for ids in self.vocabulary.encode(targets)]
     # Targets of one bucket side by side, as their sources are.
     sentences = sorted(
@@ -223,6 +225,14 @@ class Translator:
       for index, ids in zip(chosen, encoded, strict=True)
     ]
 
+  def _with_prefixes(
+    self, lines: Sequence[str], prefixes: Sequence[str], pair: str
+  ) -> list[Sentence]:
+    """The sentences of all lines that are not empty."""
+    full = [i for i, line in enumerate(lines) if line.strip()]
+    starts = self.vocabulary.encode([prefixes[i] for i in full])
+    return batches.with_prefixes(self._sentences(lines, full, pair), starts)
+
   def _num_rows(self, num_lines: int, batch_size: int) -> int:
     """Rows of every batch: few for few lines, and the same on all devices."""
     if batch_size < 1:
@@ -247,7 +257,7 @@ class Translator:
     pair: str,
     search: Search,
     lengths: Lengths,
-    halvings: Mapping[int, int],
+    num_compactions: Mapping[int, int],
   ) -> list[list[Hypothesis]]:
     rows, target_length = batches.as_rows(
       batch,
@@ -266,20 +276,22 @@ class Translator:
         model=self._unrolled,
         search=search,
         target_length=target_length,
-        halvings=halvings[batches.bucket(len(batch[0].source))],
+        num_compactions=num_compactions[batches.bucket(len(batch[0].source))],
       ),
       num_rows,
       rows,
     )
     return [
-      translations.read(found, row, int(rows.limits[row]), self.vocabulary)
+      translations.read_hypotheses(
+        found, row, int(rows.limits[row]), self.vocabulary
+      )
       for row in range(len(batch))
     ]
 
   def _on_devices(
     self, function: Callable, num_rows: int, *rows: PyTree
   ) -> PyTree:
-    """Calls a function of rows, which are laid on the devices, and waits."""
+    """Calls a function with rows on the devices, and waits for its result."""
     if self._partitioning is not None:
       rows = jax.tree.map(self._partitioning.spread_rows, rows)
     found = function(

@@ -54,8 +54,8 @@ def load_evaluated(
     return Evaluated(
       load_bundle(bundle),
       epath.Path(bundle),
-      manifest["source"]["step"],
-      fingerprint_of(manifest["sha256"]),
+      manifest.source.step,
+      fingerprint_of(manifest.sha256),
     )
   translator, step = load_translator(run_dir, step=step, mesh=mesh)
   folder = epath.Path(run_dir)

@@ -1,4 +1,4 @@
-"""What an export reads its bundles from, and compares them with."""
+"""The checkpoint that an export reads, and how bundles are compared with it."""
 
 import dataclasses
 import enum
@@ -14,12 +14,12 @@ from jaxtyping import PyTree
 from taskmoe_jax.bundles import bundle
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import as_member
-from taskmoe_jax.export.extract import SelectedExperts
+from taskmoe_jax.export.selection import SelectedExperts
 from taskmoe_jax.export.slice_check import (
-  SliceCheck,
+  NumberCheck,
   Sums,
+  compare_numbers,
   sums_of_checkpoint,
-  verify_slices,
 )
 from taskmoe_jax.export.verify import Check, Samples, verify
 from taskmoe_jax.hosts.memory import available_memory
@@ -32,17 +32,18 @@ from taskmoe_jax.runs.lazy_arrays import read_lazy_params
 from taskmoe_jax.runs.restoring import load_translator
 from taskmoe_jax.task_space import TaskSpace
 
-# Bytes that comparing takes for each of the mixture's: its parameters, its
-# decoder once more, block by block, and what is read of the checkpoint.
-_ROOM = 2.5
+# Bytes of memory that comparing takes for each byte of the mixture: its
+# parameters, its decoder once more, block by block, and what is read of the
+# checkpoint.
+_MEMORY_FACTOR = 2.5
 
 
 class CheckBy(enum.StrEnum):
   """How a bundle is compared with the mixture that it is from.
 
   `mixture`: the whole model is in memory and translates beside the bundle.
-  `slices`: numbers are compared with the checkpoint's, see `slices`.
-  `auto`: the first if there is room for it, else the second.
+  `slices`: numbers are compared with the checkpoint's, see `slice_check`.
+  `auto`: `mixture` if it fits into memory, else `slices`.
   """
 
   AUTO = "auto"
@@ -56,23 +57,24 @@ def choose_check(
   task_space: TaskSpace,
   console: rich.console.Console,
 ) -> CheckBy:
-  """Decides for `auto`, and prints why if that is not as usual."""
-  check = as_member(CheckBy, "check", check, "--check")
-  if check is not CheckBy.AUTO:
-    return check
+  """Decides for `auto`, and prints why if it is not `mixture`."""
+  chosen = as_member(CheckBy, "check", check, "--check")
+  if chosen is not CheckBy.AUTO:
+    return chosen
   shapes = nn.unbox(
     parameters.abstract_params(Transformer(model, len(task_space.tasks)))
   )
   size = sum(
     leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes)
   )
-  room = available_memory()
-  if room is None or size * _ROOM <= room:
+  available = available_memory()
+  if available is None or size * _MEMORY_FACTOR <= available:
     return CheckBy.MIXTURE
   console.print(
     f"the mixture has {size / 2**30:.1f} GiB of parameters, and"
-    f" {room / 2**30:.1f} GiB of memory are free: bundles are compared with the"
-    " checkpoint number by number (--check=slices), and nothing is translated",
+    f" {available / 2**30:.1f} GiB of memory are free: bundles are compared"
+    " with the checkpoint number by number (--check=slices), and nothing is"
+    " translated",
     highlight=False,
     soft_wrap=True,
   )
@@ -80,39 +82,42 @@ def choose_check(
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
-  """What is exported from.
+class LoadedCheckpoint:
+  """The checkpoint that bundles are made of.
 
   Attributes:
-    run: Model, tasks and vocabulary.
-    run_dir: Its directory.
-    step: Of the checkpoint.
-    params: Of the mixture: in memory, or experts as they are stored.
-    sums: Of the checkpoint, if bundles are compared with it number by number.
+    run: Model, tasks and vocabulary; a translator if all is in memory.
+    run_dir: The run's directory.
+    step: The checkpoint's step.
+    params: The mixture's parameters: in memory, or experts as `LazyArray`s.
+    sums: Checksums; empty unless bundles are compared with the checkpoint
+      number by number.
   """
 
   run: Run | Translator
   run_dir: str
   step: int
   params: PyTree
-  sums: Sums | None
+  sums: Sums
 
   @property
   def checked_by(self) -> str:
-    return str(CheckBy.MIXTURE if self.sums is None else CheckBy.SLICES)
+    return str(
+      CheckBy.MIXTURE if isinstance(self.run, Translator) else CheckBy.SLICES
+    )
 
 
-def read_source(
+def read_checkpoint(
   run: Run,
   run_dir: epath.PathLike,
   step: int,
   how: CheckBy,
   progress: rich.progress.Progress,
-) -> Source:
+) -> LoadedCheckpoint:
   """Reads the checkpoint once for all bundles, what is shared and the rest."""
   if how is CheckBy.MIXTURE:
     mixture, step = load_translator(run_dir, step=step)
-    return Source(mixture, str(run_dir), step, mixture.params, None)
+    return LoadedCheckpoint(mixture, str(run_dir), step, mixture.params, {})
   folder, step = checkpoint_folder(run_dir, step)
   params = read_lazy_params(folder, run.model, run.task_space)
   size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
@@ -120,19 +125,24 @@ def read_source(
   sums = sums_of_checkpoint(
     params, folder, advance=lambda done: progress.advance(bar, done)
   )
-  return Source(run, str(run_dir), step, params, sums)
+  return LoadedCheckpoint(run, str(run_dir), step, params, sums)
 
 
 def check_bundle(
-  source: Source,
+  checkpoint: LoadedCheckpoint,
   folder: epath.Path,
   task_ids: tuple[int, ...],
   selected: Mapping[str, SelectedExperts],
   samples: Samples,
-) -> Check | SliceCheck:
+) -> Check | NumberCheck:
   """Compares what was written with the mixture, or with its checkpoint."""
-  if source.sums is None:
-    return verify(source.run, bundle.read_model(folder), samples)
-  return verify_slices(
-    folder, source.params, source.run.model, task_ids, selected, source.sums
+  if isinstance(checkpoint.run, Translator):
+    return verify(checkpoint.run, bundle.read_model(folder), samples)
+  return compare_numbers(
+    folder,
+    checkpoint.params,
+    checkpoint.run.model,
+    task_ids,
+    selected,
+    checkpoint.sums,
   )

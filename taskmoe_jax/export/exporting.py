@@ -1,7 +1,6 @@
 """Exports the sub-networks of a run: extract, write, check, describe."""
 
 import dataclasses
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,27 +11,29 @@ import rich.table
 from etils import epath
 
 from taskmoe_jax.bundles import bundle
+from taskmoe_jax.bundles.manifest import About, Manifest
+from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.export.checkpoint_source import (
   CheckBy,
-  Source,
+  LoadedCheckpoint,
   check_bundle,
   choose_check,
-  read_source,
+  read_checkpoint,
 )
-from taskmoe_jax.export.extract import reducible_stacks
+from taskmoe_jax.export.extract import extract
 from taskmoe_jax.export.formats.folders import write_formats
 from taskmoe_jax.export.formats.format import Expected, Format, formats_named
 from taskmoe_jax.export.groups import Groups, groups_named
-from taskmoe_jax.export.manifest import About, describe_origin, describe_stacks
 from taskmoe_jax.export.run_texts import (
   bleu_by_pair,
   known_scores,
+  mean_over_pairs,
   texts_to_score,
 )
+from taskmoe_jax.export.selection import describe_stacks, reducible_stacks
 from taskmoe_jax.export.shrinking.bundles import shrunk_table
 from taskmoe_jax.export.shrinking.shrink import NOTHING, Shrinking, shrink
-from taskmoe_jax.export.slice_check import SliceCheck
-from taskmoe_jax.export.union import extract_union
+from taskmoe_jax.export.slice_check import NumberCheck
 from taskmoe_jax.export.verify import Check, Samples
 from taskmoe_jax.models.parameters import parameter_count
 from taskmoe_jax.runs.checkpoint_folders import checkpoint_folder
@@ -59,7 +60,7 @@ class Exported:
   task: str
   folder: str
   parameters: tuple[int, int]
-  check: Check | SliceCheck
+  check: Check | NumberCheck
   bytes: Mapping[str, int]
   seconds: float
   shrunk: Mapping[str, Any]
@@ -96,17 +97,13 @@ def exported_table(exported: Sequence[Exported]) -> rich.table.Table:
   return table
 
 
-def _compared(check: Check | SliceCheck) -> tuple[str, str]:
-  if isinstance(check, SliceCheck):
+def _compared(check: Check | NumberCheck) -> tuple[str, str]:
+  if isinstance(check, NumberCheck):
     return "-", f"{check.numbers / 1e6:.2f}M numbers"
   return (
     f"{check.max_logit_difference:.1e}",
     f"{check.identical_translations}/{check.sentences}",
   )
-
-
-# Whose BLEU is reported, in the order of the table.
-_COMPARED = ("mixture", "bundle")
 
 
 def export(
@@ -161,9 +158,9 @@ def export(
   with rich.progress.Progress(
     *columns, console=console, transient=True
   ) as progress:
-    source = read_source(run, run_dir, step, how, progress)
+    checkpoint = read_checkpoint(run, run_dir, step, how, progress)
     job = _Job(
-      source, writers, load_samples(run_dir), score, overwrite, shrinking
+      checkpoint, writers, load_samples(run_dir), score, overwrite, shrinking
     )
     exported = _export_all(job, groups, folder, progress)
   _report(exported, folder, console)
@@ -187,7 +184,7 @@ def _report(
 class _Job:
   """What all bundles of an export have in common."""
 
-  source: Source
+  checkpoint: LoadedCheckpoint
   formats: Mapping[str, Format]
   samples: Samples
   score: int
@@ -224,28 +221,28 @@ def _export(
   advance: Callable[[str], None],
 ) -> Exported:
   begin = time.perf_counter()
-  source = job.source
-  space = source.run.task_space
+  checkpoint = job.checkpoint
+  space = checkpoint.run.task_space
   pairs = tuple(p for p in space.pairs if space.task_of_pair(p) in tasks)
   served = TaskSpace.from_pairs(pairs, space.task_by)
   # In the order in which the bundle counts them.
   task_ids = tuple(map(space.task_id, served.tasks))
-  params, config, selected = extract_union(
-    source.params, source.run.model, task_ids, len(space.tasks)
+  params, config, selected = extract(
+    checkpoint.params, checkpoint.run.model, task_ids, len(space.tasks)
   )
-  counts = tuple(map(parameter_count, (source.params, params)))
+  counts = (parameter_count(checkpoint.params), parameter_count(params))
   samples = {pair: job.samples[pair] for pair in pairs}
-  scores = known_scores(source.run_dir, source.step)
+  scores = known_scores(checkpoint.run_dir, checkpoint.step)
   scores = {pair: scores[pair] for pair in pairs if pair in scores}
-  about = About(name, source.run_dir, source.step, counts, scores)
+  about = About(name, checkpoint.run_dir, checkpoint.step, counts, scores)
   with bundle.new_folder(folder, overwrite=job.overwrite) as temporary:
-    content = bundle.Content(config, params, served, source.run.vocabulary)
+    content = bundle.Content(config, params, served, checkpoint.run.vocabulary)
     bundle.write_model(temporary, content)
     # What was extracted is not held while what was written is read.
     del params, content
     advance("checking")
-    check = check_bundle(source, temporary, task_ids, selected, samples)
-    texts = texts_to_score(source.run_dir, pairs, job.shrinking.score)
+    check = check_bundle(checkpoint, temporary, task_ids, selected, samples)
+    texts = texts_to_score(checkpoint.run_dir, pairs, job.shrinking.score)
     shrunk = shrink(temporary, job.shrinking, samples, texts)
     if shrunk:
       counts = (counts[0], shrunk["cost"]["parameters"]["after"])
@@ -253,17 +250,18 @@ def _export(
     size = bundle.size_of(temporary)
     formats = _formats(job, temporary, about, samples, advance)
     bleu = _bleu(job, temporary, pairs, advance)
-    manifest = {
-      **describe_origin(about, served),
-      "stacks": describe_stacks(source.run.model, config, selected),
-      "check": {"by": source.checked_by, **dataclasses.asdict(check)},
+    manifest = Manifest.of(
+      about,
+      served,
+      stacks=describe_stacks(checkpoint.run.model, config, selected),
+      check={"by": checkpoint.checked_by, **dataclasses.asdict(check)},
+      bleu=bleu,
+      formats=formats,
       **shrunk,
-      "scores": scores,
-      "bleu": bleu,
-      "formats": formats,
-    }
+    )
     bundle.write_manifest(temporary, manifest)
   advance("done")
+  means = {of: mean_over_pairs(found) for of, found in bleu.items()}
   return Exported(
     name,
     str(folder),
@@ -272,7 +270,7 @@ def _export(
     {"bundle": size, **{of: said["bytes"] for of, said in formats.items()}},
     time.perf_counter() - begin,
     shrunk,
-    bleu=tuple(_average(bleu.get(of)) for of in _COMPARED),
+    bleu=(means.get("mixture"), means.get("bundle")),
   )
 
 
@@ -297,15 +295,11 @@ def _bleu(
   advance: Callable[[str], None],
 ) -> dict[str, dict[str, float]]:
   """BLEU by pair of the mixture, if it is in memory, and of the bundle."""
-  texts = texts_to_score(job.source.run_dir, pairs, job.score)
+  texts = texts_to_score(job.checkpoint.run_dir, pairs, job.score)
   if not texts:
     return {}
   advance("scoring")
   models = {"bundle": bundle.read_model(folder)}
-  if job.source.sums is None:
-    models = {"mixture": job.source.run, **models}
+  if isinstance(job.checkpoint.run, Translator):
+    models = {"mixture": job.checkpoint.run, **models}
   return {name: bleu_by_pair(model, texts) for name, model in models.items()}
-
-
-def _average(bleu: Mapping[str, float] | None) -> float | None:
-  return statistics.fmean(bleu.values()) if bleu else None

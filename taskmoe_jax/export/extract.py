@@ -1,4 +1,4 @@
-"""A task's sub-network: the small model that the mixture is for this task.
+"""Sub-networks: the small model that the mixture is for one task, or several.
 
 Where the task alone decides on the experts, their gates are constants. So the K
 chosen experts of a layer are one feed-forward network of width K·F:
@@ -11,93 +11,69 @@ network it goes into the linear branch.
 
 Where the task decides on M candidates and its tokens among them, a sub-network
 is a mixture of those M: the same router without the other experts, for which
-the task's tokens have no probability at all. It has one task, whose id is 0.
+the task's tokens have no probability at all.
+
+Several tasks share this network where all have the same experts with the same
+gates. Where not, a smaller mixture serves them, and its router is the same
+without the experts that none of them has. That is exact:
+
+- By task, the K best of all experts are the K best of those kept. Their gates
+  are renormalized to sum to 1, so that what is left out does not count.
+- With K = 1 the gate is the probability among all experts itself. So it is
+  folded into a copy of the expert for each task, and a fixed table deals these.
+- By `task_then_token` the tokens choose among the candidates of their task, and
+  all others have no probability.
+- By a fixed table, it deals copies in the order of the tasks.
+
+Layers are scanned, so each keeps as many experts as the one that needs most;
+the others are padded with experts that no task chooses. Task ids are new: the
+positions of the tasks that are kept.
 """
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from taskmoe_jax.errors import TaskMoeError
+from taskmoe_jax.export.selection import (
+  SelectedExperts,
+  reducible_stacks,
+  select,
+)
 from taskmoe_jax.models.config import ModelConfig, StackConfig
-from taskmoe_jax.moe.config import Granularity
-from taskmoe_jax.moe.gates import candidates, select_experts
-from taskmoe_jax.moe.tables import static_experts
+from taskmoe_jax.moe.config import Dispatch, MoeConfig
+from taskmoe_jax.moe.granularity import STATIC
 from taskmoe_jax.runs.lazy_arrays import LazyArray
 
-# In memory, or where they lie in a checkpoint.
+# In memory, or in a checkpoint.
 Weights = Float[Array, "..."] | Float[np.ndarray, "..."] | LazyArray
 
 
-@dataclasses.dataclass(frozen=True)
-class SelectedExperts:
-  """The experts of one task in the MoE layers of a stack.
-
-  Attributes:
-    layers: Which layers of the stack these are, counted from 0.
-    experts: Their ids: K, best first, or those of many, in order.
-    gates: Their weights; None where a router decides still.
-  """
-
-  layers: tuple[int, ...]
-  experts: Int[np.ndarray, "blocks K"]
-  gates: Float[np.ndarray, "blocks K"] | None
-
-
-def reducible_stacks(config: ModelConfig) -> tuple[str, ...]:
-  """Names of the stacks whose experts the task decides on.
-
-  Raises:
-    TaskMoeError: There is none, so there is no sub-network to extract.
-  """
-  reducible = tuple(stacks_routed_by_task(config))
-  if reducible:
-    return reducible
-  raise TaskMoeError(
-    f"no sub-network can be extracted: {how_routed(config)}, and only experts"
-    " that the task decides on can be told before the text is seen. Train with"
-    " ENCODER or DECODER set to 'task', 'static' or 'task_then_token'."
-  )
-
-
-def how_routed(config: ModelConfig) -> str:
-  """Says for an error by what each stack is routed."""
-  stacks = {"encoder": config.encoder, "decoder": config.decoder}
-  return " and ".join(
-    f"the {name} "
-    + (f"is routed by {stack.moe.granularity}" if stack.moe else "is dense")
-    for name, stack in stacks.items()
-  )
-
-
 def extract(
-  params: PyTree, config: ModelConfig, task_id: int, num_tasks: int
+  params: PyTree, config: ModelConfig, task_ids: Sequence[int], num_tasks: int
 ) -> tuple[PyTree, ModelConfig, dict[str, SelectedExperts]]:
-  """Extracts one task's sub-network.
+  """Extracts the sub-network of one task, or of several.
 
-  Stacks that the task does not route are kept whole.
+  Stacks whose experts the text decides on are kept whole.
 
   Args:
-    params: Of the mixture; not changed. Experts may be `LazyArray`s: only
-      those chosen are read, and those of stacks that are kept are not.
-    config: Of the mixture.
-    task_id: The task.
+    params: The mixture's parameters; not changed. Experts may be `LazyArray`s:
+      only those chosen are read, and those of stacks that are kept are not.
+    config: The mixture's config.
+    task_ids: The tasks; their new ids are their positions.
     num_tasks: R, of the mixture's task space.
 
   Returns:
-    Parameters and config of the sub-network, whose only task has the id 0, and
-    the experts it is made of, by stack.
+    Parameters and config of the sub-network, and the experts it has, by stack.
   """
   params, selected = dict(params), {}
   for name in reducible_stacks(config):
     stack: StackConfig = getattr(config, name)
-    chosen = select(params[name], stack, task_id, num_tasks)
-    small = reduced_config(stack)
-    params[name] = reduce_stack(params[name], stack, small, chosen, (task_id,))
+    selections = [select(params[name], stack, i, num_tasks) for i in task_ids]
+    chosen, small = _shared_experts(stack, selections)
+    params[name] = reduce_stack(params[name], stack, small, chosen, task_ids)
     selected[name] = chosen
     config = dataclasses.replace(config, **{name: small})
   return params, config, selected
@@ -105,13 +81,14 @@ def extract(
 
 def reduced_config(stack: StackConfig) -> StackConfig:
   """What a stack becomes for one task: dense, or a mixture of candidates."""
-  if stack.moe.granularity.by_task:
-    width = stack.moe.num_selected * stack.moe.expert_mlp_dim
+  moe = stack.require_moe()
+  if moe.granularity.by_task:
+    width = moe.num_selected * moe.expert_mlp_dim
     return StackConfig(
       num_layers=stack.num_layers, mlp_dims=(*stack.mlp_dims, width)
     )
-  moe = dataclasses.replace(stack.moe, num_experts=stack.moe.num_candidates)
-  return dataclasses.replace(stack, moe=moe)
+  small = dataclasses.replace(moe, num_experts=moe.num_candidates)
+  return dataclasses.replace(stack, moe=small)
 
 
 def reduce_stack(
@@ -124,7 +101,7 @@ def reduce_stack(
   """Makes the parameters of a smaller stack.
 
   Args:
-    weights: Of the stack; not changed.
+    weights: The stack's parameters; not changed.
     stack: Its config.
     small: What it becomes: dense, or with fewer experts.
     chosen: Which experts it keeps; with gates, if these are to be folded in.
@@ -145,54 +122,6 @@ def reduce_stack(
       weights["task_table"] = table[np.asarray(task_ids)]
   weights["blocks"] = {**weights["blocks"], last: layer}
   return weights
-
-
-def experts_of_task(
-  params: PyTree,
-  config: ModelConfig,
-  task_id: int,
-  num_tasks: int,
-  *,
-  with_gate: bool = True,
-) -> dict[str, SelectedExperts]:
-  """The experts that a task decides on, by stack; see `extract`.
-
-  Args:
-    params: Of the mixture; of these `router_paths` says which are read.
-    config: Of the mixture.
-    task_id: The task.
-    num_tasks: R, of the mixture's task space.
-    with_gate: Whether to ask routers with a learned gate too, or those with a
-      fixed table alone, which need no parameters.
-  """
-  return {
-    name: select(params.get(name, {}), stack, task_id, num_tasks)
-    for name, stack in stacks_routed_by_task(config).items()
-    if with_gate or not stack.moe.granularity.has_gate
-  }
-
-
-def router_paths(config: ModelConfig) -> tuple[tuple[str, ...], ...]:
-  """Paths of the parameters that `experts_of_task` reads."""
-  paths = []
-  for name, stack in stacks_routed_by_task(config).items():
-    if stack.moe.granularity.has_gate:
-      by_task = stack.moe.granularity is Granularity.TASK
-      layer = stack.moe_layer
-      gate = "table" if by_task else "task_gate"
-      paths.append((name, "task_table"))
-      paths.append((name, "blocks", layer, "moe", "router", gate))
-  return tuple(paths)
-
-
-def stacks_routed_by_task(config: ModelConfig) -> dict[str, StackConfig]:
-  """The stacks whose experts a task decides on, by name; perhaps none."""
-  stacks = {"encoder": config.encoder, "decoder": config.decoder}
-  return {
-    name: stack
-    for name, stack in stacks.items()
-    if stack.moe is not None and stack.moe.granularity.has_sub_network
-  }
 
 
 def slice_experts(
@@ -254,28 +183,66 @@ def take_experts(
   return jax.vmap(lambda w, index: w[index])(weights, chosen)
 
 
-def select(
-  weights: Mapping, stack: StackConfig, task_id: int, num_tasks: int
-) -> SelectedExperts:
-  """Evaluates what a task's router says, with its own functions."""
-  moe, size = stack.moe, stack.block_size
-  layers = tuple(range(size - 1, stack.num_layers, size))
-  if moe.granularity is Granularity.STATIC:
-    table = static_experts(num_tasks, moe.num_experts, moe.num_selected)
-    experts = np.tile(table[task_id], (stack.num_blocks, 1))
-    gates = np.full(experts.shape, 1.0 / moe.num_selected, np.float32)
-    return SelectedExperts(layers, experts, gates)
-  router = weights["blocks"][f"layer_{size - 1}"]["moe"]["router"]
-  by_task = moe.granularity is Granularity.TASK
-  scores = jnp.einsum(
-    "d,bde->be",
-    weights["task_table"][task_id],
-    router["table" if by_task else "task_gate"],
-    precision=jax.lax.Precision.HIGHEST,
+def _shared_experts(
+  stack: StackConfig, selections: Sequence[SelectedExperts]
+) -> tuple[SelectedExperts, StackConfig]:
+  """The experts that serve all of these, and the config of their stack."""
+  first, moe = selections[0], stack.require_moe()
+  if all(_agree(first, other) for other in selections):
+    return first, reduced_config(stack)
+  by_table = not moe.granularity.has_gate
+  if by_table or (moe.granularity.by_task and moe.num_selected == 1):
+    experts = np.concatenate(
+      [selection.experts for selection in selections], axis=1
+    )
+    gates = np.concatenate(
+      [selection.gates for selection in selections], axis=1
+    )
+    chosen = SelectedExperts(first.layers, experts, None if by_table else gates)
+    small = _dealt_by_table(moe, experts.shape[1])
+  else:
+    experts = _padded_union(selections, moe.num_experts)
+    chosen = SelectedExperts(first.layers, experts, None)
+    small = dataclasses.replace(moe, num_experts=experts.shape[1])
+  return chosen, dataclasses.replace(stack, moe=small)
+
+
+def _agree(one: SelectedExperts, other: SelectedExperts) -> bool:
+  if one.gates is None or other.gates is None:
+    same_gates = one.gates is other.gates
+  else:
+    same_gates = np.array_equal(one.gates, other.gates)
+  return same_gates and np.array_equal(one.experts, other.experts)
+
+
+def _padded_union(
+  selections: Sequence[SelectedExperts], num_experts: int
+) -> Int[np.ndarray, "blocks M"]:
+  """The experts of each block, filled up to one number with others.
+
+  In ascending order, so that ties are decided as they were.
+  """
+  together = np.concatenate(
+    [selection.experts for selection in selections], axis=1
   )
-  if by_task:
-    gates, experts, _ = select_experts(scores, moe.num_selected)
-    return SelectedExperts(layers, np.asarray(experts), np.asarray(gates))
-  # In ascending order, so that ties are decided as they were.
-  experts = np.sort(candidates(scores, moe.num_candidates), axis=-1)
-  return SelectedExperts(layers, experts, None)
+  wanted = [np.unique(row) for row in together]
+  most = max(map(len, wanted))
+  filled = [
+    [*row, *np.setdiff1d(np.arange(num_experts), row)][:most] for row in wanted
+  ]
+  return np.sort(filled, axis=1).astype(np.int32)
+
+
+def _dealt_by_table(moe: MoeConfig, num_experts: int) -> MoeConfig:
+  """A fixed table, by which task r has experts rK to rK + K - 1."""
+  return MoeConfig(
+    granularity=STATIC,
+    num_experts=num_experts,
+    num_selected=moe.num_selected,
+    expert_mlp_dim=moe.expert_mlp_dim,
+    dispatch=Dispatch.AUTO,
+    capacity_factor=moe.capacity_factor,
+    group_size=moe.group_size,
+    balance_loss_weight=0.0,
+    z_loss_weight=0.0,
+  )

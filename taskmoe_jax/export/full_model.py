@@ -8,6 +8,7 @@ import rich.console
 from etils import epath
 
 from taskmoe_jax.bundles import bundle
+from taskmoe_jax.bundles.manifest import About, Manifest
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.export.run_texts import known_scores, texts_to_score
@@ -61,34 +62,29 @@ def export_whole(
     said = shrink(temporary, shrinking, load_samples(run_dir), texts)
     size = parameter_count(model.params)
     kept = said["cost"]["parameters"]["after"] if said else size
-    manifest = _describe(model, run_dir, step, (size, kept))
-    bundle.write_manifest(temporary, {**manifest, **said})
+    manifest = _manifest(model, run_dir, step, (size, kept))
+    bundle.write_manifest(temporary, manifest.with_entries(**said))
   if said:
     console.print(shrunk_table({WHOLE: said}))
   console.print(f"bundle in {folder}", highlight=False, soft_wrap=True)
   return said
 
 
-def _describe(
+def _manifest(
   model: Translator,
   run_dir: epath.PathLike,
   step: int,
   parameters: tuple[int, int],
-) -> dict[str, Any]:
-  space = model.task_space
+) -> Manifest:
   unreduced = {"reduced": False, "reason": "the model is kept whole"}
-  return {
-    "task": WHOLE,
-    "tasks": list(space.tasks),
-    "pairs": list(space.pairs),
-    "task_by": str(space.task_by),
-    "source": {"run": str(run_dir), "step": step},
-    "parameters": dict(zip(("mixture", "bundle"), parameters, strict=True)),
-    "stacks": {"encoder": unreduced, "decoder": unreduced},
-    "check": {"by": "bits", "numbers": parameters[0]},
-    "scores": known_scores(run_dir, step),
-    "formats": {},
-  }
+  scores = known_scores(run_dir, step)
+  return Manifest.of(
+    About(WHOLE, str(run_dir), step, parameters, scores),
+    model.task_space,
+    stacks={"encoder": unreduced, "decoder": unreduced},
+    check={"by": "bits", "numbers": parameters[0]},
+    formats={},
+  )
 
 
 def _check_written(folder: epath.Path, model: Translator) -> None:

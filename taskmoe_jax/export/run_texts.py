@@ -1,9 +1,11 @@
 """Text that a run has kept, and the scores of its evaluations."""
 
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 
 from etils import epath
 
+from taskmoe_jax.bundles.manifest import Manifest
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.evaluate.results import RESULTS, read_results, read_text
@@ -52,15 +54,20 @@ def bleu_by_pair(
   return {pair: scores["bleu"] for pair, scores in found.items()}
 
 
+def mean_over_pairs(scores: Mapping[str, float]) -> float:
+  """The mean of scores by pair, each of which counts alike."""
+  return statistics.fmean(scores.values())
+
+
 def samples_for(
-  folder: epath.Path, manifest: dict, run_dir: epath.PathLike | None
+  folder: epath.Path, manifest: Manifest, run_dir: epath.PathLike | None
 ) -> Samples:
   """Sentences of a bundle's pairs, which its run has kept.
 
   Raises:
     TaskMoeError: The run is not there, or is another.
   """
-  run = epath.Path(run_dir or manifest["source"]["run"])
+  run = epath.Path(run_dir or manifest.source.run)
   if not (run / "samples.json").exists():
     raise TaskMoeError(
       f"the run {str(run)!r} that the bundle {str(folder)!r} is from is not"
@@ -68,13 +75,13 @@ def samples_for(
       " --run_dir to where it is."
     )
   samples = load_samples(run)
-  missing = [pair for pair in manifest["pairs"] if pair not in samples]
+  missing = [pair for pair in manifest.pairs if pair not in samples]
   if missing:
     raise TaskMoeError(
       f"the run {str(run)!r} has no sentences of {', '.join(missing)}, which"
       f" the bundle {str(folder)!r} translates. Set --run_dir to its run."
     )
-  return {pair: samples[pair] for pair in manifest["pairs"]}
+  return {pair: samples[pair] for pair in manifest.pairs}
 
 
 def texts_to_score(

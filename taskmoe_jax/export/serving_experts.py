@@ -11,7 +11,7 @@ from etils import epath
 from flax import linen as nn
 from jaxtyping import PyTree
 
-from taskmoe_jax.export.extract import (
+from taskmoe_jax.export.selection import (
   SelectedExperts,
   experts_of_task,
   router_paths,
@@ -19,7 +19,6 @@ from taskmoe_jax.export.extract import (
 from taskmoe_jax.models import parameters
 from taskmoe_jax.models.config import ModelConfig
 from taskmoe_jax.models.transformer import Transformer
-from taskmoe_jax.moe.config import Granularity
 from taskmoe_jax.runs.checkpoint_folders import checkpoint_folder
 from taskmoe_jax.task_space import TaskSpace
 
@@ -116,7 +115,7 @@ def print_experts(
       line = "dense"
     elif not stack.moe.granularity.has_sub_network:
       line = (
-        f"each {_DECIDES[stack.moe.granularity]} chooses among all"
+        f"each {stack.moe.granularity.unit} chooses among all"
         f" {stack.moe.num_experts} experts"
       )
     elif not decided:
@@ -132,13 +131,6 @@ def print_experts(
     )
     if decided:
       console.print(_table(name, by_task))
-
-
-_DECIDES = {
-  Granularity.TOKEN: "token",
-  Granularity.SENTENCE: "sentence",
-  Granularity.WORD: "word of the vocabulary",
-}
 
 
 def _table(stack: str, by_task: ByTask) -> rich.table.Table:

@@ -27,8 +27,10 @@ from jaxtyping import PyTree
 from taskmoe_jax.bundles.arrays import WrittenArrays
 from taskmoe_jax.bundles.bundle import opened_arrays
 from taskmoe_jax.errors import TaskMoeError
-from taskmoe_jax.export.extract import SelectedExperts, folded_into
+from taskmoe_jax.export.extract import folded_into
+from taskmoe_jax.export.selection import SelectedExperts
 from taskmoe_jax.models.config import ModelConfig, StackConfig
+from taskmoe_jax.moe.granularity import STATIC
 from taskmoe_jax.runs.checkpoint_items import checksum
 from taskmoe_jax.runs.lazy_arrays import LazyArray, damaged
 
@@ -39,7 +41,7 @@ Sums = dict[str, int]
 
 
 @dataclasses.dataclass(frozen=True)
-class SliceCheck:
+class NumberCheck:
   """How a bundle compared to a checkpoint, number by number.
 
   Attributes:
@@ -62,7 +64,7 @@ def sums_of_checkpoint(
   """Reads all of a checkpoint, and compares it with what was trained.
 
   Args:
-    params: See `stored.read_lazy_params`.
+    params: See `lazy_arrays.read_lazy_params`.
     folder: Of the checkpoint, for the error.
     advance: Told how many bytes were read, again and again.
 
@@ -90,19 +92,19 @@ def sums_of_checkpoint(
   return sums
 
 
-def verify_slices(
+def compare_numbers(
   folder: epath.Path,
   params: PyTree,
   model: ModelConfig,
   task_ids: tuple[int, ...],
   selected: Mapping[str, SelectedExperts],
   sums: Sums,
-) -> SliceCheck:
+) -> NumberCheck:
   """Compares all numbers of a bundle with those of a checkpoint.
 
   Args:
     folder: Of the bundle.
-    params: Of the mixture, see `stored.read_lazy_params`.
+    params: Of the mixture, see `lazy_arrays.read_lazy_params`.
     model: Of the mixture.
     task_ids: Of the bundle's tasks, in the mixture.
     selected: The experts that it has, by stack.
@@ -131,7 +133,7 @@ def verify_slices(
       f" in float64, they differ by {difference:.1e} (at most"
       f" {_GATE_TOLERANCE:.0e} is rounding). Nothing was written."
     )
-  return SliceCheck(len(written.names), numbers, difference)
+  return NumberCheck(len(written.names), numbers, difference)
 
 
 def _sum_of(array: np.ndarray) -> int:
@@ -155,49 +157,52 @@ def _same(
   sums: Sums,
 ) -> bool:
   """Whether an array of a bundle is what becomes of the checkpoint's."""
-  source = flat.get(name)
-  if chosen is None and isinstance(source, LazyArray):
+  original = flat.get(name)
+  if chosen is None and isinstance(original, LazyArray):
     # Kept: one expert after the other.
-    return written.shape(name) == source.shape and all(
-      _sum_of(written.read(name, source.shape[2:], index)) == sums[piece]
-      for index, piece in enumerate(_names(source))
+    return written.shape(name) == original.shape and all(
+      _sum_of(written.read(name, original.shape[2:], index)) == sums[piece]
+      for index, piece in enumerate(_names(original))
     )
   array = written.read(name)
   if chosen is not None:
-    if name.endswith("/task_table"):
-      return np.array_equal(array, source[list(task_ids)])
-    if "/moe/router/" in name:
-      rows = zip(source, chosen.experts, strict=True)
-      return np.array_equal(array, [row[..., kept] for row, kept in rows])
-    if source is None or isinstance(source, LazyArray):
-      stored = flat[name.replace("/mlp/", "/moe/experts/")]
-      folder, matrix = stored.path.rsplit("/", 1)
+    if original is None or isinstance(original, LazyArray):
+      experts = flat[name.replace("/mlp/", "/moe/experts/")]
+      assert isinstance(experts, LazyArray)
+      folder, matrix = experts.path.rsplit("/", 1)
       gated = ("wi_1",) if f"{folder}/wi_1" in flat else ()
       fold = chosen.gates is not None and matrix in folded_into(gated)
-      return _same_experts(array, stored, chosen, sums, fold=fold)
-  return array.shape == source.shape and _sum_of(array) == sums[name]
+      return _same_experts(array, experts, chosen, sums, fold=fold)
+    if name.endswith("/task_table"):
+      return np.array_equal(array, original[list(task_ids)])
+    if "/moe/router/" in name:
+      rows = zip(original, chosen.experts, strict=True)
+      return np.array_equal(array, [row[..., kept] for row, kept in rows])
+  if original is None:
+    return False
+  return array.shape == original.shape and _sum_of(array) == sums[name]
 
 
 def _same_experts(
   array: np.ndarray,
-  stored: LazyArray,
+  original: LazyArray,
   chosen: SelectedExperts,
   sums: Sums,
   *,
   fold: bool,
 ) -> bool:
-  """Whether merged or sliced experts are those of the checkpoint."""
+  """Whether merged or selected experts are those of the checkpoint."""
   for block, experts in enumerate(chosen.experts):
     parts = array[block]
-    if array.ndim == stored.ndim - 1:
+    if array.ndim == original.ndim - 1:
       # Side by side along the hidden axis, each F wide.
-      axis = 0 if stored.path.endswith("/wo") else 1
+      axis = 0 if original.path.endswith("/wo") else 1
       parts = np.split(parts, len(experts), axis=axis)
     for place, expert in enumerate(experts):
-      piece = stored.piece(block, int(expert))
-      if _sum_of(piece) != sums[f"{stored.path}[{block},{expert}]"]:
+      piece = original.piece(block, int(expert))
+      if _sum_of(piece) != sums[f"{original.path}[{block},{expert}]"]:
         return False
-      if fold:
+      if fold and chosen.gates is not None:
         piece = piece * np.sqrt(chosen.gates[block, place])
       if not np.array_equal(parts[place], piece):
         return False
@@ -211,22 +216,26 @@ def gate_difference(
   chosen: SelectedExperts,
 ) -> float:
   """Largest difference from gates in float64; infinite for other experts."""
-  moe = stack.moe
+  moe = stack.require_moe()
   if not moe.granularity.has_gate:
+    if moe.granularity != STATIC:
+      # A table from outside the package has no second definition to compare.
+      return 0.0
     dealt = [
       (task * moe.num_selected + place) % moe.num_experts
       for task in task_ids
       for place in range(moe.num_selected)
     ]
-    kept = chosen.experts
+    experts = chosen.experts
     # Tasks that agree are served by one of them.
-    same = np.array_equal(kept, np.tile(dealt[: kept.shape[1]], (len(kept), 1)))
+    first = dealt[: experts.shape[1]]
+    same = np.array_equal(experts, np.tile(first, (len(experts), 1)))
     return 0.0 if same else float("inf")
   layer = weights["blocks"][stack.moe_layer]["moe"]["router"]
   by_task = moe.granularity.by_task
   number = moe.num_selected if by_task else moe.num_candidates
   differences = [0.0]
-  for block, gate in enumerate(layer["table" if by_task else "task_gate"]):
+  for block, gate in enumerate(layer[moe.granularity.task_gate]):
     for place, task in enumerate(task_ids):
       scores = weights["task_table"][task].astype(float) @ gate.astype(float)
       best = np.argsort(-scores, kind="stable")[:number]

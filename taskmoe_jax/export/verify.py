@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +15,13 @@ from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.models.config import ComputeDtype
 from taskmoe_jax.models.transformer import Batch, Transformer
 from taskmoe_jax.task_space import split_pair
-from taskmoe_jax.vocabulary import EOS_ID, PAD_ID, Vocabulary
+from taskmoe_jax.vocabulary import EOS_ID, PAD_ID, Vocabulary, right_shift
 
 # Largest difference of two logits that is rounding, in float32.
 TOLERANCE = 1e-4
 ROWS = 16
 
-Samples = dict[str, Sequence[tuple[str, str]]]
+Samples = Mapping[str, Sequence[tuple[str, str]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +152,6 @@ def reference_batch(
   targets = padded([[*ids, EOS_ID] for ids in targets], ROWS)
   return {
     "encoder_input_tokens": sources,
-    "decoder_input_tokens": np.pad(targets, ((0, 0), (1, 0)))[:, :-1],
+    "decoder_input_tokens": right_shift(targets),
     "decoder_loss_weights": (targets != PAD_ID).astype(np.float32),
   }

@@ -1,4 +1,4 @@
-"""Notices when another process of the job has ended or fallen silent."""
+"""Detects that another process of the job has ended or stopped responding."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-# The exit status of a process that stops because another one did.
+# The exit status of a process that stops because another one did, or hangs.
 LOST = 76
 
 _BEATS = "taskmoe/beats/"
@@ -21,13 +21,13 @@ _REASON = f"{_STOPPED}reason"
 class HostWatch(threading.Thread):
   """A thread that ends this process soon after another one has ended.
 
-  Process 0 listens to all others, and they to it, through the key-value store
-  of `jax.distributed`, which lives in process 0: if that one dies, the store
-  does not answer any more. Whoever stops says why, if it still can.
+  Process 0 monitors all others, and they monitor it, through the key-value
+  store of `jax.distributed`, which is in process 0: if that one dies, the store
+  no longer answers. A process that stops says why, if it still can.
 
   It ends the process at once (`os._exit`), since the main thread may be in a
-  collective that nobody will ever complete; a checkpoint that is being written
-  stays unfinished, as after a kill.
+  collective that will never complete; a checkpoint that is being written stays
+  unfinished, as after a kill.
   """
 
   def __init__(
@@ -44,13 +44,13 @@ class HostWatch(threading.Thread):
     """Prepares the thread.
 
     Args:
-      client: Of the key-value store.
+      client: The client of the key-value store.
       name: This process, in messages.
-      silence_seconds: After which a process that does not beat is given up.
-      process_id: JAX's, unless given.
-      num_processes: JAX's, unless given.
+      silence_seconds: Time without a beat after which a process counts as lost.
+      process_id: The id of this process; JAX's unless given.
+      num_processes: The number of processes; JAX's unless given.
       end: Called with the reason instead of ending the process.
-      clock: Seconds, from any beginning.
+      clock: Seconds, from any starting point.
     """
     super().__init__(name="host watch", daemon=True)
     self._client = client
@@ -64,7 +64,7 @@ class HostWatch(threading.Thread):
     self._stopped = threading.Event()
     self._found = threading.Event()
     self._beat = 0
-    # The last beat of each, when it was new, and what its process is called.
+    # For each process, its last beat and when that was first seen.
     self._heard: dict[str, tuple[str, float]] = {}
     self._begin = clock()
 
@@ -72,18 +72,18 @@ class HostWatch(threading.Thread):
     self._stopped.set()
 
   def tell(self, reason: str) -> None:
-    """Lets the others know why this process stops."""
+    """Tells the others why this process stops."""
     self.stop()
     try:
       self._client.key_value_set(_REASON, reason, allow_overwrite=False)
     except Exception:
-      return  # Another was first, or nobody is there.
+      return  # Another was first, or the store is gone.
     if self._id == 0:
-      # The store ends with this process: time for the others to read it.
+      # The store ends with this process: the others need time to read it.
       time.sleep(2 * self._interval)
 
   def wait_for_reason(self) -> None:
-    """Waits until this thread has had the time to find what went wrong."""
+    """Waits until this thread has had time to find out what went wrong."""
     self._found.wait(2 * self._interval)
 
   def run(self) -> None:
@@ -127,7 +127,7 @@ class HostWatch(threading.Thread):
       elif now - since > self._silence:
         name = before.partition(" ")[2] or f"process {process}"
         reason = f"{name} has been silent for {now - since:.0f} s"
-        # Another may have told why already.
+        # Another process may already have said why.
         with contextlib.suppress(Exception):
           self._client.key_value_set(_REASON, reason)
         time.sleep(2 * self._interval)
@@ -137,7 +137,7 @@ class HostWatch(threading.Thread):
   def _end_process(self, reason: str) -> None:
     print(
       f"taskmoe: error: {self._process} stops, since {reason}. Start the job"
-      " again, on the same or another number of hosts: it goes on from its last"
+      " again, on the same or another number of hosts: it resumes from its last"
       " checkpoint.",
       file=sys.stderr,
       flush=True,

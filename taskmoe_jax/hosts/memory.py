@@ -1,4 +1,4 @@
-"""How much of the host's memory there is, and what becomes of what is freed."""
+"""The memory of the host: how much is available; keeping freed blocks."""
 
 import ctypes
 import pathlib
@@ -10,26 +10,25 @@ _NEVER = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-  """Makes malloc keep large blocks that are freed, for the next that ask.
+  """Makes malloc keep large blocks that are freed, to reuse them.
 
   On a CPU, JAX allocates the arrays of every step anew. glibc gives large
   blocks back to the kernel as soon as they are freed, and the kernel hands out
   zeroed pages one by one when they are touched again: with the 64 MB of
   gradients of a 32-expert layer that took as long as its matrix products (32 ms
-  a step; 4 ms with this). The price is that the process keeps the most memory
-  that it ever needed. Threads that have asked for memory before keep heaps of
-  their own, which shrink: call it before the first computation.
+  a step; 4 ms with this). The price is that the process keeps its peak memory.
+  Threads that have allocated memory before keep their own heaps, which shrink:
+  call it before the first computation.
 
   Returns:
-    Whether the C library has such a setting: glibc's has.
+    Whether the C library has such a setting: glibc does.
   """
   try:
     mallopt = ctypes.CDLL(None).mallopt
   except (AttributeError, OSError, TypeError):
     return False
-  # Never a mapping of its own for a block, and never a shorter heap; and one
-  # heap for all threads, since those of other threads are given back whatever
-  # is asked for.
+  # Never a separate mapping for a block, and never a shorter heap; and one heap
+  # for all threads, since those of other threads are always given back.
   return bool(
     mallopt(_M_MMAP_MAX, 0)
     and mallopt(_M_TRIM_THRESHOLD, _NEVER)
@@ -38,9 +37,9 @@ def keep_freed_memory() -> bool:
 
 
 def available_memory(root: pathlib.Path = pathlib.Path("/")) -> int | None:
-  """Bytes that this process can still have; None where nobody says (not Linux).
+  """Bytes that this process can still allocate; None if unknown (not Linux).
 
-  What the kernel thinks available, or what the container may still take.
+  What the kernel reports as available, or the rest of the container's limit.
 
   Args:
     root: Where /proc and /sys are.

@@ -3,10 +3,10 @@
 Every process runs the same program; JAX joins their devices into one mesh.
 Process 0 alone prints and writes what is not sharded. Whatever ends one
 process ends all: the others would wait for it in the next collective for ever.
-So each process tells the others that it lives, and a process that fails or
-falls silent makes all stop within a bounded time, with one line that names it
-and its host. The job then goes on from the last checkpoint when it is started
-again, on as many hosts as there are.
+So each process tells the others that it is alive, and a process that fails or
+stops responding makes all stop within a bounded time, with one line that names
+it and its host. When the job is started again, on any number of hosts, it
+resumes from the last checkpoint.
 """
 
 import contextlib
@@ -25,10 +25,10 @@ from jax._src import distributed
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.hosts.liveness import HostWatch
 
-# Training a vocabulary, or the text of a mixture, may take as long.
+# Training a vocabulary, or reading a mixture, may take this long.
 _PATIENCE_MS = 6 * 3600 * 1000
-# What JAX says where there is no cluster, or where this program was using its
-# devices before, as somebody who calls us from Python may.
+# What JAX says where there is no cluster, or where the program has already used
+# its devices, as a Python program that calls us may have.
 _ALONE = ("coordinator_address should be defined", "before any JAX calls")
 
 
@@ -43,7 +43,7 @@ def here() -> str:
 
 
 def console(given: rich.console.Console | None) -> rich.console.Console:
-  """Where to print: process 0 as told, all others nowhere."""
+  """Where to print: process 0 to the given console, all others nowhere."""
   if is_first():
     return given or rich.console.Console()
   return rich.console.Console(quiet=True)
@@ -59,18 +59,19 @@ def connected(
 ) -> Iterator[None]:
   """Joins the processes of the job; must come before any use of a device.
 
-  On TPU pods, GKE, Slurm and Open MPI all of it is found out by JAX; elsewhere
-  the three arguments say it. A process of no cluster stays alone.
+  On TPU pods, GKE, Slurm and Open MPI, JAX finds the others; elsewhere the
+  three arguments name them. A process outside a cluster stays alone.
 
   An error in this process ends the others as well, and this one without
   waiting for them.
 
   Args:
-    coordinator: `host:port` of process 0, as all hosts can reach it.
-    num_processes: Of the whole job; 1 means that this process is alone,
-      whatever cluster it is in.
-    process_id: From 0.
-    silence_seconds: After which a process that says nothing is given up.
+    coordinator: `host:port` of process 0, reachable from all hosts.
+    num_processes: Number of processes of the job; 1 means that this process is
+      alone, whatever cluster it is in.
+    process_id: The id of this process, from 0.
+    silence_seconds: Time after which a process that does not respond counts as
+      lost.
 
   Raises:
     TaskMoeError: The arguments do not make sense together, or the others
@@ -94,18 +95,18 @@ def connected(
 
 
 def _part(watch: HostWatch, error: BaseException) -> None:
-  """Says why this process stops, to the user and to the others, and stops."""
+  """Tells the user and the others why this process stops, and stops."""
   if isinstance(error, TaskMoeError):
     reason, status = str(error).splitlines()[0], 2
   else:
-    # An error in a collective is most often the end of another process: then
-    # that one, or the silence after it, says more.
+    # An error in a collective most often means that another process has ended,
+    # whose reason says more.
     watch.wait_for_reason()
     traceback.print_exception(error)
     reason, status = f"{type(error).__name__}: {error}".splitlines()[0], 1
   print(f"taskmoe: error: {here()}: {reason}", file=sys.stderr, flush=True)
   watch.tell(f"{here()} stopped: {reason}")
-  # The orderly way out would wait for processes that will never come.
+  # A normal exit would wait for processes that will never come.
   os._exit(status)
 
 
@@ -120,7 +121,7 @@ def _initialize(
   if num_processes == 1:
     return False
   if any(value is not None for value in given):
-    if None in given:
+    if coordinator is None or num_processes is None or process_id is None:
       raise TaskMoeError(
         f"--coordinator={coordinator}, --num_processes={num_processes} and"
         f" --process_id={process_id} belong together. Set all three, or none"
@@ -136,13 +137,13 @@ def _initialize(
         f"coordinator {coordinator!r} has no port. Set --coordinator to"
         " HOST:PORT of process 0."
       )
-  # On a CPU programs of several threads may overtake each other, and so would
+  # On a CPU, programs of several threads may overtake each other, and so would
   # their collectives; elsewhere this changes nothing.
   jax.config.update("jax_cpu_enable_async_dispatch", False)
   try:
     jax.distributed.initialize(
       *given,
-      # We are the first to notice, and can say it more clearly.
+      # `HostWatch` notices first, and its message is clearer.
       heartbeat_timeout_seconds=int(3 * silence_seconds),
       shutdown_timeout_seconds=int(3 * silence_seconds),
     )
@@ -151,7 +152,7 @@ def _initialize(
       jax.config.update("jax_cpu_enable_async_dispatch", True)
       return False
     raise TaskMoeError(
-      "the processes of this job do not find each other:"
+      "the processes of this job cannot reach each other:"
       f" {str(error).splitlines()[0]}. Set --coordinator, --num_processes and"
       " --process_id, or --num_processes=1 for this process alone."
     ) from error
@@ -161,8 +162,8 @@ def _initialize(
 def _client():
   """JAX's key-value store and barriers, for which it has no public name.
 
-  Orbax uses them in the same way. Unlike collectives they wait as long as they
-  are told, and fail when they are told.
+  Orbax uses them in the same way. Unlike collectives they wait as long as we
+  say, and then fail.
   """
   return distributed.global_state.client
 
@@ -171,9 +172,9 @@ _barriers = itertools.count()
 
 
 def wait_for_all(name: str) -> None:
-  """Returns when all processes have come here; the name is for messages."""
+  """Returns when all processes have called it; the name is for messages."""
   if jax.process_count() > 1:
-    # A name is good for once; all processes count alike.
+    # A name can be used once; all processes count alike.
     number = next(_barriers)
     _client().wait_at_barrier(f"taskmoe/{number}/{name}", _PATIENCE_MS)
 
@@ -186,15 +187,15 @@ def first_does(name: str, function: Callable[[], object]) -> None:
 
 
 def check_agreement(name: str, values: Mapping[str, str]) -> None:
-  """Refuses to go on if a process has other values than process 0.
+  """Refuses to continue if a process has other values than process 0.
 
   Args:
-    name: Of this check; each has its own.
+    name: The name of this check; each needs a different one.
     values: What must be the same everywhere, such as the recipe; texts may be
       long, and the first lines that differ are shown.
 
   Raises:
-    TaskMoeError: In the process that differs; which ends all.
+    TaskMoeError: In the process that differs, which ends all.
   """
   if jax.process_count() == 1:
     return

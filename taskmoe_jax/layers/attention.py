@@ -1,7 +1,7 @@
 """Multi-head attention, and T5's relative position bias.
 
-Keys and values are made apart from attending to them, so that decoding keeps
-both: those of earlier steps, and those of the source, which are made once.
+Keys and values are computed separately from attention, so that decoding can
+cache both: those of earlier steps, and those of the source, computed once.
 """
 
 import functools
@@ -30,7 +30,7 @@ class KeysValues:
   values: jax.Array
 
   def remembered(self) -> "KeysValues":
-    """The same as `[B, N, L, H]`, as the products of decoding steps read it."""
+    """The same as `[B, N, L, H]`, the layout that decoding steps read."""
     return jax.tree.map(lambda x: jnp.swapaxes(x, 1, 2), self)
 
 
@@ -38,11 +38,11 @@ class KeysValues:
 class Past:
   """Keys and values `[B, N, T, M, H]` of M hypotheses of each of B sentences.
 
-  Hypothesis m of step t has its place for good. When hypotheses change places,
-  as those of a beam do at every step, nothing is moved: it is only noted which
-  place each one's earlier tokens have, and a mask hides the others. M times as
-  many logits cost less than the copies would, and products of M rows are better
-  than M products of one.
+  Hypothesis m of step t keeps its slot. When hypotheses are reordered, as those
+  of a beam are at every step, nothing is moved: `places` records the slots of
+  each one's earlier tokens, and a mask hides the others. M times as many logits
+  cost less than the copies would, and one product of M rows is faster than M
+  products of one row.
   """
 
   keys: jax.Array
@@ -123,7 +123,7 @@ class Attention(nn.Module):
     """Attends from `x` to the memory wherever the mask allows it.
 
     Args:
-      x: What asks.
+      x: What attends.
       memory: Keys and values of what is attended to.
       mask: True where position T may see position S.
       bias: Added to the logits: the relative position bias.
@@ -158,10 +158,10 @@ class Attention(nn.Module):
     """Attends from one token of each of M hypotheses.
 
     Args:
-      x: What asks.
+      x: What attends.
       memory: Keys and values `[B, N, S, H]`.
       mask: True where a hypothesis may see place S.
-      bias: Added to the logits, alike for all: they stand at one position.
+      bias: Added to the logits, the same for all: they are at one position.
     """
     query = jnp.einsum("bmd,dnh->bnmh", x, self.query)
     logits = jnp.einsum(
@@ -193,11 +193,11 @@ def relative_position_buckets(
   on a boundary, which an accelerator's logarithm may put on either side.
 
   Args:
-    distance: Position attended to, minus position that asks.
-    bidirectional: Encoder: half of the buckets for what comes later. Decoder:
-      all of them for what came earlier.
-    num_buckets: How many there are in all.
-    max_distance: From here on everything is in the last bucket.
+    distance: Position attended to, minus position that attends.
+    bidirectional: Encoder: half of the buckets are for later positions.
+      Decoder: all are for earlier ones.
+    num_buckets: Total number of buckets.
+    max_distance: Distances from here on share the last bucket.
   """
   bucket = jnp.zeros_like(distance)
   back = -distance
@@ -230,8 +230,8 @@ def _buckets_by_distance(
 class RelativePositionBias(nn.Module):
   """One learned number per bucket and head, shared by all layers of a stack.
 
-  Packed rows need nothing special: a segment lies in one piece, so distances
-  inside it are those of the row, and the mask hides all others.
+  Packed rows need nothing special: a segment is contiguous, so distances inside
+  it are those of the row, and the mask hides all others.
   """
 
   num_heads: int

@@ -29,8 +29,8 @@ class TokenEmbedding(nn.Module):
     )
 
   def __call__(self, token_ids: Int[Array, "B L"]) -> Float[Array, "B L D"]:
-    # Cast after the lookup: the gradients of a token that stands in every row,
-    # as `<2xx>` does, are then summed in float32.
+    # Cast after the lookup: the gradients of a token that is in every row,
+    # such as `<2xx>`, are then summed in float32.
     x = jnp.take(self.table, token_ids, axis=0).astype(self.dtype)
     return constrain(x, axes.ACT_BATCH, axes.ACT_LENGTH, axes.ACT_EMBED)
 

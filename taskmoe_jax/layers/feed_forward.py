@@ -42,7 +42,7 @@ class Activation(enum.StrEnum):
 
 @jax.checkpoint
 def _gated_gelu(x: jax.Array, linear: jax.Array) -> jax.Array:
-  """Keeps what it is given for the backward pass, and not six steps of it."""
+  """Saves only its inputs for the backward pass, not six intermediates."""
   return jax.nn.gelu(x, approximate=True) * linear
 
 
@@ -51,7 +51,7 @@ class FeedForwardWeights:
   """Input matrices `[..., D, F]` (two when gated) and output `[..., F, D]`.
 
   `take` and the engines in `moe` treat the leading axis as experts. The same
-  tree holds what JAX says of such arrays, their shardings for one.
+  tree also holds facts about such arrays, such as their shardings.
   """
 
   wi: tuple[Any, ...]
@@ -61,7 +61,7 @@ class FeedForwardWeights:
     return jax.tree.map(lambda w: w.astype(dtype), self)
 
   def take(self, experts: jax.Array) -> "FeedForwardWeights":
-    """Picks experts off the leading axis."""
+    """Takes experts from the leading axis."""
     return jax.tree.map(
       lambda w: jnp.take(w, experts, axis=0, mode="clip"), self
     )
@@ -84,8 +84,9 @@ def feed_forward_weights(
     embed_dim: D.
     mlp_dim: F.
     activation: Decides whether there is a second input matrix.
-    dtype: What the weights are cast to for computing; they are kept in float32.
-    logical_axes: Of D and F.
+    dtype: What the weights are cast to for computing; they are stored in
+      float32.
+    logical_axes: The logical axes of D and F.
   """
   names, sizes = tuple(leading.keys()), tuple(leading.values())
 

@@ -1,7 +1,7 @@
-"""Random numbers of training that belong to rows, not to their place.
+"""Random numbers of training that depend on the row, not on its place.
 
-A row draws from a key of its own, made of the step's key and the row's number
-in the whole batch. So a row meets the same noise on every mesh, and in a whole
+Each row has its own key, made of the step's key and the row's number
+in the whole batch. So a row gets the same noise on every mesh, and in a whole
 batch or in any number of microbatches (t5x gives all microbatches one key, and
 so repeats the noise of the first).
 """
@@ -22,9 +22,9 @@ _ROWS: contextvars.ContextVar[jax.Array | None] = contextvars.ContextVar(
 
 @contextlib.contextmanager
 def rows_at_hand(numbers: Int[Array, "B"]) -> Iterator[None]:
-  """Says which rows of the batch the functions traced inside are given.
+  """Declares which rows of the batch the functions traced inside get.
 
-  Without it they are given all of them, in order.
+  By default they get all rows, in order.
   """
   token = _ROWS.set(numbers)
   try:
@@ -40,8 +40,8 @@ def draw_by_row(
 
   Args:
     draw: Such as `jax.random.uniform`; called with a key and a shape.
-    key: Of all rows.
-    shape: `[B, ...]`, of the rows at hand.
+    key: The key of all rows.
+    shape: `[B, ...]`, for the current rows.
   """
   rows = _ROWS.get()
   if rows is None:
@@ -55,8 +55,8 @@ class Dropout(nn.Module):
   """Zeroes a share of a row's features and scales up the others, in training.
 
   As in T5 (Mesh TensorFlow and t5x) all positions of a row lose the same ones;
-  in attention, all that ask lose the same positions from sight. It costs a
-  number drawn for each feature, and not for each of each position.
+  in attention, all queries lose the same positions. One number is drawn per
+  feature, not per feature and position.
   """
 
   rate: float

@@ -1,4 +1,4 @@
-"""Root-mean-square layer normalisation."""
+"""Root-mean-square layer normalization."""
 
 import jax
 import jax.numpy as jnp
@@ -6,13 +6,14 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from taskmoe_jax import axes
+from taskmoe_jax.layers.projections import with_axes
 
 
 class RMSNorm(nn.Module):
   """Scales vectors to unit root mean square: no mean, no bias, as in T5.
 
-  Mean and bias are left out because the engines that serve sub-networks have
-  them so (eps 1e-6 is theirs too). Computed in float32 whatever the input.
+  Without mean and bias, with eps 1e-6, as in the engines that serve
+  sub-networks. Computed in float32 for any input dtype.
   """
 
   epsilon: float = 1e-6
@@ -21,7 +22,7 @@ class RMSNorm(nn.Module):
   def __call__(self, x: Float[Array, "*b D"]) -> Float[Array, "*b D"]:
     scale = self.param(
       "scale",
-      nn.with_logical_partitioning(nn.initializers.ones, (axes.EMBED,)),
+      with_axes(nn.initializers.ones, (axes.EMBED,)),
       (x.shape[-1],),
       jnp.float32,
     )

@@ -1,4 +1,4 @@
-"""Products of activations with weights, each as one of two plain matrices."""
+"""Projections: products of activations with weights, and initializers."""
 
 import math
 from collections.abc import Callable
@@ -12,15 +12,23 @@ from jaxtyping import Array, Float
 def scaled_normal(
   scale: float, logical_axes: tuple[str | None, ...]
 ) -> Callable:
-  """Normal initialiser of standard deviation `scale`, boxed with its axes.
+  """Normal initializer with standard deviation `scale`, boxed with its axes.
 
   T5 sets the deviation by hand (fan-in^-0.5, with d_kv folded into queries),
   since attention divides by nothing; a library's fan-in rule would also count
   the `expert` and `layer` axes.
   """
-  return nn.with_logical_partitioning(
-    nn.initializers.normal(scale), logical_axes
-  )
+  return with_axes(nn.initializers.normal(scale), logical_axes)
+
+
+def with_axes(
+  initializer: Callable, logical_axes: tuple[str | None, ...]
+) -> Callable:
+  """An initializer whose parameters are boxed with their logical axes.
+
+  Flax says that it returns the box; inside a module `param` opens it.
+  """
+  return nn.with_logical_partitioning(initializer, logical_axes)
 
 
 def matrix_product(
@@ -32,16 +40,16 @@ def matrix_product(
 ) -> Float[Array, "*rows_and_outer"]:
   """Sums over the last axes of `x` and the first of `weight`.
 
-  What an `einsum` would compute. But the gradient of the weight sums over all
-  rows, and rows that have several axes, as `[B, L]`, XLA lays out anew first:
-  on a CPU that took longer than the product. Rows with one axis it takes as
-  they are, and to give them one costs nothing.
+  The same as an `einsum`, as a product of two matrices: the gradient of the
+  weight sums over all rows, and XLA first copies rows that have several axes,
+  such as `[B, L]`, to another layout. On a CPU that took longer than the
+  product. Reshaping them to one axis costs nothing.
 
   Args:
     x: `[*rows, *inner]`.
     weight: `[*inner, *outer]`.
     inner: How many axes to sum over.
-    dtype: To sum in, and of what is returned; that of `x` unless given.
+    dtype: The dtype of the sum and of the result; that of `x` unless given.
   """
   rows, outer = x.shape[: x.ndim - inner], weight.shape[inner:]
   size = math.prod(weight.shape[:inner])

@@ -1,5 +1,7 @@
 """The repeating block of layers of a stack."""
 
+import dataclasses
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,7 @@ from taskmoe_jax.layers.noise import Dropout
 from taskmoe_jax.layers.norms import RMSNorm
 from taskmoe_jax.models.config import ModelConfig, StackConfig
 from taskmoe_jax.moe.layer import MoeFeedForward
-from taskmoe_jax.moe.routing import RouterInputs
+from taskmoe_jax.moe.router_inputs import RouterInputs
 from taskmoe_jax.moe.statistics import RoutingStatistics
 
 
@@ -22,9 +24,9 @@ class LayerMemory:
 
   Attributes:
     past: Keys and values of the target tokens so far, written step by step.
-    source: Keys and values `[B, N, S, H]` of the encoder's output, made once
-      and read by all hypotheses of a sentence.
-    experts: Of an MoE layer whose rows' tasks decide on them, fetched once.
+    source: Keys and values `[B, N, S, H]` of the encoder's output, computed
+      once and read by all hypotheses of a sentence.
+    experts: The experts of an MoE layer routed by task, fetched once.
   """
 
   past: Past
@@ -35,7 +37,7 @@ class LayerMemory:
 class Layer(nn.Module):
   """Self-attention, attention to the source in a decoder, feed-forward.
 
-  Pre-norm: each part reads a normalised input and adds to the residual stream.
+  Pre-norm: each part reads a normalized input and adds to the residual stream.
   `mlp_dim` None makes the feed-forward an MoE.
   """
 
@@ -81,7 +83,7 @@ class Layer(nn.Module):
     target_length: int,
     num_hypotheses: int,
   ) -> LayerMemory:
-    """What all steps read, and room for what they write."""
+    """The memory that all steps read, with room for what they write."""
     source = self.source_attention.keys_values(encoded)
     past = Past.empty(source, target_length, num_hypotheses)
     experts = None
@@ -132,7 +134,7 @@ class Layer(nn.Module):
       y = self.moe.step(normed, inputs, memory.experts)
     else:
       y = self.mlp(normed, train=False)
-    return x + y, memory.replace(past=past)
+    return x + y, dataclasses.replace(memory, past=past)
 
   def _read_source(self, x, source, source_mask, *, train):
     normed = self.source_attention_norm(x)

@@ -1,13 +1,19 @@
-"""Sizes and choices of a model; plain data, saved with every checkpoint."""
+"""The config of a model; plain data, saved with every checkpoint."""
 
 import dataclasses
 import enum
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from taskmoe_jax.errors import TaskMoeError, as_member, check_at_least
+from taskmoe_jax.errors import (
+  TaskMoeError,
+  as_members,
+  check_at_least,
+  check_members,
+)
 from taskmoe_jax.layers.feed_forward import Activation
 from taskmoe_jax.moe.config import MoeConfig
+from taskmoe_jax.moe.granularity import Granularity
 
 
 class Embeddings(enum.StrEnum):
@@ -30,9 +36,9 @@ class ComputeDtype(enum.StrEnum):
 
 
 class Rematerialize(enum.StrEnum):
-  """What a block computes again in the backward pass, rather than keep.
+  """What a block recomputes in the backward pass rather than stores.
 
-  The less is kept the larger a batch fits, at up to a third more FLOPs.
+  The less is stored the larger a batch fits, at up to a third more FLOPs.
   """
 
   NONE = "none"  # nothing
@@ -65,7 +71,7 @@ class StackConfig:
       check_at_least(1, "StackConfig", mlp_dims=width)
     if self.block_size == 0 or self.num_layers % self.block_size:
       raise TaskMoeError(
-        f"num_layers={self.num_layers} is no multiple of the block's"
+        f"num_layers={self.num_layers} is not a multiple of the block's"
         f" {self.block_size} layers (mlp_dims={self.mlp_dims}"
         f"{' and one MoE layer' if self.moe else ''}). Set"
         " StackConfig.num_layers or StackConfig.mlp_dims."
@@ -78,6 +84,12 @@ class StackConfig:
   @property
   def num_blocks(self) -> int:
     return self.num_layers // self.block_size
+
+  @property
+  def moe_layers(self) -> range:
+    """Indices of the MoE layers, counted from 0; none in a dense stack."""
+    first = self.block_size - 1 if self.moe else self.num_layers
+    return range(first, self.num_layers, self.block_size)
 
   @property
   def moe_layer(self) -> str:
@@ -99,39 +111,37 @@ class ModelConfig:
     embed_dim: D.
     num_heads: N.
     head_dim: H.
-    activation: Of every feed-forward network.
+    activation: The activation of every feed-forward network.
     embeddings: How many vocabulary tables there are.
     encoder: The encoder's layers.
     decoder: The decoder's layers.
-    dropout_rate: On embeddings, on attention weights, inside dense feed-forward
-      networks and on what each layer adds; the paper states none for WMT.
+    dropout_rate: Dropout on embeddings, on attention weights, inside dense
+      feed-forward networks and on what each layer adds; the paper states none
+      for WMT.
     dtype: What layers compute in.
-    rematerialize: What training computes twice, to save memory.
+    rematerialize: What training recomputes, to save memory.
   """
 
   vocab_size: int
   embed_dim: int
   num_heads: int
   head_dim: int
-  activation: Activation | str
-  embeddings: Embeddings | str
+  activation: Activation
+  embeddings: Embeddings
   encoder: StackConfig
   decoder: StackConfig
   dropout_rate: float = 0.0
-  dtype: ComputeDtype | str = ComputeDtype.FLOAT32
-  rematerialize: Rematerialize | str = Rematerialize.NONE
+  dtype: ComputeDtype = ComputeDtype.FLOAT32
+  rematerialize: Rematerialize = Rematerialize.NONE
 
   def __post_init__(self):
-    for field, kind in (
-      ("activation", Activation),
-      ("embeddings", Embeddings),
-      ("dtype", ComputeDtype),
-      ("rematerialize", Rematerialize),
-    ):
-      member = as_member(
-        kind, field, getattr(self, field), f"ModelConfig.{field}"
-      )
-      object.__setattr__(self, field, member)
+    check_members(
+      "ModelConfig",
+      activation=(Activation, self.activation),
+      embeddings=(Embeddings, self.embeddings),
+      dtype=(ComputeDtype, self.dtype),
+      rematerialize=(Rematerialize, self.rematerialize),
+    )
     check_at_least(
       1,
       "ModelConfig",
@@ -148,22 +158,39 @@ class ModelConfig:
 
   def to_dict(self) -> dict[str, Any]:
     """JSON-able values, read back by `from_dict`."""
-    return _plain(dataclasses.asdict(self))
+    return _plain(self)
 
   @classmethod
   def from_dict(cls, values: Mapping[str, Any]) -> "ModelConfig":
-    values = dict(values)
+    """Reads what `to_dict` gives; stacks may be `StackConfig`s."""
+    values = as_members(
+      {
+        "activation": Activation,
+        "embeddings": Embeddings,
+        "dtype": ComputeDtype,
+        "rematerialize": Rematerialize,
+      },
+      "ModelConfig",
+      values,
+    )
     for side in ("encoder", "decoder"):
+      if isinstance(values[side], StackConfig):
+        continue
       stack = dict(values[side])
       if stack["moe"] is not None:
-        stack["moe"] = MoeConfig(**stack["moe"])
+        stack["moe"] = MoeConfig.from_dict(stack["moe"])
       values[side] = StackConfig(**stack)
     return cls(**values)
 
 
 def _plain(value: Any) -> Any:
-  if isinstance(value, dict):
-    return {key: _plain(item) for key, item in value.items()}
+  if isinstance(value, Granularity):
+    return value.to_json()
+  if dataclasses.is_dataclass(value):
+    return {
+      field.name: _plain(getattr(value, field.name))
+      for field in dataclasses.fields(value)
+    }
   if isinstance(value, (list, tuple)):
     return [_plain(item) for item in value]
   return str(value) if isinstance(value, enum.Enum) else value

@@ -1,4 +1,4 @@
-"""How much arithmetic a model needs, and how much a program does.
+"""FLOPs of a model, of a program, and the peak of a chip.
 
 One multiplication and one addition are two FLOPs. Only products of matrices
 count, in both numbers: all else is a hundredth of them in models worth
@@ -68,8 +68,8 @@ class TokenFlops:
   """Model FLOPs of a forward pass, by the token that causes them.
 
   Attributes:
-    source: Of each source token: encoder, and the decoder's keys and values.
-    target: Of each target token: decoder and softmax.
+    source: Per source token: encoder, and the decoder's keys and values.
+    target: Per target token: decoder and softmax.
   """
 
   source: int
@@ -78,7 +78,7 @@ class TokenFlops:
   def training_step(
     self, source_tokens: int | float, target_tokens: int | float
   ) -> int | float:
-    """Of a step over so many tokens, forward and backward."""
+    """FLOPs of a step over these tokens, forward and backward."""
     return TRAINING * (
       self.source * source_tokens + self.target * target_tokens
     )
@@ -95,7 +95,7 @@ def token_flops(
   4SA to read the source, 4DF, and 2DV for the softmax.
 
   Args:
-    model: Its sizes.
+    model: The model's config.
     source_length: S, what a source token attends to, and a target token reads.
     target_length: T, what a target token attends to.
   """
@@ -131,9 +131,10 @@ def program_flops(function: Callable, *args: Any) -> int:
   """Hardware FLOPs of a function, of all devices together.
 
   Counted in what JAX traces, so that nothing is compiled and no array exists;
-  XLA's own count, which sees every loop as one turn of it, is the same for
-  programs without loops (`tests/train/test_flops.py`). Loops whose turns cannot
-  be told beforehand count once; of the branches of a `cond` the dearest counts.
+  XLA's own count, which counts every loop as one iteration, is the same for
+  programs without loops (`tests/models/test_flops.py`). Loops whose number of
+  iterations is unknown count once; of the branches of a `cond` the most
+  expensive counts.
 
   Args:
     function: Such as `TrainStep`.
@@ -150,9 +151,9 @@ def _flops_of_equation(equation: core.JaxprEqn) -> int:
   name, params = equation.primitive.name, equation.params
   if name == "dot_general":
     (contracted, _), _ = params["dimension_numbers"]
-    left = equation.invars[0].aval
+    left, out = _array(equation.invars[0]), _array(equation.outvars[0])
     depth = math.prod(left.shape[axis] for axis in contracted)
-    return 2 * depth * equation.outvars[0].aval.size
+    return 2 * depth * out.size
   if name == "ragged_dot_general":
     return _flops_of_ragged(equation)
   inner = [_flops_of(jaxpr) for jaxpr in _inner(params)]
@@ -173,14 +174,19 @@ def _flops_of_equation(equation: core.JaxprEqn) -> int:
   return sum(inner)
 
 
+def _array(variable: Any) -> jax.core.ShapedArray:
+  """The shape of what a variable holds; of products it is an array."""
+  return variable.aval
+
+
 def _flops_of_ragged(equation: core.JaxprEqn) -> int:
   """Each row meets the one matrix of its group."""
   numbers = equation.params["ragged_dot_dimension_numbers"]
   (contracted, _), _ = numbers.dot_dimension_numbers
-  left, out = equation.invars[0].aval, equation.outvars[0].aval
+  left, out = _array(equation.invars[0]), _array(equation.outvars[0])
   depth = math.prod(left.shape[axis] for axis in contracted)
-  # Where rows are what is summed over, each group has a matrix of its own in
-  # the output, and only its own rows to sum.
+  # If rows are summed over, each group has its own matrix in the output, and
+  # sums only its own rows.
   groups = 1
   if set(numbers.lhs_ragged_dimensions) <= set(contracted):
     groups = out.shape[0]

@@ -1,4 +1,4 @@
-"""What training minimises: cross-entropy and z-loss; and accuracy."""
+"""What training minimizes: cross-entropy and z-loss; and accuracy."""
 
 import dataclasses
 
@@ -40,7 +40,7 @@ def cross_entropy(
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
   """Cross-entropy, in nats, and log-partition of each target token.
 
-  With label smoothing s the wanted distribution is (1 - s) on the target and s
+  With label smoothing s the target distribution is (1 - s) on the target and s
   spread evenly over the whole vocabulary (Szegedy et al., arXiv 1512.00567,
   section 7; tensor2tensor and lingvo do the same up to a constant).
   """

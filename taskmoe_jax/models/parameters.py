@@ -1,4 +1,4 @@
-"""Parameters of a model: shapes, axes, counts, and their layout in decoding."""
+"""Parameters: abstract shapes, axes, counts, and the layout for decoding."""
 
 import functools
 from collections.abc import Callable
@@ -21,14 +21,14 @@ _TABLES = {"embedding", "decoder_embedding", "softmax"}
 
 
 def unrolled(params: PyTree, config: ModelConfig) -> PyTree:
-  """Takes a decoder's blocks apart, and casts matrices once and for all.
+  """Splits a decoder's stacked blocks, and casts matrices once.
 
-  What an unrolled `Transformer` computes with them is what the scanned one
-  computes with `params`; it only need not cut and cast at every step.
+  An unrolled `Transformer` computes the same with them as the scanned one does
+  with `params`, but need not slice and cast at every step.
 
   Args:
-    params: Of a scanned `Transformer`, without boxes.
-    config: Its own.
+    params: Parameters of a scanned `Transformer`, without boxes.
+    config: The model's config.
   """
 
   def cast(path, leaf):
@@ -43,22 +43,24 @@ def unrolled(params: PyTree, config: ModelConfig) -> PyTree:
   decoder = dict(params["decoder"])
   blocks = decoder.pop("blocks")
   for i in range(config.decoder.num_blocks):
-    decoder[f"block_{i}"] = jax.tree.map(functools.partial(_cut, i), blocks)
+    decoder[f"block_{i}"] = jax.tree.map(
+      functools.partial(_slice_block, i), blocks
+    )
   return {**params, "decoder": decoder}
 
 
-def _cut(index: int, stack: jax.Array) -> jax.Array:
-  """One block's part of a stack, which lies on a mesh as the stack does."""
+def _slice_block(index: int, stack: jax.Array) -> jax.Array:
+  """One block's slice of a stack, sharded as the stack is."""
   sharding = getattr(stack, "sharding", None)
   if not isinstance(sharding, NamedSharding):
     return stack[index]
   spec = PartitionSpec(*sharding.spec[1:])
-  return _cutter(NamedSharding(sharding.mesh, spec))(stack, index)
+  return _slicer(NamedSharding(sharding.mesh, spec))(stack, index)
 
 
 @functools.cache
-def _cutter(sharding: NamedSharding) -> Callable[[Array, int], Array]:
-  """Cuts out what lies so; one program for all blocks of one shape."""
+def _slicer(sharding: NamedSharding) -> Callable[[Array, int], Array]:
+  """Slices arrays with this sharding; one program for all blocks of a shape."""
   return jax.jit(
     lambda stack, index: jax.lax.dynamic_index_in_dim(
       stack, index, keepdims=False
@@ -87,7 +89,7 @@ def parameter_count(boxed: PyTree) -> int:
 
 
 def parameter_shardings(boxed: PyTree, partitioning: Partitioning) -> PyTree:
-  """Where each parameter lies; an error names an axis that does not divide."""
+  """Shardings of parameters; errors name an axis that does not divide."""
 
   def sharding(path, leaf):
     name = "/".join(str(key.key) for key in path)
@@ -97,7 +99,7 @@ def parameter_shardings(boxed: PyTree, partitioning: Partitioning) -> PyTree:
 
 
 def with_shardings(shapes: PyTree, shardings: PyTree) -> PyTree:
-  """Shapes that also say where they lie."""
+  """Shapes with their shardings."""
   return jax.tree.map(
     lambda leaf, sharding: jax.ShapeDtypeStruct(
       leaf.shape, leaf.dtype, sharding=sharding

@@ -1,5 +1,6 @@
 """A stack: position bias, scanned blocks, final norm, task vectors."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -14,7 +15,7 @@ from taskmoe_jax.layers.norms import RMSNorm
 from taskmoe_jax.layers.projections import scaled_normal
 from taskmoe_jax.models.blocks import Block, LayerMemory
 from taskmoe_jax.models.config import ModelConfig, Rematerialize, StackConfig
-from taskmoe_jax.moe.routing import RouterInputs
+from taskmoe_jax.moe.router_inputs import RouterInputs
 from taskmoe_jax.moe.statistics import GATE_STATISTICS, RoutingStatistics
 
 
@@ -66,7 +67,7 @@ class Stack(nn.Module):
     if not self._has_task_vectors:
       return inputs
     vectors = jnp.take(self.task_table, inputs.task_ids, axis=0)
-    return inputs.replace(task_vectors=vectors)
+    return dataclasses.replace(inputs, task_vectors=vectors)
 
   def __call__(
     self,
@@ -119,16 +120,16 @@ class Stack(nn.Module):
 
     Args:
       x: The embedded tokens at this position.
-      memories: Of each layer of each block.
-      inputs: Of the decoding.
+      memories: The memory of each layer of each block.
+      inputs: The router's inputs during decoding.
       source_mask: Which source positions hold tokens.
-      position: Counted from 0.
-      places: Where each hypothesis' tokens stand in `Past`.
+      position: The target position, counted from 0.
+      places: The slots of each hypothesis' tokens in `Past`.
     """
     num_hypotheses, length = places.shape[1:]
     positions = jnp.arange(length)
     bias = self.position_bias(position[None], positions)[:, 0]
-    # [B, M, T, M]: at step t, hypothesis m was the so-manieth.
+    # [B, M, T, M]: which slot hypothesis m had at step t.
     mask = jax.nn.one_hot(places, num_hypotheses, dtype=bool)
     mask = mask & (positions <= position)[None, None, :, None]
     mask = mask.reshape(*mask.shape[:2], -1)
@@ -153,7 +154,7 @@ class Stack(nn.Module):
 
 
 def _rematerialized(body: Callable, what: Rematerialize | None) -> Callable:
-  """A scan's body, of which the backward pass computes a part again."""
+  """A scan's body, part of which the backward pass recomputes."""
   policies = {
     Rematerialize.ALL_BUT_PRODUCTS: (
       jax.checkpoint_policies.dots_with_no_batch_dims_saveable

@@ -1,5 +1,6 @@
 """The encoder-decoder Transformer, for training and for decoding."""
 
+import dataclasses
 from collections.abc import Mapping
 
 import flax.struct
@@ -13,7 +14,7 @@ from taskmoe_jax.layers.embeddings import TokenEmbedding
 from taskmoe_jax.models.blocks import LayerMemory
 from taskmoe_jax.models.config import Embeddings, ModelConfig
 from taskmoe_jax.models.stacks import Stack
-from taskmoe_jax.moe.routing import RouterInputs, sentence_mean
+from taskmoe_jax.moe.router_inputs import RouterInputs, sentence_mean
 from taskmoe_jax.moe.statistics import RoutingStatistics
 from taskmoe_jax.partitioning.rules import constrain
 from taskmoe_jax.vocabulary import PAD_ID
@@ -22,7 +23,7 @@ Batch = Mapping[str, jax.Array]
 
 
 def source_segments(batch: Batch) -> Int[Array, "B S"]:
-  """Which sentence of its row each source token is of; 0 for padding."""
+  """The sentence in its row that each source token is in; 0 for padding."""
   segments = batch.get("encoder_segment_ids")
   if segments is None:
     segments = (batch["encoder_input_tokens"] != PAD_ID).astype(jnp.int32)
@@ -30,7 +31,7 @@ def source_segments(batch: Batch) -> Int[Array, "B S"]:
 
 
 def target_segments(batch: Batch) -> Int[Array, "B T"]:
-  """Which sentence of its row each target token is of; 0 for padding."""
+  """The sentence in its row that each target token is in; 0 for padding."""
   segments = batch.get("decoder_segment_ids")
   if segments is None:
     segments = (batch["decoder_loss_weights"] > 0).astype(jnp.int32)
@@ -39,13 +40,13 @@ def target_segments(batch: Batch) -> Int[Array, "B T"]:
 
 @flax.struct.dataclass
 class DecodingMemory:
-  """All that a decoding step needs besides the last token.
+  """Everything a decoding step needs besides the last token.
 
   Attributes:
     layers: Keys and values of each layer of each block.
     source_mask: Which source positions hold tokens.
-    router_inputs: Of the decoder, made once for the sentence; they lack the
-      token of the step.
+    router_inputs: The decoder's, made once per sentence; without the token of
+      the step.
   """
 
   layers: list[list[LayerMemory]]
@@ -96,7 +97,7 @@ class Transformer(nn.Module):
         (docs/design/design.md).
       task_ids: Task of each row.
       train: Whether to drop out, and to drop what exceeds a capacity.
-      rows_per_task_group: Rows stand in groups of this many of one task each.
+      rows_per_task_group: Size of the groups of consecutive rows with one task.
 
     Returns:
       Logits in float32, and statistics by stack, for stacks with MoE layers.
@@ -192,24 +193,24 @@ class Transformer(nn.Module):
     position: Int[Array, ""],
     places: Int[Array, "B M T"],
   ) -> tuple[Float[Array, "B M V"], DecodingMemory]:
-    """Logits of what follows `tokens`, which stand at `position`.
+    """Logits of what follows `tokens`, which are at `position`.
 
     Args:
-      tokens: The last one of each hypothesis.
-      memory: Of the steps before.
-      position: Counted from 0.
-      places: Of each hypothesis' tokens, up to this one: at step t it was the
-        so-manieth hypothesis. Of single hypotheses all are 0.
+      tokens: The last token of each hypothesis.
+      memory: The memory after the previous step.
+      position: The target position, counted from 0.
+      places: Slot index of each hypothesis at step t, for all steps up to this
+        one. Without reordering, each keeps its own; 0 with one hypothesis.
     """
     x, layers = self.decoder.step(
       self._embed_target(tokens),
       memory.layers,
-      memory.router_inputs.replace(token_ids=tokens),
+      dataclasses.replace(memory.router_inputs, token_ids=tokens),
       memory.source_mask,
       position,
       places,
     )
-    return self._logits(x), memory.replace(layers=layers)
+    return self._logits(x), dataclasses.replace(memory, layers=layers)
 
   def _embed_target(self, tokens):
     if self.config.embeddings is Embeddings.ONE:

@@ -1,4 +1,4 @@
-"""The engine `capacity`: tokens go to experts, which have room for so many."""
+"""The engine `capacity`: tokens go to experts of limited capacity."""
 
 import dataclasses
 import functools
@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from taskmoe_jax import axes
 from taskmoe_jax.layers.feed_forward import Activation, FeedForwardWeights
 from taskmoe_jax.moe.engine import (
-  Dispatched,
+  EngineOutput,
   num_expert_shards,
   run_on_devices,
   sum_over_width,
@@ -29,9 +29,10 @@ class Capacity:
 
   Rows are gathered into groups of about `group_size` tokens that compete for
   C = ceil(K · tokens / E · factor) places of each expert. First choices come
-  before second ones, earlier tokens before later ones; what finds no place is
-  dropped, and adds nothing to the token's output (arXiv 2006.16668, section
-  2.2). Padding takes no place. With `factor` None, C is the whole group.
+  before second ones, earlier tokens before later ones; a choice without
+  a place is dropped, and adds nothing to the token's output (arXiv 2006.16668,
+  section 2.2). Padding takes no place. With `factor` None, C is the group's
+  size.
 
   So where it drops, a token's output depends on its neighbours: a later token's
   first choice can displace an earlier one's second. Only training drops.
@@ -44,8 +45,8 @@ class Capacity:
   with one-hot matrices, whose cost grows with the group.
 
   Attributes:
-    factor: How many times its fair share an expert takes; None is without end.
-    group_size: Tokens of a group, in whole rows, none beyond a device.
+    factor: How many times its fair share an expert takes; None is no limit.
+    group_size: Tokens of a group, in whole rows of one device.
     renormalize_kept: Whether the gates of the choices that a token keeps are
       scaled to sum to 1.
   """
@@ -61,7 +62,7 @@ class Capacity:
     valid: Bool[Array, "B L"],
     weights: FeedForwardWeights,
     activation: Activation,
-  ) -> Dispatched:
+  ) -> EngineOutput:
     rows = self._rows_of_group(x)
     y, kept = run_on_devices(
       functools.partial(self._on_device, rows=rows, activation=activation),
@@ -70,7 +71,7 @@ class Capacity:
       expert_axis=axes.EXPERT,
       mlp_axis=axes.MLP,
     )
-    return Dispatched(y, kept)
+    return EngineOutput(y, kept)
 
   def _rows_of_group(self, x: Float[Array, "B L D"]) -> int:
     num_rows, length, _ = x.shape
@@ -147,7 +148,7 @@ def _experts(
   weights: FeedForwardWeights,
   activation: Activation,
 ) -> Float[Array, "G E C D"]:
-  """Runs the experts where they are: groups go there, and come back."""
+  """Runs the experts on their devices: groups are sent there and back."""
   weights = weights.astype(sent.dtype)
   shards = num_expert_shards()
   if shards > 1:
@@ -181,8 +182,8 @@ def assign_slots(
     experts: Chosen experts, best first; E marks padding.
     num_experts: E.
     capacity: C.
-    priority: Tokens of a higher one claim places first; as they stand, if they
-      have none or the same.
+    priority: Tokens with a higher one claim places first; without priorities,
+      or with equal ones, in their order.
   """
   if priority is not None:
     order = jnp.argsort(-priority, axis=-1, stable=True)

@@ -1,13 +1,22 @@
-"""What an MoE layer is: granularity, experts, dispatch, loss weights."""
+"""The config of an MoE layer, and which settings go together."""
 
 import dataclasses
 import enum
+from collections.abc import Mapping
+from typing import Any
 
-from taskmoe_jax.errors import TaskMoeError, as_member, check_at_least
+from taskmoe_jax.errors import (
+  TaskMoeError,
+  as_members,
+  check_at_least,
+  check_members,
+)
+from taskmoe_jax.moe.granularity import Granularity, granularity_from_json
+from taskmoe_jax.moe.tables import WordTable
 
 
 class SecondExpertPolicy(enum.StrEnum):
-  """How training takes choices 2 to K (lingvo, `Top2GatingOnLogits`)."""
+  """How training makes choices 2 to K (lingvo, `Top2GatingOnLogits`)."""
 
   ALL = "all"  # the best ones
   RANDOM = "random"  # the best ones, each by a draw against its gate
@@ -25,64 +34,11 @@ class Renormalize(enum.StrEnum):
 
 
 class Priority(enum.StrEnum):
-  """Who claims the places of an expert first where they are few."""
+  """Which tokens claim an expert's places first."""
 
   ORDER = "order"
   GATE = "gate"  # batch-prioritised routing (V-MoE, arXiv 2106.05974)
   RANDOM = "random"  # so that no position is spared
-
-
-class WordTable(enum.StrEnum):
-  """Which experts a token id has, see `moe.tables`."""
-
-  DEALT = "dealt"
-  HASHED = "hashed"
-
-
-class Granularity(enum.StrEnum):
-  """What one routing decision is made for (section 3.1 of the paper).
-
-  The last two are not the paper's. A `word` has its experts by its token id, as
-  in Hash Layers (arXiv 2106.04426) and Mixture of Word Experts (2311.10768).
-  `task_then_token`: a task has a few candidates, and each of its tokens is
-  routed among these, so that a sub-network is a small mixture.
-  """
-
-  TOKEN = "token"
-  SENTENCE = "sentence"
-  TASK = "task"
-  STATIC = "static"  # experts dealt out to tasks by a fixed table, no gate
-  WORD = "word"
-  TASK_THEN_TOKEN = "task_then_token"
-
-  @property
-  def by_task(self) -> bool:
-    """Whether the task alone decides, so that a sub-network is dense."""
-    return self in (Granularity.TASK, Granularity.STATIC)
-
-  @property
-  def has_sub_network(self) -> bool:
-    """Whether a task leaves most experts alone, whatever its text is."""
-    return self.by_task or self is Granularity.TASK_THEN_TOKEN
-
-  @property
-  def by_token(self) -> bool:
-    """Whether every token has a decision of its own."""
-    return self in (
-      Granularity.TOKEN,
-      Granularity.WORD,
-      Granularity.TASK_THEN_TOKEN,
-    )
-
-  @property
-  def has_gate(self) -> bool:
-    """Whether gates are learned, rather than equal and of a fixed table."""
-    return self not in (Granularity.STATIC, Granularity.WORD)
-
-  @property
-  def has_task_vectors(self) -> bool:
-    """Whether a stack has a table with a learned vector of each task."""
-    return self in (Granularity.TASK, Granularity.TASK_THEN_TOKEN)
 
 
 class Dispatch(enum.StrEnum):
@@ -96,7 +52,7 @@ class Dispatch(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MoeConfig:
-  """An MoE layer of E experts, of which every token meets K.
+  """An MoE layer of E experts, K of which are chosen for every token.
 
   Attributes:
     granularity: What one routing decision is made for.
@@ -116,7 +72,7 @@ class MoeConfig:
       memory as devices share the experts. Read by `dropless` only, on a mesh.
     refetch: Whether the backward pass fetches experts again, rather than keep
       them. Read by `expert_fetch` only.
-    second_expert_policy: How training takes choices 2 to K.
+    second_expert_policy: How training makes choices 2 to K.
     second_expert_threshold: Policy `random` makes choice k with probability
       gate_k / threshold, at most 1. Read by it only.
     renormalize: When gates are scaled to sum to 1, where anything is dropped.
@@ -124,7 +80,7 @@ class MoeConfig:
       uniform in 1 - jitter..1 + jitter (Switch, arXiv 2101.03961).
     balance_bias_rate: How far each step moves an expert's bias towards an even
       load (arXiv 2408.15664); see `moe.gates`. By token only.
-    priority: Who claims places first. Read by `capacity` only.
+    priority: Which tokens claim places first. Read by `capacity` only.
     expert_mask_rate: Share of choices whose expert's output training masks
       (NLLB's expert output masking, arXiv 2207.04672, section 6.2.1).
     gating_dropout_rate: Share of training steps in which the layer is skipped,
@@ -133,39 +89,44 @@ class MoeConfig:
     word_table: Which experts a token id has. Read by granularity `word` only.
     num_candidates: M, from K to E: the experts that a task's tokens are routed
       among. Read by granularity `task_then_token` only.
-    has_padding: Whether some layers have fewer experts, and are filled up to E
-      with what no token chooses; see `export.pruning`.
+    has_padding: Whether some layers have fewer experts, and are padded to E
+      with experts that no token chooses; see `export.pruning`.
   """
 
-  granularity: Granularity | str
+  granularity: Granularity
   num_experts: int
   num_selected: int
   expert_mlp_dim: int
-  dispatch: Dispatch | str
+  dispatch: Dispatch
   capacity_factor: float | None
   group_size: int
   balance_loss_weight: float
   z_loss_weight: float
   pool_factor: float | None = None
   refetch: bool = False
-  second_expert_policy: SecondExpertPolicy | str = SecondExpertPolicy.ALL
+  second_expert_policy: SecondExpertPolicy = SecondExpertPolicy.ALL
   second_expert_threshold: float | None = None
-  renormalize: Renormalize | str = Renormalize.BEFORE
+  renormalize: Renormalize = Renormalize.BEFORE
   jitter: float = 0.0
   balance_bias_rate: float = 0.0
-  priority: Priority | str = Priority.ORDER
+  priority: Priority = Priority.ORDER
   expert_mask_rate: float = 0.0
   gating_dropout_rate: float = 0.0
-  word_table: WordTable | str | None = None
+  word_table: WordTable | None = None
   num_candidates: int | None = None
   has_padding: bool = False
 
   def __post_init__(self):
-    for field, kind in (("granularity", Granularity), ("dispatch", Dispatch)):
-      member = as_member(
-        kind, field, getattr(self, field), f"MoeConfig.{field}"
-      )
-      object.__setattr__(self, field, member)
+    check_members(
+      "MoeConfig",
+      granularity=(Granularity, self.granularity),
+      dispatch=(Dispatch, self.dispatch),
+      second_expert_policy=(SecondExpertPolicy, self.second_expert_policy),
+      renormalize=(Renormalize, self.renormalize),
+      priority=(Priority, self.priority),
+    )
+    if self.word_table is not None:
+      check_members("MoeConfig", word_table=(WordTable, self.word_table))
     check_at_least(
       1,
       "MoeConfig",
@@ -198,6 +159,15 @@ class MoeConfig:
         )
     check_choices(self)
 
+  @classmethod
+  def from_dict(cls, values: Mapping[str, Any]) -> "MoeConfig":
+    """Reads what `ModelConfig.to_dict` has of it: enums by their values."""
+    values = as_members(ENUMS, "MoeConfig", values)
+    granularity = values["granularity"]
+    if not isinstance(granularity, Granularity):
+      values["granularity"] = granularity_from_json(granularity)
+    return cls(**values)
+
   @property
   def has_capacity(self) -> bool:
     """Whether training may find an expert full."""
@@ -214,24 +184,23 @@ class MoeConfig:
     return by_pool and self.pool_factor is not None
 
 
+ENUMS = {
+  "dispatch": Dispatch,
+  "second_expert_policy": SecondExpertPolicy,
+  "renormalize": Renormalize,
+  "priority": Priority,
+  "word_table": WordTable,
+}
+
+
 def check_choices(config: MoeConfig) -> None:
-  """Turns names into members, and refuses what is wrong or does nothing.
+  """Refuses what is wrong or does nothing.
 
   Raises:
     TaskMoeError: A value is out of its range, or needs another one.
   """
-  for field, kind in (
-    ("second_expert_policy", SecondExpertPolicy),
-    ("renormalize", Renormalize),
-    ("priority", Priority),
-    ("word_table", WordTable),
-  ):
-    value = getattr(config, field)
-    if value is not None:
-      member = as_member(kind, field, value, f"MoeConfig.{field}")
-      object.__setattr__(config, field, member)
   _check_ranges(config)
-  _check_tables(config)
+  config.granularity.check(config)
   _check_policy(config)
   _check_gates(config)
 
@@ -249,26 +218,6 @@ def _check_ranges(config: MoeConfig) -> None:
     raise TaskMoeError(
       f"second_expert_threshold={threshold} is outside (0, 1]. Set"
       " MoeConfig.second_expert_threshold."
-    )
-
-
-def _check_tables(config: MoeConfig) -> None:
-  granularity = config.granularity
-  if granularity == "word" and config.word_table is None:
-    raise TaskMoeError(
-      "granularity 'word' needs a word_table: accepted are"
-      f" {', '.join(WordTable)}. Set MoeConfig.word_table."
-    )
-  if granularity != "task_then_token":
-    return
-  candidates = config.num_candidates
-  if candidates is None or not (
-    config.num_selected <= candidates <= config.num_experts
-  ):
-    raise TaskMoeError(
-      f"num_candidates={candidates} is outside {config.num_selected}.."
-      f"{config.num_experts}, the numbers of experts selected and of all. Set"
-      " MoeConfig.num_candidates."
     )
 
 
@@ -316,7 +265,7 @@ def _needs_gate(config: MoeConfig, field: str, value: object, off: str) -> None:
 
 def _check_balance_bias(config: MoeConfig) -> None:
   rate = config.balance_bias_rate
-  if config.granularity != "token":
+  if not config.granularity.balances_tokens:
     raise TaskMoeError(
       f"balance_bias_rate={rate} balances tokens, and granularity is"
       f" {str(config.granularity)!r}. Set MoeConfig.balance_bias_rate to 0.0,"
@@ -354,7 +303,7 @@ def _check_renormalize(config: MoeConfig) -> None:
   if config.expert_mask_rate:
     raise TaskMoeError(
       f"renormalize='after' would undo expert_mask_rate="
-      f"{config.expert_mask_rate}, which scales gates by itself. Set"
+      f"{config.expert_mask_rate}, which already scales gates. Set"
       " MoeConfig.renormalize to 'before', or MoeConfig.expert_mask_rate to"
       " 0.0."
     )

@@ -19,8 +19,8 @@ from taskmoe_jax.partitioning.rules import active, platform
 Engine = Capacity | Dropless | ExpertFetch
 
 
-# Serves all choices in one round nearly always, where experts are wanted about
-# alike: twice the fair share, and eight more where that is a choice or two.
+# Nearly always serves all choices in one round if the load is about even: twice
+# the fair share, and eight places more where that is only a choice or two.
 _NOTHING_DROPPED = Dropless(2.0, spare_places=8, in_rounds=True)
 
 
@@ -63,14 +63,14 @@ def choose_engine(
   `dropless`, which also spares a decoding step a batch padded to the capacity.
 
   Args:
-    config: Of the layer.
+    config: The layer's config.
     phase: What the forward pass is for.
-    num_rows: B, of all devices together.
-    rows_per_task_group: Rows stand in groups of this many of one task each.
+    num_rows: B, over all devices.
+    rows_per_task_group: Size of the groups of consecutive rows with one task.
   """
-  if config.dispatch is not Dispatch.AUTO:
-    dispatch, reason = config.dispatch, "named by MoeConfig.dispatch"
-  else:
+  dispatch: Dispatch = config.dispatch
+  reason = "named by MoeConfig.dispatch"
+  if dispatch is Dispatch.AUTO:
     groups = num_rows // rows_per_task_group
     dispatch, reason = _best(config, phase, groups)
   if dispatch is Dispatch.EXPERT_FETCH:
@@ -120,9 +120,9 @@ def expert_axes(
 ) -> tuple[str, tuple[str | None, str | None]]:
   """Logical axes of expert weights: that of E, and those of D and F.
 
-  Experts that are fetched are split in width, so that each device has a slice
-  of every one and none has more to send than another; experts that tokens
-  travel to lie whole on their device.
+  Fetched experts are split in width, so that each device has a slice of every
+  one and all send the same amount; experts that tokens are sent to are whole on
+  their device.
   """
   fetched = config.dispatch is Dispatch.EXPERT_FETCH or (
     config.dispatch is Dispatch.AUTO and config.granularity.by_task

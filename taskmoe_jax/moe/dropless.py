@@ -1,7 +1,7 @@
-"""The engine `dropless`: tokens go to experts, however many want one.
+"""The engine `dropless`: tokens go to experts without a capacity.
 
 On one device the choices are sorted by expert, and a grouped matrix product
-takes each expert's stretch of them, long or short. On a mesh whose `expert`
+takes each expert's segment of them, of any length. On a mesh whose `expert`
 axis splits the experts, tokens first travel to the device of their expert: an
 all-to-all of static shape, in which every device has a pool of S places for
 each other one. S bounds the memory; a choice that finds its pool full is
@@ -9,9 +9,9 @@ dropped, and counted, or waits for another round of the same. Then the same
 grouped product, and an all-to-all back.
 
 A worked example, E = 2 on two devices, S = 2, and this device's four tokens
-want experts 1 0 1 1. Sorted: token 1 for expert 0, tokens 0, 2, 3 for expert 1.
-It sends (1, -) to the first device and (0, 2) to the second; 3 is dropped, or
-sent in a second round, (-, -) and (3, -).
+choose experts 1 0 1 1. Sorted: token 1 for expert 0, tokens 0, 2, 3 for expert
+1. It sends (1, -) to the first device and (0, 2) to the second; 3 is dropped,
+or sent in a second round, (-, -) and (3, -).
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from jaxtyping import Array, Bool, Float, Int
 from taskmoe_jax import axes
 from taskmoe_jax.layers.feed_forward import Activation, FeedForwardWeights
 from taskmoe_jax.moe.engine import (
-  Dispatched,
+  EngineOutput,
   num_expert_shards,
   run_on_devices,
   sum_over_width,
@@ -46,10 +46,10 @@ class Dropless:
       for all, so that nothing is ever dropped, at X times the memory and
       communication of a fair share. Nothing is pooled on one device.
     renormalize_kept: As in `capacity`.
-    spare_places: So many places more.
-    in_rounds: Whether what finds its pool full is sent in another round, until
-      all is served. How many rounds that takes is found out as it runs, so it
-      has no gradient.
+    spare_places: Number of places added to the pool.
+    in_rounds: Whether choices that find their pool full are sent in another
+      round, until all are served. The number of rounds is known only at run
+      time, so it has no gradient.
   """
 
   pool_factor: float | None
@@ -64,7 +64,7 @@ class Dropless:
     valid: Bool[Array, "B L"],
     weights: FeedForwardWeights,
     activation: Activation,
-  ) -> Dispatched:
+  ) -> EngineOutput:
     shape = (*x.shape[:2], routing.experts.shape[-1])
 
     def of_tokens(values):
@@ -83,7 +83,7 @@ class Dropless:
       expert_axis=axes.EXPERT,
       mlp_axis=axes.MLP,
     )
-    return Dispatched(y, kept)
+    return EngineOutput(y, kept)
 
   def _on_device(
     self,
@@ -100,8 +100,8 @@ class Dropless:
     num_selected = experts.shape[-1]
     num_experts = weights.wo.shape[0] * num_shards
     tokens = x.reshape(1, -1, x.shape[-1])  # `gather` wants groups: one
-    # First choices before second ones: where there is no place for all, the
-    # sorts keep those.
+    # First choices before second ones: the sorts keep those if there is no
+    # place for all.
     flat = experts.reshape(-1, num_selected).T.reshape(-1)  # [K·T]
     gates = gates.reshape(-1, num_selected)
     serve = functools.partial(
@@ -110,21 +110,21 @@ class Dropless:
     if num_shards == 1:
       y = serve(flat, gates, flat.size)
       return sum_over_width(y.reshape(x.shape)), None
-    turns, pool = self._turns(flat, num_shards, num_experts)
+    rounds_of, pool = self._rounds(flat, num_shards, num_experts)
     if self.in_rounds and pool < flat.size:
       chosen = flat < num_experts
-      last = jnp.max(jnp.where(chosen, turns, -1))
-      # All devices make as many: none may wait for one that has ended.
+      last = jnp.max(jnp.where(chosen, rounds_of, -1))
+      # All devices make the same number, so that none waits for one that ended.
       rounds = 1 + jax.lax.pmax(last, (axes.DATA_MESH, axes.EXPERT_MESH))
 
-      def one_more(turn, y):
+      def one_more(index, y):
         return y + serve(
-          jnp.where(turns == turn, flat, num_experts), gates, pool
+          jnp.where(rounds_of == index, flat, num_experts), gates, pool
         )
 
       y = jax.lax.fori_loop(0, rounds, one_more, jnp.zeros_like(tokens))
       return sum_over_width(y.reshape(x.shape)), None
-    kept = (flat < num_experts) & (turns == 0)
+    kept = (flat < num_experts) & (rounds_of == 0)
     flat = jnp.where(kept, flat, num_experts)
     kept = kept.reshape(num_selected, -1).T
     if self.renormalize_kept:
@@ -132,12 +132,13 @@ class Dropless:
     y = serve(flat, gates, pool).reshape(x.shape)
     return sum_over_width(y), kept.reshape(experts.shape)
 
-  def _turns(
+  def _rounds(
     self, experts: Int[Array, "n"], num_shards: int, num_experts: int
   ) -> tuple[Int[Array, "n"], int]:
-    """In which round each choice finds a place, and S; any for no choice.
+    """The round in which each choice finds a place, and S.
 
-    The earlier ones come first, whichever of the device's experts they want.
+    Earlier choices come first, whichever of the device's experts they choose.
+    The round of a choice that was not made is undefined.
     """
     if self.pool_factor is None:
       return jnp.zeros_like(experts), experts.size
@@ -157,15 +158,15 @@ def _serve(
   weights: FeedForwardWeights,
   activation: Activation,
 ) -> Float[Array, "1 T D"]:
-  """What the experts make of the tokens, times their gates.
+  """The experts' outputs for the tokens, times their gates.
 
   Args:
-    tokens: Of this device.
-    experts: Of all first choices, then of all second ones; E is none, and adds
-      nothing.
-    gates: Of the same choices.
-    pool: S, which is enough for them; all choices on one device.
-    weights: Of this device's experts.
+    tokens: This device's tokens.
+    experts: The experts of all first choices, then of all second ones; E marks
+      no choice, and adds nothing.
+    gates: The gates of the same choices.
+    pool: S, large enough for them; on one device, the number of choices.
+    weights: The weights of this device's experts.
     activation: Between their matrices.
   """
   num_tokens, num_selected = gates.shape

@@ -1,4 +1,4 @@
-"""What all engines share: what they return, and how they run on a mesh."""
+"""What all engines share: their output, and how they run on a mesh."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,13 +14,12 @@ from taskmoe_jax.partitioning.rules import active
 
 
 @flax.struct.dataclass
-class Dispatched:
-  """The mixed output of the experts, and what became of the choices.
+class EngineOutput:
+  """The mixed output of the experts, and which choices were served.
 
   Attributes:
-    y: `sum_k gate_k · FFN_k(x)`; of padding it may be anything finite.
-    kept: Which choices were served; None if all were. Of padding it may be
-      anything.
+    y: `sum_k gate_k · FFN_k(x)`; any finite value for padding.
+    kept: Which choices were served, None if all were; undefined for padding.
   """
 
   y: Float[Array, "B L D"]
@@ -28,13 +27,13 @@ class Dispatched:
 
 
 def num_expert_shards() -> int:
-  """X, over how many devices the experts are spread."""
+  """X, the number of devices over which the experts are spread."""
   partitioning = active()
   return partitioning.mesh.shape[axes.EXPERT_MESH] if partitioning else 1
 
 
 def sum_over_width(y: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-  """Adds up what the devices along `model` made of their parts of F."""
+  """Sums the partial results of the devices along `model`, over F."""
   return jax.lax.psum(y, axes.MODEL_MESH) if active() else y
 
 
@@ -50,18 +49,18 @@ def run_on_devices(
   """Calls `function(rows, weights)` on every device with its part of both.
 
   Without a mesh that is the function itself. On one, it moves data between
-  devices by collectives that it names, and none is left to be inferred: left to
-  XLA, a gather by index becomes an all-gather of all activations sooner or
-  later. The width of the model is whole; under FSDP it is gathered before.
+  devices by explicit collectives, and none is inferred: with XLA's, a gather by
+  index sooner or later becomes an all-gather of all activations. The width of
+  the model is not split; under FSDP it is gathered before.
 
   Args:
     function: Returns arrays of its rows, the same along the `model` axis unless
       `out_specs` says otherwise.
     rows: A tree of arrays of rows.
-    weights: Of all experts.
+    weights: The weights of all experts.
     expert_axis: Logical axis of E.
     mlp_axis: Logical axis of F.
-    out_specs: How what it returns lies on the mesh.
+    out_specs: How the results are sharded.
   """
   partitioning = active()
   if partitioning is None:
@@ -74,6 +73,6 @@ def run_on_devices(
     mesh=partitioning.mesh,
     in_specs=(of_rows, of_weights),
     out_specs=of_rows if out_specs is None else out_specs,
-    # Neither kernels nor gradients of our own say along what they vary.
+    # Our kernels and gradients do not declare along which axes they vary.
     check_vma=False,
   )(rows, (weights.wi, weights.wo))

@@ -13,6 +13,7 @@ no device works more than another (docs/design/design.md).
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ from jaxtyping import Array, Bool, Float, Int
 from taskmoe_jax import axes
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.layers.feed_forward import Activation, FeedForwardWeights
-from taskmoe_jax.moe.engine import Dispatched, run_on_devices, sum_over_width
+from taskmoe_jax.moe.engine import EngineOutput, run_on_devices, sum_over_width
 from taskmoe_jax.moe.fetched_experts import (
   HIDDEN,
   apply_experts,
@@ -40,11 +41,11 @@ class ExpertFetch:
   """Experts come to the rows: nothing is dropped, no token moves.
 
   Attributes:
-    rows_per_task_group: Rows stand in groups of this many that share a task, so
-      that a group's experts are fetched once. Without grouping (groups of one
-      row) it is still right, only dearer: each row fetches its own.
-    refetch: Whether the backward pass fetches again what the forward pass had,
-      which costs a second all-to-all and saves K experts a group and layer.
+    rows_per_task_group: Size of the groups of consecutive rows with one task: a
+      group's experts are fetched once. Groups of one row are correct, too, but
+      cost more: each row fetches its own.
+    refetch: Whether the backward pass fetches experts again, which costs a
+      second all-to-all and saves K experts per group and layer.
   """
 
   rows_per_task_group: int
@@ -57,7 +58,7 @@ class ExpertFetch:
     valid: Bool[Array, "B L"],
     weights: FeedForwardWeights,
     activation: Activation,
-  ) -> Dispatched:
+  ) -> EngineOutput:
     del valid  # Padding is computed along, as in any dense layer.
     if not routing.by_row:
       raise TaskMoeError(
@@ -66,7 +67,7 @@ class ExpertFetch:
         " 'dropless' or 'auto', or PACK to False."
       )
     partitioning = active()
-    run = functools.partial(
+    run: Callable = functools.partial(
       _on_device,
       activation=activation,
       rows_per_task_group=self.rows_per_task_group,
@@ -83,7 +84,7 @@ class ExpertFetch:
       expert_axis=axes.FETCHED_EXPERT,
       mlp_axis=axes.FETCHED_MLP,
     )
-    return Dispatched(y, None)
+    return EngineOutput(y, None)
 
   def fetch(
     self, routing: Routing, weights: FeedForwardWeights, dtype: jnp.dtype

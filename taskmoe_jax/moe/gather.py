@@ -1,5 +1,7 @@
 """Moving rows by index, forward and backward."""
 
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -60,4 +62,4 @@ def weighted_sum(
   slower on a CPU.
   """
   scaled = values * weights[..., None].astype(values.dtype)
-  return sum(scaled[:, k] for k in range(values.shape[1]))
+  return cast(Array, sum(scaled[:, k] for k in range(values.shape[1])))

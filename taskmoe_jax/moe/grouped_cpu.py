@@ -54,7 +54,7 @@ class Tile(NamedTuple):
   start: Int[Array, ""]
   kept_start: Int[Array, ""]
   height: int
-  own: Int[Array, ""]  # so many rows; what follows is other experts'
+  own: Int[Array, ""]  # number of rows; those after it are other experts'
 
   def mask(self) -> jax.Array:
     return (jnp.arange(self.height) < self.own)[:, None]

@@ -17,7 +17,8 @@ from taskmoe_jax.moe.config import MoeConfig
 from taskmoe_jax.moe.dispatch import Engine, Phase, choose_engine, expert_axes
 from taskmoe_jax.moe.expert_fetch import ExpertFetch
 from taskmoe_jax.moe.fetched_experts import apply_fetched
-from taskmoe_jax.moe.routing import Router, RouterInputs, Routing
+from taskmoe_jax.moe.router_inputs import RouterInputs
+from taskmoe_jax.moe.routing import Router, Routing
 from taskmoe_jax.moe.statistics import (
   GATE_STATISTICS,
   RoutingStatistics,
@@ -30,8 +31,8 @@ from taskmoe_jax.partitioning.rules import constrain
 class Experts(nn.Module):
   """The weights of E feed-forward networks, `wi [E, D, F]`, `wo [E, F, D]`.
 
-  They are given in float32: an engine casts them after it has moved them, so
-  that gradients from many devices are summed in float32.
+  They are float32: an engine casts them after it has moved them, so that
+  gradients from many devices are summed in float32.
   """
 
   config: MoeConfig
@@ -92,8 +93,8 @@ class MoeFeedForward(nn.Module):
     """The experts of the rows, for all steps of a decoding.
 
     Args:
-      x: Any tokens; their width and dtype are read.
-      inputs: Of the decoding.
+      x: Any tokens; only their width and dtype are read.
+      inputs: The router's inputs during decoding.
 
     Returns:
       What `step` takes; None where tokens choose for themselves.
@@ -136,12 +137,12 @@ class MoeFeedForward(nn.Module):
 def _unless(
   skip: Bool[Array, ""], run: Callable, x: Float[Array, "B L D"]
 ) -> tuple[Float[Array, "B L D"], Bool[Array, "B L K"] | None]:
-  """Runs an engine, or not: then the layer adds nothing, and drops nothing.
+  """Runs an engine unless `skip`: then the layer adds and drops nothing.
 
-  A branch and no product with zero, so that what is skipped costs nothing, and
-  no device sends anything. All devices have the same coin. As in Gating Dropout
-  (arXiv 2205.14336) what remains is not scaled; losses and statistics are of
-  the router, which is asked in any case.
+  It is a branch rather than a product with zero, so a skipped layer costs
+  nothing, and no device sends anything. All devices draw the same. As in Gating
+  Dropout (arXiv 2205.14336) nothing is rescaled; losses and statistics come
+  from the router, which runs in any case.
   """
   y, kept = jax.eval_shape(run, x)
 

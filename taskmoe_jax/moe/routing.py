@@ -1,13 +1,15 @@
 """Routers: which K experts, with which gates, for each token or row.
 
 All learned granularities share one gate, softmax(features · table), and differ
-in the features: a token's own vector, the mean of its sentence, or a learned
-vector of its task. So switching granularity switches nothing else.
+in the features (`moe.granularity`): a token's own vector, the mean of its
+sentence, or a learned vector of its task. So switching granularity switches
+nothing else.
 
 A worked example, K = 2 of E = 3: scores (1, 0, 2) give probabilities
 (0.24, 0.09, 0.67), experts (2, 0), and gates (0.73, 0.27) that sum to 1.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import flax.struct
@@ -18,16 +20,14 @@ from jaxtyping import Array, Float, Int
 
 from taskmoe_jax import axes
 from taskmoe_jax.layers.noise import draw_by_row
-from taskmoe_jax.layers.projections import scaled_normal
+from taskmoe_jax.layers.projections import scaled_normal, with_axes
 from taskmoe_jax.moe.config import (
-  Granularity,
   MoeConfig,
   Priority,
   Renormalize,
   SecondExpertPolicy,
 )
 from taskmoe_jax.moe.gates import (
-  among_candidates,
   drop_at_random,
   jittered,
   masked,
@@ -35,68 +35,17 @@ from taskmoe_jax.moe.gates import (
   select_experts,
   without_padding,
 )
-from taskmoe_jax.moe.tables import static_experts, word_experts
-
-
-def sentence_mean(
-  x: Float[Array, "B S D"],
-  segment_ids: Int[Array, "B S"],
-  of_segments: Int[Array, "B L"],
-  *,
-  packed: bool,
-) -> Float[Array, "B *L D"]:
-  """Mean of `x` over each sentence.
-
-  Sentences of one row never see each other: packed, each token of `of_segments`
-  gets the mean of the tokens of `x` with its own segment id in its own row
-  (lingvo's assumes ids unique in the whole batch). Padding counts nowhere.
-
-  Returns:
-    `[B, D]`, or `[B, L, D]` when packed. Zero where a sentence has no tokens.
-  """
-  if not packed:
-    weights = (segment_ids > 0).astype(jnp.float32)
-    total = jnp.einsum("bs,bsd->bd", weights, x.astype(jnp.float32))
-    return total / jnp.maximum(weights.sum(1), 1.0)[:, None]
-  same = of_segments[:, :, None] == segment_ids[:, None, :]
-  weights = (same & (segment_ids > 0)[:, None, :]).astype(jnp.float32)
-  total = jnp.einsum("bls,bsd->bld", weights, x.astype(jnp.float32))
-  return total / jnp.maximum(weights.sum(2), 1.0)[:, :, None]
-
-
-@flax.struct.dataclass
-class RouterInputs:
-  """What routers know about the rows, besides the tokens at hand.
-
-  Attributes:
-    task_ids: Task of each row.
-    segment_ids: Which sentence a token belongs to: 1, 2, ... and 0 for padding.
-    token_ids: What the stack reads, for routers by word. In a decoder that is
-      the token before the one to be written, so that nothing comes too early.
-    task_vectors: The stack's learned vector of each row's task, if it has one.
-    sentence: Mean of the encoder's output over a token's sentence, for routers
-      in a decoder: `[B, D]`, or `[B, L, D]` when rows hold several sentences.
-    packed: Whether a row may hold several sentences.
-    rows_per_task_group: Rows stand in groups of this many with one task each.
-  """
-
-  task_ids: Int[Array, "B"]
-  segment_ids: Int[Array, "B L"]
-  token_ids: Int[Array, "B L"] | None = None
-  task_vectors: Float[Array, "B D"] | None = None
-  sentence: Float[Array, "B *L D"] | None = None
-  packed: bool = flax.struct.field(pytree_node=False, default=False)
-  rows_per_task_group: int = flax.struct.field(pytree_node=False, default=1)
+from taskmoe_jax.moe.router_inputs import RouterInputs
 
 
 @flax.struct.dataclass
 class Softmax:
-  """What a learned gate makes of the scores of each decision.
+  """The softmax over the scores of each decision.
 
   Attributes:
-    probabilities: Of all experts.
+    probabilities: The probabilities of all experts.
     log_partition: Logarithm of the sum that they are divided by.
-    entropy: Of the probabilities, in nats.
+    entropy: Entropy of the probabilities, in nats.
   """
 
   probabilities: Float[Array, "B *L E"]
@@ -119,14 +68,13 @@ class Routing:
   """Experts and gates of every token `[B, L, K]`, or of every row `[B, K]`.
 
   Attributes:
-    experts: Chosen experts, best first.
-      E stands for a choice that was not made.
+    experts: Chosen experts, best first; E marks a choice that was not made.
     gates: Their weights, in float32; 0 for a choice that was not made. They may
       be given for every token though the experts are for every row.
-    priority: Who claims an expert's places first where they are few: tokens or
-      rows of a higher one. None leaves them in their order.
-    softmax: Where the gates are from, for losses and statistics; None where a
-      fixed table names the experts. Engines do not read it.
+    priority: Tokens or rows with a higher one claim an expert's places first.
+      None keeps their order.
+    softmax: What the gates come from, for losses and statistics; None with a
+      fixed table. Engines do not read it.
   """
 
   experts: Int[Array, "B *L K"]
@@ -140,16 +88,11 @@ class Routing:
 
 
 class Router(nn.Module):
-  """Chooses experts at the granularity that the config names.
+  """Chooses experts at the config's granularity; see `moe.granularity`.
 
-  A decoder routed by sentence uses the mean of the *encoder's* output for that
-  sentence, in training and in decoding alike. The authors' code averages over
-  the decoder's own tokens: it sees the future in training and cannot be
-  reproduced step by step (docs/design/paper.md).
-
-  All noise is of training, and from the stream `dropout`. What changes a
-  decision is drawn once for it: a sentence's tokens share it, and so do all
-  rows of a task, wherever they are.
+  All noise is for training only, from the stream `dropout`. Noise that changes
+  a decision is drawn once per decision: the tokens of a sentence share it, and
+  so do all rows of a task, wherever they are.
   """
 
   config: MoeConfig
@@ -169,7 +112,7 @@ class Router(nn.Module):
       priority = draw_by_row(
         jax.random.uniform, self.make_rng("dropout"), shape
       )
-      routing = routing.replace(priority=priority)
+      routing = dataclasses.replace(routing, priority=priority)
     if train and config.expert_mask_rate:
       gates = masked(
         routing.gates[:, None] if routing.by_row else routing.gates,
@@ -180,7 +123,7 @@ class Router(nn.Module):
         ),
         config.expert_mask_rate,
       )
-      routing = routing.replace(gates=gates)
+      routing = dataclasses.replace(routing, gates=gates)
     return routing
 
   def _by_gate(
@@ -199,6 +142,7 @@ class Router(nn.Module):
       scores, config.num_selected, bias=bias, gumbel=gumbel
     )
     if policy is SecondExpertPolicy.RANDOM:
+      assert config.second_expert_threshold is not None, "MoeConfig checks it"
       gates, experts = drop_at_random(
         gates,
         experts,
@@ -219,28 +163,16 @@ class Router(nn.Module):
   ) -> Float[Array, "B *L E"]:
     config = self.config
     table = self._table("table", x.shape[-1])
-    features = self._features(x, inputs).astype(jnp.float32)
+    features = config.granularity.features(x, inputs).astype(jnp.float32)
     if train and config.jitter:
       noise = self._draw(jax.random.uniform, inputs, features.shape[-1])
       features = jittered(features, noise, config.jitter)
     scores = jnp.einsum("...d,de->...e", features, table)
     if config.has_padding:
       scores = without_padding(scores, self._is_expert())
-    if config.granularity is not Granularity.TASK_THEN_TOKEN:
-      return scores
-    task_gate = self._table("task_gate", x.shape[-1])
-    of_task = jnp.einsum("bd,de->be", inputs.task_vectors, task_gate)
-    return among_candidates(scores, of_task, config.num_candidates)
-
-  def _features(self, x: jax.Array, inputs: RouterInputs) -> jax.Array:
-    if self.config.granularity.by_token:
-      return x
-    if self.config.granularity is Granularity.TASK:
-      return inputs.task_vectors
-    if inputs.sentence is not None:
-      return inputs.sentence
-    segments = inputs.segment_ids
-    return sentence_mean(x, segments, segments, packed=inputs.packed)
+    return config.granularity.scores(
+      scores, inputs, config, lambda name: self._table(name, x.shape[-1])
+    )
 
   def _table(self, name: str, embed_dim: int) -> Float[Array, "D E"]:
     return self.param(
@@ -251,19 +183,19 @@ class Router(nn.Module):
     )
 
   def _is_expert(self) -> Float[Array, "E"]:
-    """1 of an expert and 0 of padding, which `export.pruning` says alone."""
+    """1 for an expert and 0 for padding; only `export.pruning` sets it."""
     return self.param(
       "is_expert",
-      nn.with_logical_partitioning(nn.initializers.ones, (axes.EXPERT,)),
+      with_axes(nn.initializers.ones, (axes.EXPERT,)),
       (self.config.num_experts,),
       jnp.float32,
     )
 
   def _balance_bias(self) -> Float[Array, "E"]:
-    """Changed by `moe.gates` alone, after the optimizer's step."""
+    """Changed only by `gates.balanced_bias`, after the optimizer's step."""
     bias = self.param(
       "balance_bias",
-      nn.with_logical_partitioning(nn.initializers.zeros, (axes.EXPERT,)),
+      with_axes(nn.initializers.zeros, (axes.EXPERT,)),
       (self.config.num_experts,),
       jnp.float32,
     )
@@ -271,19 +203,14 @@ class Router(nn.Module):
 
   def _by_table(self, inputs: RouterInputs) -> Routing:
     config = self.config
-    sizes = config.num_experts, config.num_selected
-    if config.granularity is Granularity.WORD:
-      experts = word_experts(inputs.token_ids, config.word_table, *sizes)
-    else:
-      table = static_experts(self.num_tasks, *sizes)
-      experts = jnp.take(table, inputs.task_ids, axis=0)
+    experts = config.granularity.experts(inputs, self.num_tasks, config)
     gates = jnp.full(experts.shape, 1.0 / config.num_selected, jnp.float32)
     return Routing(experts, gates)
 
   def _draw(
     self, draw: Callable, inputs: RouterInputs, size: int
   ) -> Float[Array, "B *L n"]:
-    """Draws so many numbers for each decision."""
+    """Draws `size` numbers for each decision."""
     key = self.make_rng("dropout")
     granularity = self.config.granularity
     if granularity.by_task:

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from taskmoe_jax.moe.routing import RouterInputs, Routing
+from taskmoe_jax.moe.router_inputs import RouterInputs
+from taskmoe_jax.moe.routing import Routing
 
 # The collection of variables in which MoE layers leave `GateStatistics`, where
 # it is asked for: `model.apply(..., mutable=[GATE_STATISTICS])`.
@@ -52,6 +53,7 @@ def measure_gates(routing: Routing, inputs: RouterInputs) -> GateStatistics:
   weights = (inputs.segment_ids > 0).astype(jnp.float32)
   if routing.by_row:
     weights = weights.sum(1)
+  assert routing.softmax is not None, "a fixed table has no gate"
   probabilities = routing.softmax.probabilities
   first = jax.nn.one_hot(routing.experts[..., 0], probabilities.shape[-1])
   first = first * weights[..., None]
@@ -176,6 +178,7 @@ def _balance_loss(
   as a mean times E squared. The z-loss beside it is that of ST-MoE (arXiv
   2202.08906, equation 5).
   """
+  assert routing.softmax is not None, "a fixed table has no loss"
   probabilities = routing.softmax.probabilities
   num_experts = probabilities.shape[-1]
   first = jax.nn.one_hot(routing.experts[..., 0], num_experts)

@@ -1,11 +1,19 @@
-"""Fixed tables of experts: no gate is learned, and every gate is 1/K."""
+"""Fixed tables of experts: no gate is learned, every gate is 1/K."""
+
+import enum
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, UInt32
 
-from taskmoe_jax.moe.config import WordTable
 from taskmoe_jax.moe.gates import top_k
+
+
+class WordTable(enum.StrEnum):
+  """Which experts a token id has, see `word_experts`."""
+
+  DEALT = "dealt"
+  HASHED = "hashed"
 
 
 def static_experts(

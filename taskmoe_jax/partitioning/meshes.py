@@ -17,8 +17,8 @@ from taskmoe_jax.errors import TaskMoeError
 class SimulatedDevice:
   """What meshes and engines ask of a device.
 
-  Its platform is none of JAX's, so that where a platform has a way of its own,
-  such as a kernel, the program is traced in the one that all others take.
+  Its platform is none of JAX's, so that programs are traced without
+  platform-specific implementations such as kernels.
   """
 
   id: int
@@ -29,7 +29,7 @@ class SimulatedDevice:
 
 
 def simulated_devices(number: int) -> list[SimulatedDevice]:
-  """So many devices, in one slice."""
+  """`number` devices in one slice."""
   if number < 1:
     raise TaskMoeError(f"devices={number} is not at least 1. Set --devices.")
   return [SimulatedDevice(index) for index in range(number)]
@@ -37,14 +37,13 @@ def simulated_devices(number: int) -> list[SimulatedDevice]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshShape:
-  """How many devices lie along each mesh axis; one -1 takes all that are left.
+  """Number of devices along each mesh axis; one -1 takes all that remain.
 
-  `slices`, `data` and `expert` all split the rows of a batch; along `expert`
-  the experts are split as well, along `model` heads, hidden widths and
-  vocabulary. `slices` counts groups of devices with a fast network inside each
-  and a slow one between them, such as the slices of a multi-slice TPU or nodes
-  with GPUs: every slice has all parameters, and only gradients are summed over
-  slices.
+  `slices`, `data` and `expert` all split the rows of a batch; `expert` also
+  splits the experts; `model` splits heads, hidden widths and vocabulary.
+  `slices` counts groups of devices with a fast network inside each and a slow
+  one between them, such as the slices of a multi-slice TPU or nodes with GPUs:
+  every slice has all parameters, and only gradients are summed over slices.
   """
 
   slices: int = 1
@@ -53,7 +52,7 @@ class MeshShape:
   model: int = 1
 
   def sizes(self, num_devices: int) -> tuple[int, ...]:
-    """Fills the -1 up so that the axes multiply to `num_devices`."""
+    """Resolves the -1 so that the axes multiply to `num_devices`."""
     given = (self.slices, self.data, self.expert, self.model)
     known = math.prod(size for size in given if size != -1)
     wrong = given.count(-1) > 1 or any(s < 1 and s != -1 for s in given)
@@ -73,12 +72,12 @@ class MeshShape:
 def make_mesh(
   shape: MeshShape, devices: Sequence[Any] | None = None
 ) -> jax.sharding.Mesh:
-  """Arranges devices so that neighbours on the wire are neighbours in the mesh.
+  """Arranges devices so that physical neighbors are neighbors in the mesh.
 
   Args:
     shape: Sizes of the axes.
     devices: All devices of all processes unless given; real ones, or others
-      that have a `platform` (`partitioning.meshes`).
+      that have a `platform`, such as `SimulatedDevice`.
 
   Raises:
     TaskMoeError: The sizes do not multiply to the number of devices, or a
@@ -89,13 +88,13 @@ def make_mesh(
   if devices[0].platform == "tpu":
     grid = tpu_grid(sizes, devices)
   else:
-    # In the order of their processes, so that a slice is a run of these.
+    # In the order of their processes, so that a slice is a range of them.
     grid = np.asarray(devices).reshape(sizes)
   return jax.sharding.Mesh(grid, axes.MESH_AXES)
 
 
 def tpu_grid(sizes: tuple[int, ...], devices: list) -> np.ndarray:
-  """Arranges TPU devices by where they stand, slices first; see `make_mesh`."""
+  """Arranges TPU devices by their coordinates, slices first."""
   slices, *inside = sizes
   found = len({getattr(device, "slice_index", 0) for device in devices})
   if found != slices and found > 1:
@@ -105,7 +104,7 @@ def tpu_grid(sizes: tuple[int, ...], devices: list) -> np.ndarray:
     )
   # A side of the hardware is split between axes only where it must be.
   if found == 1:
-    # Several slices of the mesh on one of the hardware: to try them out.
+    # Several slices of the mesh on one hardware slice: to try them out.
     return mesh_utils.create_device_mesh(
       sizes, devices, allow_split_physical_axes=True
     )

@@ -1,4 +1,4 @@
-"""Which mesh axis each logical axis lies on: the whole sharding policy.
+"""Maps logical axes to mesh axes: the whole sharding policy.
 
 Model code names logical axes only (`constrain(x, "act_batch", ...)`); what they
 mean on a mesh is decided here, and changing it changes no model code.
@@ -20,8 +20,8 @@ from taskmoe_jax.errors import TaskMoeError
 
 MeshAxes = str | tuple[str, ...] | None
 
-# Rows lie on slices too. No parameter does: each slice has all of them, since
-# the network between slices is slow.
+# Rows are split over slices too. Parameters are not: each slice has all of
+# them, since the network between slices is slow.
 _ROWS = (axes.SLICE_MESH, axes.DATA_MESH, axes.EXPERT_MESH)
 
 _RULES: Mapping[str, MeshAxes] = {
@@ -48,10 +48,10 @@ _RULES: Mapping[str, MeshAxes] = {
 def logical_rules(*, fsdp: bool) -> dict[str, MeshAxes]:
   """Returns the rules; with `fsdp`, parameters are also split over `data`.
 
-  FSDP is the rule `embed -> data`: each device keeps a slice of every matrix at
-  rest and XLA gathers it where it is used (ZeRO-3). Experts that are fetched
+  FSDP is the rule `embed -> data`: each device stores a shard of every matrix
+  and XLA gathers it where it is used (ZeRO-3). Experts that are fetched
   (`moe.expert_fetch`) are split along their hidden width instead, which one
-  all-to-all puts together again.
+  all-to-all reassembles.
   """
   fetched = (axes.EXPERT_MESH, axes.MODEL_MESH)
   return {
@@ -63,13 +63,13 @@ def logical_rules(*, fsdp: bool) -> dict[str, MeshAxes]:
 
 @dataclasses.dataclass(frozen=True)
 class Partitioning:
-  """A mesh and the rules that lay logical axes on it; hashable, for `jit`."""
+  """A mesh and the rules that map logical axes to it; hashable, for `jit`."""
 
   mesh: Mesh
   fsdp: bool = False
 
   def spec(self, logical_axes: tuple[str | None, ...]) -> PartitionSpec:
-    """Maps logical axes to mesh axes; an unknown word is our own bug."""
+    """Maps logical axes to mesh axes; an unknown name is our own bug."""
     rules = logical_rules(fsdp=self.fsdp)
     return PartitionSpec(
       *(None if name is None else rules[name] for name in logical_axes)
@@ -84,30 +84,32 @@ class Partitioning:
 
   @property
   def platform(self) -> str:
-    """`cpu`, `gpu` or `tpu`; of a mesh that may only be compiled for."""
+    """`cpu`, `gpu` or `tpu`; the mesh may exist only for the compiler."""
     return self.mesh.devices.flat[0].platform
 
   @property
   def num_row_shards(self) -> int:
-    """Into how many parts the rows of a batch are split."""
+    """Number of parts that the rows of a batch are split into."""
     return math.prod(self.mesh.shape[axis] for axis in _ROWS)
 
   def rows_here(self, num_rows: int) -> Int[np.ndarray, "rows"]:
-    """Which rows of a batch lie on this process' devices, in order."""
+    """The rows of a batch that are on this process' devices, in order."""
     places = self.sharding(axes.ACT_BATCH).addressable_devices_indices_map(
       (num_rows,)
     )
     rows = np.arange(num_rows)
-    return np.unique(np.concatenate([rows[i] for (i,) in places.values()]))
+    return np.unique(
+      np.concatenate([rows[i[0]] for i in places.values() if i is not None])
+    )
 
   def spread_rows(
     self, rows: np.ndarray, num_rows: int | None = None
   ) -> jax.Array:
-    """Lays rows on the devices, each process on its own.
+    """Puts rows on the devices, each process on its own ones.
 
     Args:
-      rows: Those that lie on this process' devices (`rows_here`), or all.
-      num_rows: Of all processes together; unless given, these are all.
+      rows: The rows of this process' devices (`rows_here`), or all rows.
+      num_rows: Number of rows of all processes; len(rows) unless given.
     """
     num_rows = len(rows) if num_rows is None else num_rows
     here = np.arange(num_rows)
@@ -131,8 +133,8 @@ class Partitioning:
     """Sharding of one parameter.
 
     Raises:
-      TaskMoeError: If an axis does not divide. Replicating it instead, as
-        other frameworks do, would silently cost the memory one wanted to save.
+      TaskMoeError: An axis does not divide. Replicating it instead, as other
+        frameworks do, would silently cost the memory that it should save.
     """
     spec = self.spec(logical_axes)
     for size, name, entry in zip(shape, logical_axes, spec, strict=True):
@@ -157,7 +159,7 @@ _ACTIVE: contextvars.ContextVar[Partitioning | None] = contextvars.ContextVar(
 
 @contextlib.contextmanager
 def activate(partitioning: Partitioning) -> Iterator[None]:
-  """Makes `constrain` act, for the functions that are traced inside."""
+  """Enables `constrain` for the functions that are traced inside."""
   token = _ACTIVE.set(partitioning)
   try:
     yield
@@ -166,7 +168,7 @@ def activate(partitioning: Partitioning) -> Iterator[None]:
 
 
 def active() -> Partitioning | None:
-  """The mesh that functions are being traced for, if it has several devices."""
+  """The partitioning being traced for, if its mesh has several devices."""
   partitioning = _ACTIVE.get()
   if partitioning is None or partitioning.mesh.size == 1:
     return None
@@ -174,20 +176,20 @@ def active() -> Partitioning | None:
 
 
 def platform() -> str:
-  """What the functions being traced will run on: the active mesh's, if any."""
+  """The platform being traced for: the active mesh's, if any."""
   partitioning = _ACTIVE.get()
   return partitioning.platform if partitioning else jax.default_backend()
 
 
 def device_kind() -> str:
-  """What kind of that platform it is, such as `TPU v3`."""
+  """The kind of device of that platform, such as `TPU v3`."""
   partitioning = _ACTIVE.get()
   devices = partitioning.mesh.devices.flat if partitioning else jax.devices()
   return devices[0].device_kind
 
 
 def constrain(x: jax.Array, *logical_axes: str | None) -> jax.Array:
-  """Lays an activation on the active mesh; without one, returns it as it is."""
+  """Shards an activation on the active mesh; without one, returns it as is."""
   assert x.ndim == len(logical_axes), (x.shape, logical_axes)
   partitioning = active()
   if partitioning is None:

@@ -1,4 +1,4 @@
-"""How much a device keeps of a forward pass for the backward pass."""
+"""How much of a forward pass a device keeps for the backward pass."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,18 +17,18 @@ from taskmoe_jax.train.step.microbatches import rows_together
 def activation_bytes(program: Program, batch: Mapping[str, Any]) -> int:
   """A device's share of what the forward pass saves for the backward pass.
 
-  An estimate: it is what JAX's differentiation saves, rematerialisation heeded;
-  XLA fuses some of it away, and needs room for gradients and for what it is at.
+  An estimate: what JAX's differentiation saves, with rematerialization; XLA
+  fuses some of it away, and needs room for gradients and temporaries.
 
   Args:
-    program: Its partitioning must be active.
-    batch: Shapes of what it is fed.
+    program: The program; its partitioning must be active.
+    batch: Shapes of the batch that it is fed.
   """
   params, parts = nn.unbox(program.params), program.step.num_microbatches
   together = rows_together(
     batch["source_language"].shape[0], parts, program.step.rows_per_task_group
   )
-  # Microbatches come one after the other, and each takes the memory anew.
+  # Microbatches run one after the other and reuse the memory.
   batch = {
     name: jax.ShapeDtypeStruct(
       (rows.shape[0] // parts, *rows.shape[1:]), rows.dtype
@@ -53,7 +53,7 @@ def activation_bytes(program: Program, batch: Mapping[str, Any]) -> int:
     return jax.vjp(loss, params)[1]
 
   jaxpr = jax.make_jaxpr(backward)(params, batch, task_ids).jaxpr
-  # Parameters are saved too, and cost nothing.
+  # Parameters are saved too, at no extra cost.
   given = set(jaxpr.invars)
   saved = {
     variable
@@ -72,7 +72,7 @@ def _device_share(
   """Bytes that one device holds of an activation.
 
   Rows are split over devices; along `model` so are heads, hidden widths and
-  vocabulary, which are told here by their sizes.
+  vocabulary, which are recognized here by their sizes.
   """
   shards = partitioning.num_row_shards
   widths = {model.vocab_size}

@@ -1,8 +1,8 @@
-"""FLOPs of a compiled program, loops counted as often as they turn.
+"""FLOPs of a compiled program, each loop times its iterations.
 
-Only products of matrices count, as in `models.flops`; a program for TPUs has
-them as convolutions. What holds no number, such as the places between the
-elements of a dilated operand, is not counted (as XLA does not).
+Only matrix products count, as in `models.flops`; a program for TPUs has them as
+convolutions. Positions without a number, such as those between the elements of
+a dilated operand, are not counted (XLA does not count them either).
 """
 
 import functools
@@ -24,7 +24,7 @@ def flops_of(module: Module) -> float:
 
 
 def kernel_cost(instruction: Instruction) -> tuple[float, float] | None:
-  """FLOPs and bytes that a kernel of our own (Pallas) says it has."""
+  """FLOPs and bytes that one of our own (Pallas) kernels declares."""
   if instruction.opcode != "custom-call":
     return None
   cost = instruction.attribute(r'"cost_estimate":(\{[^}]*\})')
@@ -39,6 +39,7 @@ def _flops(module: Module, instruction: Instruction) -> float:
     return 2.0 * _convolution_products(module, instruction)
   if instruction.opcode == "dot":
     contracted = instruction.attribute(r"lhs_contracting_dims=\{([\d,]*)\}")
+    assert contracted is not None, instruction.text
     left = module.shapes[instruction.operands[0]][0].dims
     depth = math.prod(left[int(axis)] for axis in contracted.split(",") if axis)
     return 2.0 * depth * instruction.shapes[0].size
@@ -47,9 +48,9 @@ def _flops(module: Module, instruction: Instruction) -> float:
 
 
 def _convolution_products(module: Module, instruction: Instruction) -> int:
-  left, right, out = re.search(
-    r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.text
-  ).groups()
+  labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.text)
+  assert labels is not None, instruction.text
+  left, right, out = labels.groups()
   given, kernel = (
     module.shapes[name][0].dims for name in instruction.operands[:2]
   )
@@ -58,7 +59,7 @@ def _convolution_products(module: Module, instruction: Instruction) -> int:
   fields = dict(part.split("=") for part in window.split())
   spatial = sum(label.isdigit() for label in out)
 
-  def field(name, place, default):
+  def field(name: str, place: int, default: int | str) -> int | str:
     values = fields.get(name)
     return values.split("x")[place] if values else default
 
@@ -66,8 +67,8 @@ def _convolution_products(module: Module, instruction: Instruction) -> int:
   products *= result[out.index("f")]
   for place in range(spatial):
     label = str(place)
-    low = int(field("pad", place, "0_0").partition("_")[0])
-    products *= _meetings(
+    low = int(str(field("pad", place, "0_0")).partition("_")[0])
+    products *= _overlaps(
       given[left.index(label)],
       kernel[right.index(label)],
       result[out.index(label)],
@@ -83,7 +84,7 @@ def _convolution_products(module: Module, instruction: Instruction) -> int:
 
 
 @functools.cache
-def _meetings(
+def _overlaps(
   given: int,
   kernel: int,
   result: int,
@@ -92,7 +93,7 @@ def _meetings(
   given_dilation: int,
   kernel_dilation: int,
 ) -> int:
-  """How often an element of the kernel meets one that was given."""
+  """How often an element of the kernel meets an element of the input."""
   place = (
     np.arange(result)[:, None] * stride
     - low

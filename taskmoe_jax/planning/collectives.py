@@ -1,17 +1,16 @@
-"""What travels between the devices of a compiled program, and over which axes.
+"""Communication between the devices of a compiled program, by mesh axes.
 
-The bytes of a collective are what one device has in hand: what it gives for an
-all-reduce, reduce-scatter, all-to-all and permute, what it gets for an
-all-gather. *Sent* are the bytes that leave a device at least, with the best
-algorithm there is: 2(n-1)/n of an all-reduce over n devices, (n-1)/n of the
-others, all of a permute.
+The bytes of a collective are one device's buffer: the input of an all-reduce,
+reduce-scatter, all-to-all and permute, the output of an all-gather. *Sent* is
+the minimum that leaves a device, with the best known algorithm: 2(n-1)/n of an
+all-reduce over n devices, (n-1)/n of the others, all of a permute.
 
-A collective whose groups hold devices of several slices crosses the data-centre
+A collective whose groups hold devices of several slices crosses the data-center
 network (DCN); all others stay on the links between the chips of a slice (ICI).
-The TPU compiler takes one that would cross apart: a reduce-scatter within each
+The TPU compiler splits one that would cross: a reduce-scatter within each
 slice, a `send` and `recv` of what is left between them, which its attributes
-call an all-reduce, and an all-gather within each slice. Where a program has one
-that crosses as a whole it is counted in the same way.
+call an all-reduce, and an all-gather within each slice. A program's undivided
+collective across slices is counted in the same way.
 """
 
 import collections
@@ -52,9 +51,9 @@ class Collective:
 
   Attributes:
     kind: Such as `all-reduce`.
-    axes: Mesh axes along which its groups lie; none if they are no such axes.
+    axes: Mesh axes that its groups span; none if they span no whole axes.
     count: How many run in a step.
-    num_bytes: Of all of them, see the top of this file.
+    num_bytes: Bytes of all of them, see the top of this file.
     ici_bytes: Sent over the links of a slice, by one device.
     dcn_bytes: Sent over the data-centre network, by one device.
   """
@@ -80,7 +79,7 @@ class Traffic:
     axes: As above.
     num_bytes: As above.
     group: How many devices take part in one group.
-    slices: In how many slices they lie.
+    slices: How many slices these devices are in.
   """
 
   kind: str
@@ -99,14 +98,14 @@ class Traffic:
     if self.slices == 1:
       return 0.0
     within = self.group // self.slices
-    left = self.num_bytes
+    left: float = self.num_bytes
     if self.kind in ("all-reduce", "reduce-scatter", "all-gather"):
       left /= within
     return left * _share(self.kind, self.slices)
 
 
 def _share(kind: str, devices: int) -> float:
-  """Which part of a collective's bytes a device sends at least."""
+  """The minimum share of a collective's bytes that a device sends."""
   if devices == 1:
     return 0.0
   if kind == "all-reduce":
@@ -130,8 +129,8 @@ def sent_by(
 
   The TPU compiler hides some in fusions: a reduce-scatter as an all-reduce of
   which a part is kept, and an asynchronous one as a fusion that starts it, some
-  that carry it on beside their own work, and one that ends it, each with a copy
-  of the collective, of which the first counts.
+  that continue it beside their own work, and one that ends it, each with a copy
+  of the collective; only the first counts.
   """
   inner = line
   if line.opcode == "fusion":
@@ -155,12 +154,12 @@ def _is_reduce_scatter(line: Instruction) -> bool:
 def traffic_of(
   instruction: Instruction, mesh: Mesh, slices: Int[np.ndarray, "devices"]
 ) -> Traffic | None:
-  """What a line of a program sends; None if it is no collective.
+  """What a line of a program sends; None if it is not a collective.
 
   Args:
     instruction: The line.
-    mesh: That the program was compiled for; its groups are positions in it.
-    slices: The slice of each device, in the mesh's order.
+    mesh: What the program was compiled for; its groups are positions in it.
+    slices: The slice of each device, in mesh order.
   """
   kind = _STARTS.get(instruction.opcode, instruction.opcode)
   if kind == "send":
@@ -199,10 +198,10 @@ def _between_slices(
 
 
 def _payload(instruction: Instruction, kind: str):
-  """The arrays that a collective gives.
+  """The output arrays of a collective.
 
-  One that is started and awaited elsewhere lists its operands too, then what
-  it gives, then counters.
+  An asynchronous start lists its operands first, then its outputs, then
+  counters.
   """
   if kind == instruction.opcode:
     return instruction.shapes
@@ -215,7 +214,7 @@ def _payload(instruction: Instruction, kind: str):
 def replica_groups(
   instruction: Instruction, num_devices: int
 ) -> list[tuple[int, ...]]:
-  """The groups of a collective, in any of the four ways to write them."""
+  """The groups of a collective, in any of the four notations."""
   text = instruction.text
   if found := _PAIRS.search(text):
     pairs = re.findall(r"(\d+),(\d+)", found[1])
@@ -245,7 +244,7 @@ def replica_groups(
 
 
 def _connected(pairs: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
-  """Devices that a permutation connects, directly or by others."""
+  """Devices that a permutation connects, directly or through others."""
   groups: list[set[int]] = []
   for pair in pairs:
     touched = [group for group in groups if group & set(pair)]
@@ -257,7 +256,7 @@ def _connected(pairs: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
 def axes_of(
   groups: Sequence[tuple[int, ...]], sizes: Mapping[str, int]
 ) -> tuple[str, ...]:
-  """The mesh axes that a group spans, or none if they are not whole."""
+  """The mesh axes that a group spans, or none if it spans a part of one."""
   names, shape = list(sizes), tuple(sizes.values())
   places = np.array(np.unravel_index(list(groups[0]), shape))
   varying = tuple(
@@ -269,23 +268,40 @@ def axes_of(
   return varying if whole else ()
 
 
+@dataclasses.dataclass
+class _Sum:
+  """As in `Collective`, before rounding."""
+
+  count: int = 0
+  num_bytes: int = 0
+  ici_bytes: float = 0.0
+  dcn_bytes: float = 0.0
+
+
 def collectives_of(
   module: Module, mesh: Mesh, slices: Int[np.ndarray, "devices"]
 ) -> list[Collective]:
-  """What a step sends, summed by kind and axes, the most bytes first."""
-  found = collections.defaultdict(lambda: [0, 0, 0.0, 0.0])
+  """What a step sends, summed by kind and axes, most bytes first."""
+  found: dict[tuple, _Sum] = collections.defaultdict(_Sum)
   for instruction, times in module.executed():
     sent = sent_by(module, instruction, mesh, slices)
     if sent is None:
       continue
     _, traffic = sent
     total = found[traffic.kind, traffic.axes, traffic.slices > 1]
-    total[0] += times
-    total[1] += times * traffic.num_bytes
-    total[2] += times * traffic.ici_bytes
-    total[3] += times * traffic.dcn_bytes
+    total.count += times
+    total.num_bytes += times * traffic.num_bytes
+    total.ici_bytes += times * traffic.ici_bytes
+    total.dcn_bytes += times * traffic.dcn_bytes
   rows = [
-    Collective(kind, names, count, num_bytes, round(ici), round(dcn))
-    for (kind, names, _), (count, num_bytes, ici, dcn) in found.items()
+    Collective(
+      kind,
+      names,
+      total.count,
+      total.num_bytes,
+      round(total.ici_bytes),
+      round(total.dcn_bytes),
+    )
+    for (kind, names, _), total in found.items()
   ]
   return sorted(rows, key=lambda row: -row.num_bytes)

@@ -1,4 +1,4 @@
-"""Compiles a step for a topology, and asks the program what it costs."""
+"""Compiles a step for a topology and measures the compiled program."""
 
 import contextlib
 import dataclasses
@@ -15,7 +15,7 @@ from taskmoe_jax.files import write_whole
 from taskmoe_jax.models.flops import TRAINING, token_flops
 from taskmoe_jax.planning.arithmetic import flops_of
 from taskmoe_jax.planning.collectives import collectives_of
-from taskmoe_jax.planning.communication_bound import least_communication
+from taskmoe_jax.planning.communication_bound import communication_lower_bound
 from taskmoe_jax.planning.hlo import Module
 from taskmoe_jax.planning.memory import (
   DeviceMemory,
@@ -35,8 +35,8 @@ def compile_step(
   """Compiles one step and reports on it.
 
   Returns:
-    The report, and the program; None if it needs more memory than there is,
-    which is a result, not an error.
+    The report, and the program; None if it needs more memory than the device
+    has, which is a result, not an error.
   """
   lowered, operands = plan.traced(step)
   begin = time.perf_counter()
@@ -55,7 +55,7 @@ def compile_step(
     return refused, None
   compile_s = time.perf_counter() - begin
   mesh = plan.partitioning.mesh
-  module = Module(compiled.as_text())
+  module = Module(compiled.as_text() or "")
   memory = memory_of(compiled)
   report = dataclasses.replace(
     _known_before(plan, step, topology, name),
@@ -64,7 +64,9 @@ def compile_step(
     flops=flops_of(module),
     time=estimate(module, mesh, topology),
     collectives=collectives_of(module, mesh, slices_of(mesh)),
-    least=least_communication(plan) if step is Step.TRAIN else None,
+    communication_bound=(
+      communication_lower_bound(plan) if step is Step.TRAIN else None
+    ),
     compile_s=compile_s,
     temporaries=largest_temporaries(module),
   )
@@ -87,36 +89,37 @@ def _known_before(
     peak_flops=topology.peak_flops,
     time=None,
     collectives=None,
-    least=None,
+    communication_bound=None,
     compile_s=0.0,
     temporaries=(),
   )
 
 
 def model_flops(plan: Plan, step: Step) -> float:
-  """What the mathematics of a step needs, of all devices together.
+  """FLOPs that the mathematics of a step needs, on all devices together.
 
-  A decoding step attends to all of its memory, and has made the source's keys
-  and values before.
+  A decoding step attends to its whole key-value cache; the source's keys and
+  values were computed before it.
   """
   model = sub_network(plan.model) if step is Step.EXPORT else plan.model
   token = token_flops(
     model,
-    source_length=plan.source_length,
-    target_length=plan.target_length,
+    source_length=plan.batches.source_length,
+    target_length=plan.batches.target_length,
   )
   if step in (Step.DECODE, Step.EXPORT):
-    return float(token.target * plan.batch_size)
+    return float(token.target * plan.batches.batch_size)
   forward = (
-    token.source * plan.source_length + token.target * plan.target_length
-  ) * plan.batch_size
+    token.source * plan.batches.source_length
+    + token.target * plan.batches.target_length
+  ) * plan.batches.batch_size
   return float(TRAINING * forward if step is Step.TRAIN else forward)
 
 
 def store(
   compiled: jax.stages.Compiled, folder: epath.PathLike, name: str
 ) -> epath.Path:
-  """Writes a program, to be run on this topology by this very JAX.
+  """Writes a program, to be run on this topology by the same JAX.
 
   `jax.experimental.serialize_executable.deserialize_and_load` takes the three
   objects that the file holds, pickled.
@@ -138,7 +141,7 @@ def store(
 
 @contextlib.contextmanager
 def cache_in(folder: str | None) -> Iterator[None]:
-  """Lets JAX keep what is compiled inside in its cache of programs.
+  """Makes JAX keep what is compiled inside in its compilation cache.
 
   `train` with the same folder, JAX, libtpu and topology finds it there.
   """

@@ -1,9 +1,9 @@
 """Reads the text of a compiled program: what runs, in which order, how often.
 
-XLA's own totals (`Compiled.cost_analysis`) see every loop as one turn of it,
-and our layers are scanned: so the instructions are read one by one, and each
-counts as often as its loop turns. The text of a program for TPUs is in the
-order of its schedule.
+XLA's own totals (`Compiled.cost_analysis`) count every loop once, and our
+layers are scanned: so the instructions are read one by one, and each counts as
+often as its loop iterates. The text of a program for TPUs is in the order of
+its schedule.
 
   ENTRY %main (p: f32[8]) -> f32[8] {
     %p = f32[8]{0:T(128)} parameter(0)
@@ -31,7 +31,7 @@ _BITS = re.compile(r"\d+")
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-  """An array: its type, its sizes and how it lies in memory."""
+  """An array: its type, its sizes and its layout in memory."""
 
   dtype: str
   dims: tuple[int, ...]
@@ -48,12 +48,12 @@ class Shape:
 
   @property
   def num_bytes(self) -> int:
-    """Without the padding of tiles: what arithmetic and networks see."""
+    """Without the padding of tiles: what is computed and sent."""
     return self.size * self.item_bits // 8
 
   @property
   def bytes_in_memory(self) -> int:
-    """With its two fastest axes filled up to whole tiles."""
+    """With its two minor axes padded to whole tiles."""
     tile = re.search(r"T\((\d+)(?:,(\d+))?\)", self.layout)
     order = re.match(r"\{([\d,]+)", self.layout)
     if not tile or not order:
@@ -67,7 +67,7 @@ class Shape:
 
   @property
   def in_main_memory(self) -> bool:
-    """Whether it lies in HBM, and not in a memory on the chip (`S(1)`)."""
+    """Whether it is in HBM, not in a memory on the chip (`S(1)`)."""
     return not re.search(r"S\([1-9]", self.layout)
 
   def __str__(self) -> str:
@@ -107,7 +107,7 @@ class Instruction:
 
   @property
   def cycles(self) -> int | None:
-    """The TPU compiler's estimate for one run of it, if it has one."""
+    """The TPU compiler's estimate for one execution, if it has one."""
     found = self.attribute(r'"estimated_cycles":"(\d+)"')
     return int(found) if found else None
 
@@ -145,9 +145,9 @@ class Module:
   def executed(self) -> Iterator[tuple[Instruction, int]]:
     """Each instruction in its order, and how often a step runs it.
 
-    What happens inside a fusion is not listed. Of the branches of a
-    conditional all are, as if each were taken: the dearest alone would hide
-    what the others do. A loop whose turns cannot be told counts as one.
+    The inside of a fusion is not listed. All branches of a conditional are, as
+    if each were taken: the most expensive one alone would hide what the others
+    do. A loop whose trip count is unknown counts once.
     """
     yield from self._executed(self.entry, 1)
 
@@ -156,8 +156,8 @@ class Module:
       yield instruction, times
       called = instruction.called
       if instruction.opcode == "while":
-        turns = self.turns(instruction)
-        yield from self._executed(called["body"][0], times * (turns or 1))
+        iterations = self.trip_count(instruction) or 1
+        yield from self._executed(called["body"][0], times * iterations)
       elif instruction.opcode in ("call", "conditional", "async-start"):
         for role, names in called.items():
           if role != "to_apply" or instruction.opcode == "call":
@@ -171,8 +171,8 @@ class Module:
       for inner in self.computations[instruction.called["calls"][0]]:
         yield from self.inside(inner)
 
-  def turns(self, loop: Instruction) -> int | None:
-    """How often a `while` turns, if it counts from 0 to a constant."""
+  def trip_count(self, loop: Instruction) -> int | None:
+    """Iterations of a `while` that counts from 0 to a constant."""
     known = loop.attribute(r'"known_trip_count":\{"n":"(\d+)"\}')
     if known:
       return int(known)
@@ -187,7 +187,7 @@ class Module:
 
 
 def _instruction(name: str, rest: str) -> Instruction:
-  """Parses what stands behind `%name = `."""
+  """Parses what follows `%name = `."""
   end = _end_of_type(rest)
   shapes = tuple(
     Shape(dtype, tuple(map(int, filter(None, dims.split(",")))), layout)
@@ -199,7 +199,7 @@ def _instruction(name: str, rest: str) -> Instruction:
 
 
 def _end_of_type(rest: str) -> int:
-  """Where the type ends: a tuple has spaces and brackets of its own."""
+  """Where the type ends: a tuple type contains spaces and brackets."""
   if not rest.startswith("("):
     return rest.index(" ")
   depth = 0

@@ -1,7 +1,7 @@
-"""What a training will need, found out in shapes alone.
+"""What a training run will need, found from shapes alone.
 
 Nothing is compiled and no parameter exists: a model of 13 billion parameters on
-512 devices is looked at in seconds, on a laptop.
+512 devices is inspected in seconds, on a laptop.
 """
 
 import dataclasses
@@ -26,16 +26,16 @@ from taskmoe_jax.vocabulary import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
-class Placed:
-  """An array of the state, and where it lies.
+class ShardedArray:
+  """An array of the state, and how it is sharded.
 
   Attributes:
-    path: Such as `encoder/final_norm/scale`.
-    shape: Of the whole array.
-    dtype: Of its numbers.
+    path: Its path, such as `encoder/final_norm/scale`.
+    shape: Shape of the whole array.
+    dtype: Its dtype.
     logical_axes: A name, or None, for each axis.
     split: The mesh axes that each axis is split over.
-    device_bytes: What one device holds of it.
+    device_bytes: Bytes of it on one device.
   """
 
   path: str
@@ -56,26 +56,26 @@ class Placed:
 
 @dataclasses.dataclass(frozen=True)
 class Inspection:
-  """What `inspect` has found.
+  """The result of `inspect`.
 
   Attributes:
     parameters: Every parameter.
     optimizer_state: Every array of the optimizer.
-    gradient_bytes: A device's gradients, as many as its parameters.
-    activation_bytes: Estimate of what a device keeps of the forward pass for
-      the backward pass: what JAX saves, before XLA fuses some of it away.
-    model_flops: Of a step, forward and backward; see `models.flops`.
-    hardware_flops: Likewise, of all devices together.
-    source_tokens: Places for source tokens in a batch.
-    target_tokens: Places for target tokens in a batch.
+    gradient_bytes: Gradients on one device, as many as its parameters.
+    activation_bytes: Estimate of the activations that a device keeps for the
+      backward pass: what JAX saves, before XLA fuses some of it away.
+    model_flops: FLOPs of a step, forward and backward; see `models.flops`.
+    hardware_flops: FLOPs that all devices together compute in a step.
+    source_tokens: Slots for source tokens in a batch.
+    target_tokens: Slots for target tokens in a batch.
     dispatch: Which engine each MoE stack trains with, and why.
   """
 
-  parameters: list[Placed]
-  optimizer_state: list[Placed]
+  parameters: list[ShardedArray]
+  optimizer_state: list[ShardedArray]
   gradient_bytes: int
   activation_bytes: int
-  model_flops: int
+  model_flops: int | float
   hardware_flops: int
   source_tokens: int
   target_tokens: int
@@ -83,7 +83,7 @@ class Inspection:
 
   @property
   def device_bytes(self) -> int:
-    """Of one device: parameters, optimizer, gradients, activations."""
+    """Bytes on one device: parameters, optimizer, gradients, activations."""
     arrays = [*self.parameters, *self.optimizer_state]
     return (
       sum(array.device_bytes for array in arrays)
@@ -93,7 +93,7 @@ class Inspection:
 
 
 class _Untrained(Vocabulary):
-  """In place of a vocabulary, of which shapes depend on the size alone."""
+  """Stands in for a vocabulary: no shape depends on its content."""
 
   def __init__(self):
     self.origin = "nowhere"
@@ -110,9 +110,9 @@ def program_of(
   """The program that `loop.train` would run, without a vocabulary or data.
 
   Args:
-    settings: Arguments of `loop.train`, of which those are read that shape it.
+    settings: Arguments of `loop.train`; those that shape the program are read.
     partitioning: The mesh, which may be of simulated devices.
-    task_space: That of the mixture.
+    task_space: The task space of the mixture.
   """
   batches: BatchShape = settings["batches"]
   batches.check_divides(partitioning)
@@ -129,14 +129,14 @@ def program_of(
 
 
 def inspect(program: Program, batches: BatchShape) -> Inspection:
-  """Finds out what each device will hold and compute.
+  """Determines what each device will hold and compute.
 
   Args:
-    program: On any mesh, of `simulated_devices` for one.
-    batches: What it will be fed.
+    program: On any mesh, such as one of `simulated_devices`.
+    batches: The batches that it will be fed.
   """
   model = program.step.model.config
-  parameters = _placed_parameters(program)
+  parameters = _parameters(program)
   lengths = {
     "source_length": batches.source_length,
     "target_length": batches.target_length,
@@ -144,7 +144,7 @@ def inspect(program: Program, batches: BatchShape) -> Inspection:
   source, target = (batches.batch_size * n for n in lengths.values())
   batch = abstract_batch(batches)
   with activate(program.partitioning):
-    # Shapes may not stand where the metrics want arrays.
+    # Metrics take arrays, not shapes.
     hardware = program_flops(
       lambda state, batch: program.step(state, batch)[0],
       program.abstract_state(),
@@ -154,7 +154,7 @@ def inspect(program: Program, batches: BatchShape) -> Inspection:
   choices = program.dispatch_choices(batches.batch_size)
   return Inspection(
     parameters=parameters,
-    optimizer_state=_placed_optimizer_state(program),
+    optimizer_state=_optimizer_state(program),
     gradient_bytes=sum(array.device_bytes for array in parameters),
     activation_bytes=activations,
     model_flops=token_flops(model, **lengths).training_step(source, target),
@@ -165,7 +165,9 @@ def inspect(program: Program, batches: BatchShape) -> Inspection:
   )
 
 
-def abstract_batch(batches: BatchShape) -> dict[str, jax.ShapeDtypeStruct]:
+def abstract_batch(
+  batches: BatchShape, sharding: jax.sharding.Sharding | None = None
+) -> dict[str, jax.ShapeDtypeStruct]:
   """Names, shapes and dtypes of a batch (docs/design/design.md, Batch)."""
   rows = (batches.batch_size,)
   source, target = (
@@ -188,51 +190,49 @@ def abstract_batch(batches: BatchShape) -> dict[str, jax.ShapeDtypeStruct]:
     }
   return {
     name: jax.ShapeDtypeStruct(
-      shape, jnp.float32 if name == "decoder_loss_weights" else jnp.int32
+      shape,
+      jnp.float32 if name == "decoder_loss_weights" else jnp.int32,
+      sharding=sharding,
     )
     for name, shape in shapes.items()
   }
 
 
-def _placed_parameters(program: Program) -> list[Placed]:
-  return _placed(
+def _parameters(program: Program) -> list[ShardedArray]:
+  return _sharded_arrays(
     nn.unbox(program.params),
     parameters.logical_axes(program.params),
     program.shardings.params,
   )
 
 
-def _placed_optimizer_state(program: Program) -> list[Placed]:
+def _optimizer_state(program: Program) -> list[ShardedArray]:
   shapes = program.abstract_state().optimizer_state
   no_axes = jax.tree.map(lambda leaf: (), shapes)
-  return _placed(shapes, no_axes, program.shardings.optimizer_state)
+  return _sharded_arrays(shapes, no_axes, program.shardings.optimizer_state)
 
 
-def _placed(shapes: PyTree, names: PyTree, shardings: PyTree) -> list[Placed]:
-  found = []
-  leaves, structure = jax.tree_util.tree_flatten_with_path(shapes)
-  for (path, leaf), axes_of, sharding in zip(
-    leaves,
-    structure.flatten_up_to(names),
-    structure.flatten_up_to(shardings),
-    strict=True,
-  ):
+def _sharded_arrays(
+  shapes: PyTree, names: PyTree, shardings: PyTree
+) -> list[ShardedArray]:
+  def described(path, leaf, axes_of, sharding) -> ShardedArray:
     shard = math.prod(sharding.shard_shape(leaf.shape))
-    found.append(
-      Placed(
-        path="/".join(_key(key) for key in path),
-        shape=leaf.shape,
-        dtype=str(leaf.dtype),
-        logical_axes=tuple(axes_of),
-        split=_split(sharding, leaf.ndim),
-        device_bytes=shard * leaf.dtype.itemsize,
-      )
+    return ShardedArray(
+      path="/".join(_key(key) for key in path),
+      shape=leaf.shape,
+      dtype=str(leaf.dtype),
+      logical_axes=tuple(axes_of),
+      split=_split(sharding, leaf.ndim),
+      device_bytes=shard * leaf.dtype.itemsize,
     )
-  return found
+
+  return jax.tree.leaves(
+    jax.tree.map_with_path(described, shapes, names, shardings)
+  )
 
 
 def _key(key: Any) -> str:
-  """An entry of a path: of a dict, a tuple, or a dataclass."""
+  """One entry of a path: a key of a dict, a tuple or a dataclass."""
   for name in ("key", "name", "idx"):
     if hasattr(key, name):
       return str(getattr(key, name))
@@ -242,7 +242,7 @@ def _key(key: Any) -> str:
 def _split(
   sharding: jax.sharding.NamedSharding, num_axes: int
 ) -> tuple[tuple[str, ...], ...]:
-  """The mesh axes of each axis, without those of a single device."""
+  """The mesh axes of each axis, without those of size 1."""
   entries = (*sharding.spec, *[None] * (num_axes - len(sharding.spec)))
   return tuple(
     tuple(

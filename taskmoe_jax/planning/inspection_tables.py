@@ -1,13 +1,13 @@
-"""An `Inspection` as people read it."""
+"""Prints an `Inspection` as tables and lines."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import rich.console
 import rich.table
 from rich.filesize import decimal
 
 from taskmoe_jax.partitioning.rules import Partitioning
-from taskmoe_jax.planning.inspection import Inspection, Placed
+from taskmoe_jax.planning.inspection import Inspection, ShardedArray
 from taskmoe_jax.train.loop import BatchShape
 
 
@@ -17,7 +17,7 @@ def print_inspection(
   partitioning: Partitioning,
   batches: BatchShape,
 ) -> None:
-  """Prints mesh, parameters, memory of a device, FLOPs."""
+  """Prints mesh, parameters, memory of one device, FLOPs."""
   say = _line_printer(console)
   sizes = " × ".join(
     f"{name} {size}" for name, size in partitioning.mesh.shape.items()
@@ -58,12 +58,12 @@ def _parameter_table(found: Inspection) -> rich.table.Table:
 
 
 def _states_by_parameter(
-  parameters: Sequence[Placed], states: Sequence[Placed]
+  parameters: Sequence[ShardedArray], states: Sequence[ShardedArray]
 ) -> dict[str, int]:
-  """Bytes, on a device, of the optimizer's arrays that belong to each."""
+  """Bytes on one device of the optimizer's arrays, by parameter."""
   by_path = {array.path: 0 for array in parameters}
   for state in states:
-    # Paths of the state hold that of the parameter, whole.
+    # Paths of the state contain the whole path of the parameter.
     for path in by_path:
       if f"/{path}/" in f"/{state.path}/":
         by_path[path] += state.device_bytes
@@ -71,7 +71,7 @@ def _states_by_parameter(
   return by_path
 
 
-def _axes(array: Placed) -> str:
+def _axes(array: ShardedArray) -> str:
   parts = []
   for name, size, split in zip(
     array.logical_axes, array.shape, array.split, strict=True
@@ -81,7 +81,7 @@ def _axes(array: Placed) -> str:
   return ", ".join(parts)
 
 
-def _print_memory(say, found: Inspection) -> None:
+def _print_memory(say: Callable[[str], None], found: Inspection) -> None:
   count = sum(array.size for array in found.parameters)
   rows = {
     "parameters": (
@@ -104,7 +104,9 @@ def _print_memory(say, found: Inspection) -> None:
   say(f"  {'together':16} {decimal(found.device_bytes):>10} a device")
 
 
-def _print_flops(say, found: Inspection, devices: int) -> None:
+def _print_flops(
+  say: Callable[[str], None], found: Inspection, devices: int
+) -> None:
   tokens = found.source_tokens + found.target_tokens
   ratio = found.hardware_flops / found.model_flops
   say(
@@ -118,7 +120,7 @@ def _print_flops(say, found: Inspection, devices: int) -> None:
   )
 
 
-def _line_printer(console: rich.console.Console):
+def _line_printer(console: rich.console.Console) -> Callable[[str], None]:
   def say(text: str) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 

@@ -1,4 +1,4 @@
-"""What a compiled step needs of a device's main memory."""
+"""How much of a device's main memory a compiled step needs."""
 
 import dataclasses
 import re
@@ -8,7 +8,7 @@ import jax
 from taskmoe_jax.planning.hlo import Module
 
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "": 1}
-# Lines that make no array of their own.
+# Operations that allocate no array.
 _VIEWS = {
   "parameter",
   "get-tuple-element",
@@ -23,10 +23,10 @@ _VIEWS = {
 
 @dataclasses.dataclass(frozen=True)
 class Temporary:
-  """An array that a step makes on its way.
+  """An intermediate array of a step.
 
   Attributes:
-    num_bytes: As it lies in memory.
+    num_bytes: As laid out in memory, padding included.
     shape: Such as `bf16[3,32,128,2048]`.
     origin: The line of the model that makes it, as JAX names it.
   """
@@ -41,10 +41,10 @@ class DeviceMemory:
   """Bytes on one device while a step runs.
 
   Attributes:
-    arguments: State, and the batch.
-    temporaries: What the step makes on its way, all of it together.
-    output: The next state, and metrics.
-    shared: Of the output, what takes the place of arguments.
+    arguments: The state and the batch.
+    temporaries: All intermediate arrays together.
+    output: The next state and the metrics.
+    shared: The part of the output that reuses the memory of arguments.
     code: The program.
   """
 
@@ -63,6 +63,7 @@ class DeviceMemory:
 def memory_of(compiled: jax.stages.Compiled) -> DeviceMemory:
   """As the compiler has laid it out."""
   found = compiled.memory_analysis()
+  assert found is not None
   return DeviceMemory(
     found.argument_size_in_bytes,
     found.temp_size_in_bytes,
@@ -73,10 +74,9 @@ def memory_of(compiled: jax.stages.Compiled) -> DeviceMemory:
 
 
 def needed_memory(message: str) -> int | None:
-  """Bytes that a program would have needed, by the compiler's refusal.
+  """Bytes that a program would have needed, from the compiler's error message.
 
-  It counts arguments and output with the temporaries. None for a refusal of
-  another kind.
+  They include arguments and output. None for an error of another kind.
   """
   found = re.search(
     r"total memory required[^(]*\(([\d.]+)([KMGT]?)\) exceeds"
@@ -92,8 +92,8 @@ def needed_memory(message: str) -> int | None:
 def largest_temporaries(module: Module, number: int = 5) -> list[Temporary]:
   """The largest arrays in main memory that are neither given nor returned.
 
-  Arrays of the same shape that one line of the model makes count once: a loop
-  hands an array on under many names.
+  Arrays of one shape from one line of the model count once: a loop passes an
+  array on under many names.
   """
   returned = set(module.computations[module.entry][-1].operands)
   found: dict[tuple[str, str], Temporary] = {}
@@ -114,7 +114,7 @@ def largest_temporaries(module: Module, number: int = 5) -> list[Temporary]:
 
 
 def _origin(op_name: str) -> str:
-  """The end of a name, which says most, without the names of all loops."""
+  """The informative end of a name, without the names of loops."""
   parts = [
     part
     for part in op_name.split("/")

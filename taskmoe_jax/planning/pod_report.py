@@ -1,7 +1,6 @@
-"""What compiling a step for a topology has told, as a table and as JSON."""
+"""The report on a step compiled for a topology, as tables and as JSON."""
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +8,7 @@ import rich.console
 import rich.table
 
 from taskmoe_jax.planning.collectives import Collective
-from taskmoe_jax.planning.communication_bound import Least
+from taskmoe_jax.planning.communication_bound import CommunicationBound
 from taskmoe_jax.planning.memory import DeviceMemory, Temporary
 from taskmoe_jax.planning.time_estimate import TimeEstimate
 
@@ -23,19 +22,20 @@ class Report:
   Attributes:
     name: What was compiled: recipe, step, topology.
     mesh: Sizes of the mesh axes.
-    devices: `jax.Device`s, of all slices.
-    parameters: Of the model.
-    hbm_bytes: What a device has.
-    memory: What the step needs of it; where the compiler refused, all that is
-      not arguments counts as temporaries.
-    fits: Whether the compiler agreed, and it is no more than there is.
-    flops: Of one device; None where the compiler refused.
-    model_flops: That the mathematics needs, of one device.
+    devices: Number of `jax.Device`s in all slices.
+    parameters: Number of parameters of the model.
+    hbm_bytes: Main memory of a device.
+    memory: How much of it the step needs; where the compiler refused, all that
+      is not arguments counts as temporaries.
+    fits: Whether the compiler accepted it and it needs no more than this.
+    flops: FLOPs of one device; None where the compiler refused.
+    model_flops: FLOPs of one device that the mathematics needs.
     peak_flops: FLOP/s of a device.
-    time: None without an estimate.
-    collectives: None where the compiler refused.
-    least: What has to be sent; None where it is not known (all but training).
-    compile_s: Seconds.
+    time: Estimated seconds; None without an estimate.
+    collectives: What is sent; None where the compiler refused.
+    communication_bound: The minimum that has to be sent; None where it is not
+      known (all steps except training).
+    compile_s: Seconds that compiling took.
     temporaries: The five largest.
   """
 
@@ -51,7 +51,7 @@ class Report:
   peak_flops: float
   time: TimeEstimate | None
   collectives: Sequence[Collective] | None
-  least: Least | None
+  communication_bound: CommunicationBound | None
   compile_s: float
   temporaries: Sequence[Temporary]
 
@@ -77,10 +77,10 @@ class Report:
     return f"does not fit, by {gib:.2f} GiB"
 
   def to_dict(self) -> dict[str, Any]:
-    """For JSON. FLOPs and bytes are of one device."""
-    found = self.collectives
-    if found is not None:
-      found = [_row(c, self.least) for c in found]
+    """For JSON. FLOPs and bytes are those of one device."""
+    rows = None
+    if self.collectives is not None:
+      rows = [_row(c, self.communication_bound) for c in self.collectives]
     return {
       "devices": self.devices,
       "parameters": self.parameters,
@@ -90,15 +90,15 @@ class Report:
       "flops": self.flops,
       "model_flops": self.model_flops,
       "estimate_s": self.estimate_s,
-      "collectives": found,
+      "collectives": rows,
       "compile_s": self.compile_s,
     }
 
 
-def _row(found: Collective, least: Least | None) -> dict[str, Any]:
+def _row(found: Collective, bound: CommunicationBound | None) -> dict[str, Any]:
   needed = None
-  if least is not None:
-    needed = least.get((found.kind, found.axes), 0)
+  if bound is not None:
+    needed = bound.get((found.kind, found.axes), 0)
   return {
     "kind": found.kind,
     "axes": list(found.axes),
@@ -132,8 +132,10 @@ def flops(value: float) -> str:
 def summary(report: Report) -> dict[str, str]:
   """The lines of the first table, in words."""
   memory = report.memory
-  known = report.flops is not None
-  ratio = report.flops / report.model_flops if known else math.nan
+  computed = "not compiled"
+  if report.flops is not None:
+    ratio = report.flops / report.model_flops
+    computed = f"{flops(report.flops)}, {ratio:.2f} x the model's"
   time = report.time
   lines = {
     "mesh": ", ".join(f"{name} {n}" for name, n in report.mesh.items()),
@@ -144,9 +146,7 @@ def summary(report: Report) -> dict[str, str]:
     "  arguments": gib(memory.arguments),
     "  temporaries": gib(memory.temporaries),
     "  output": f"{gib(memory.output)}, {gib(memory.shared)} of it in place",
-    "FLOPs of a device": f"{flops(report.flops)}, {ratio:.2f} x the model's"
-    if known
-    else "not compiled",
+    "FLOPs of a device": computed,
     "model FLOPs": f"{flops(report.model_flops)} a device",
     "estimate of a step": seconds(report.estimate_s),
   }
@@ -170,7 +170,7 @@ def print_report(console: rich.console.Console, report: Report) -> None:
   for line in summary(report).items():
     table.add_row(*line)
   console.print(table)
-  if report.collectives or report.least:
+  if report.collectives or report.communication_bound:
     console.print(_collectives_table(report))
   elif report.collectives is not None:
     console.print("nothing is sent between devices")
@@ -187,11 +187,11 @@ def _collectives_table(report: Report) -> rich.table.Table:
   table = rich.table.Table(title="what one device sends in a step")
   for column in ("collective", "axes", "network"):
     table.add_column(column)
-  for column in ("count", "bytes", "least", "over ICI", "over DCN"):
+  for column in ("count", "bytes", "minimum", "over ICI", "over DCN"):
     table.add_column(column, justify="right")
-  least = dict(report.least) if report.least is not None else None
+  minimum = dict(report.communication_bound or {})
   for found in report.collectives or ():
-    needed = least.pop((found.kind, found.axes), 0) if least is not None else 0
+    needed = minimum.pop((found.kind, found.axes), 0)
     table.add_row(
       found.kind,
       ", ".join(found.axes) or "other",
@@ -202,7 +202,7 @@ def _collectives_table(report: Report) -> rich.table.Table:
       megabytes(found.ici_bytes),
       megabytes(found.dcn_bytes),
     )
-  for (kind, names), needed in (least or {}).items():
+  for (kind, names), needed in minimum.items():
     table.add_row(
       kind, ", ".join(names), "", "0", "-", megabytes(needed), "-", "-"
     )
@@ -212,25 +212,26 @@ def _collectives_table(report: Report) -> rich.table.Table:
 def print_comparison(
   console: rich.console.Console, reports: Sequence[Report]
 ) -> None:
-  """One column a report; ratios are to the first."""
+  """One column per report; ratios are relative to the first."""
   table = rich.table.Table()
   table.add_column("")
   for report in reports:
     table.add_column(report.name, justify="right", overflow="fold")
   for label in dict.fromkeys(name for r in reports for name in summary(r)):
     table.add_row(label, *(summary(r).get(label, "-") for r in reports))
-  for label, value in (
-    ("estimate x first", lambda r: r.estimate_s),
-    ("FLOPs x first", lambda r: r.flops),
-    ("memory x first", lambda r: r.memory.total),
-    ("sent x first", _sent),
-  ):
-    first = value(reports[0])
+  compared: dict[str, list[float | None]] = {
+    "estimate x first": [r.estimate_s for r in reports],
+    "FLOPs x first": [r.flops for r in reports],
+    "memory x first": [r.memory.total for r in reports],
+    "sent x first": [_sent(r) for r in reports],
+  }
+  for label, values in compared.items():
+    first = values[0]
     table.add_row(
       label,
       *(
-        f"{value(r) / first:.3f}" if first and value(r) is not None else "-"
-        for r in reports
+        f"{value / first:.3f}" if first and value is not None else "-"
+        for value in values
       ),
     )
   console.print(table)

@@ -1,18 +1,17 @@
-"""The steps of a recipe, traced for devices that are not there.
+"""The steps of a recipe, traced for devices that need not exist here.
 
-The training step is `train.program.Program`'s own, with all that `train` would
-hand to it. The others run with the same parameters on the same mesh:
+The training step is that of `train.program.Program`, as `train` would build it.
+The others use the same parameters on the same mesh:
 
-- `evaluate`: the loss of a batch, forward alone;
-- `decode`: one token more of every row, over a full memory;
+- `evaluate`: the loss of a batch, forward only;
+- `decode`: one more token of every row, with a full key-value cache;
 - `export`: the same with the sub-network of one task.
 """
 
 import dataclasses
 import enum
 import math
-from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +27,8 @@ from taskmoe_jax.models.losses import cross_entropy
 from taskmoe_jax.models.parameters import unrolled
 from taskmoe_jax.models.transformer import DecodingMemory, Transformer
 from taskmoe_jax.partitioning.rules import Partitioning, activate
+from taskmoe_jax.planning.inspection import abstract_batch
+from taskmoe_jax.train.batch_shape import BatchShape
 from taskmoe_jax.train.program import Program
 
 
@@ -46,31 +47,11 @@ class Plan:
 
   Attributes:
     program: What `train` would build.
-    batch_size: Rows of a step, of all devices.
-    source_length: S.
-    target_length: T.
-    pack: Whether rows hold several sentences.
-    num_microbatches: Parts in which a batch is computed.
+    batches: Rows and lengths of a step's batch.
   """
 
   program: Program
-  batch_size: int
-  source_length: int
-  target_length: int
-  pack: bool
-  num_microbatches: int
-
-  @classmethod
-  def of(cls, program: Program, batches: Any) -> "Plan":
-    """Takes from a `train.loop.BatchShape` what shapes a step."""
-    return cls(
-      program,
-      batches.batch_size,
-      batches.source_length,
-      batches.target_length,
-      batches.pack,
-      batches.num_microbatches,
-    )
+  batches: BatchShape
 
   @property
   def partitioning(self) -> Partitioning:
@@ -82,18 +63,18 @@ class Plan:
 
   @property
   def rows_per_device(self) -> int:
-    return self.batch_size // self.partitioning.num_row_shards
+    return self.batches.batch_size // self.partitioning.num_row_shards
 
   def traced(self, step: Step) -> tuple[jax.stages.Lowered, PyTree]:
     """Traces a step; nothing is computed or stored.
 
     Returns:
-      What can be compiled, and the shapes of its operands, which say where they
-      lie.
+      What can be compiled, and the shapes of its operands, with shardings.
     """
     if step is Step.TRAIN:
-      function = self.program.compiled_step()
-      operands = self.program.abstract_state(), abstract_batch(self)
+      # What `jax.jit` returned; its callers only call it.
+      function = cast(jax.stages.Wrapped, self.program.compiled_step())
+      operands = self.program.abstract_state(), _batch(self)
     elif step is Step.EVALUATE:
       function, operands = _evaluation(self)
     elif step is Step.DECODE:
@@ -111,38 +92,19 @@ class Plan:
     return parameters.parameter_count(params)
 
 
-def abstract_batch(plan: Plan) -> dict[str, jax.ShapeDtypeStruct]:
-  """Names, shapes and places of the arrays that `train` reads."""
-  on_rows = plan.partitioning.sharding(axes.ACT_BATCH)
-  rows = plan.batch_size
-
-  def array(*sizes, dtype=jnp.int32):
-    return jax.ShapeDtypeStruct(sizes, dtype, sharding=on_rows)
-
-  source, target = (rows, plan.source_length), (rows, plan.target_length)
-  batch = {
-    "encoder_input_tokens": array(*source),
-    "decoder_input_tokens": array(*target),
-    "decoder_target_tokens": array(*target),
-    "decoder_loss_weights": array(*target, dtype=jnp.float32),
-    "source_language": array(rows),
-    "target_language": array(rows),
-  }
-  if plan.pack:
-    batch["encoder_segment_ids"] = array(*source)
-    batch["encoder_positions"] = array(*source)
-    batch["decoder_segment_ids"] = array(*target)
-    batch["decoder_positions"] = array(*target)
-  return batch
+def _batch(plan: Plan) -> dict[str, jax.ShapeDtypeStruct]:
+  return abstract_batch(
+    plan.batches, plan.partitioning.sharding(axes.ACT_BATCH)
+  )
 
 
 def sub_network(model: ModelConfig) -> ModelConfig:
-  """The dense config of one task, as `taskmoe export` gives it.
+  """The dense config of one task, as `taskmoe export` makes it.
 
   Raises:
     TaskMoeError: No stack is routed by task alone.
   """
-  small = {}
+  small: dict[str, StackConfig] = {}
   for name in ("encoder", "decoder"):
     stack: StackConfig = getattr(model, name)
     if stack.moe is not None and stack.moe.granularity.by_task:
@@ -152,22 +114,26 @@ def sub_network(model: ModelConfig) -> ModelConfig:
       )
   if not small:
     raise TaskMoeError(
-      "there is no sub-network to compile: no stack is routed by task. Set"
+      "no sub-network to compile: no stack is routed by task. Set"
       " ENCODER or DECODER to 'task' or 'static', or leave 'export' out of"
       " --steps."
     )
-  return dataclasses.replace(model, **small)
+  return dataclasses.replace(
+    model,
+    encoder=small.get("encoder", model.encoder),
+    decoder=small.get("decoder", model.decoder),
+  )
 
 
 def _abstract_parameters(plan: Plan, model: Transformer) -> PyTree:
-  """Shapes of a model's parameters, and where they lie."""
+  """Shapes of a model's parameters, with shardings."""
   boxed = parameters.abstract_params(model)
   return parameters.with_shardings(
     nn.unbox(boxed), parameters.parameter_shardings(boxed, plan.partitioning)
   )
 
 
-def _evaluation(plan: Plan) -> tuple[Callable, PyTree]:
+def _evaluation(plan: Plan) -> tuple[jax.stages.Wrapped, PyTree]:
   step = plan.program.step
 
   def evaluate(params, batch):
@@ -186,12 +152,14 @@ def _evaluation(plan: Plan) -> tuple[Callable, PyTree]:
     return (weights * losses).sum(), weights.sum()
 
   params = _abstract_parameters(plan, step.model)
-  return jax.jit(evaluate), (params, abstract_batch(plan))
+  return jax.jit(evaluate), (params, _batch(plan))
 
 
-def _decoding(plan: Plan, transformer: Transformer) -> tuple[Callable, PyTree]:
-  """One step with every row's memory full; rows of one task a device."""
-  parts, rows = plan.partitioning, plan.batch_size
+def _decoding(
+  plan: Plan, transformer: Transformer
+) -> tuple[jax.stages.Wrapped, PyTree]:
+  """One step with every row's cache full; one task per device."""
+  parts, rows = plan.partitioning, plan.batches.batch_size
   params = _unrolled_parameters(plan, transformer)
   transformer = transformer.clone(unrolled=True)
 
@@ -200,7 +168,7 @@ def _decoding(plan: Plan, transformer: Transformer) -> tuple[Callable, PyTree]:
       {"params": params},
       sources,
       task_ids,
-      plan.target_length,
+      plan.batches.target_length,
       rows_per_task_group=plan.rows_per_device,
       method="start_decoding",
     )
@@ -211,7 +179,7 @@ def _decoding(plan: Plan, transformer: Transformer) -> tuple[Callable, PyTree]:
 
   with activate(parts):
     memory = jax.eval_shape(
-      start, params, on_rows(rows, plan.source_length), on_rows(rows)
+      start, params, on_rows(rows, plan.batches.source_length), on_rows(rows)
     )
 
   def decode(params, *operands):
@@ -224,13 +192,13 @@ def _decoding(plan: Plan, transformer: Transformer) -> tuple[Callable, PyTree]:
     on_rows(rows, 1),
     _laid_out(memory, parts),
     jax.ShapeDtypeStruct((), jnp.int32, sharding=parts.replicated),
-    on_rows(rows, 1, plan.target_length),
+    on_rows(rows, 1, plan.batches.target_length),
   )
   return jax.jit(decode, donate_argnums=2), operands
 
 
 def _unrolled_parameters(plan: Plan, model: Transformer) -> PyTree:
-  """Shapes of parameters as decoding reads them, and where they lie."""
+  """Shapes of parameters as decoding reads them, with shardings."""
   scanned = _abstract_parameters(plan, model)
   shapes = jax.eval_shape(lambda p: unrolled(p, model.config), scanned)
   places = jax.tree.map(lambda leaf: leaf.sharding, scanned)
@@ -245,16 +213,16 @@ def _unrolled_parameters(plan: Plan, model: Transformer) -> PyTree:
 
 
 def _laid_out(memory: DecodingMemory, parts: Partitioning) -> PyTree:
-  """Lays a memory on the mesh: rows, or their groups, over all devices.
+  """Shards a key-value cache: rows, or their groups, over all devices.
 
   Keys and values `[B, N, ...]` are split by heads as well, fetched experts
   `[G, D, F]` and `[G, F, D]` by their hidden width.
   """
   (rows,) = parts.spec((axes.ACT_BATCH,))
 
-  def placed(path, leaf):
+  def placed(path: Any, leaf: Any) -> jax.ShapeDtypeStruct:
     name = jax.tree_util.keystr(path)
-    rest: tuple = ()
+    rest: tuple[str | None, ...] = ()
     if ".past" in name or ".source." in name or ".wo" in name:
       rest = (axes.MODEL_MESH,)
     elif ".wi" in name:
@@ -266,7 +234,7 @@ def _laid_out(memory: DecodingMemory, parts: Partitioning) -> PyTree:
 
 
 def bytes_of(tree: PyTree) -> int:
-  """Bytes of one device's part of arrays that say where they lie."""
+  """Bytes of one device's part of arrays with shardings."""
   return sum(
     math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
     for leaf in jax.tree.leaves(tree)

@@ -1,22 +1,22 @@
-"""How to train on a topology: all that makes sense, in order of promise.
+"""Searches for the best way to train on a topology, most promising first.
 
-To compile a step takes minutes, so candidates come by what can be told
+Compiling a step takes minutes, so candidates are ordered by what is known
 beforehand, and only the first of them are compiled. A candidate is a mesh
 (`data`, `expert`, `model`, FSDP or not), a number of microbatches, and what is
-computed twice. Known of it are
+recomputed. Known beforehand are
 
-- what a device must hold before the first step: where that is more than there
-  is, the mesh is left out;
-- the least that a device has to send (`planning.communication_bound`), at the
-  speed of its links, with the gradients once for each microbatch, since XLA
-  sums them in each;
-- the least that it computes twice, at the chip's peak: blocks' forward passes
-  for `full`, their attention for `all_but_products`.
+- what a device must hold before the first step: if that exceeds its memory, the
+  mesh is left out;
+- the minimum that a device has to send (`planning.communication_bound`), at the
+  speed of its links, with the gradients once per microbatch, since XLA sums
+  them in each;
+- the minimum that it recomputes, at the chip's peak: blocks' forward passes for
+  `full`, their attention for `all_but_products`.
 
-They come by the sum of these seconds. Of each mesh that is first whatever saves
-no memory; more microbatches and computing twice only make it slower. So a mesh
-of which one has fitted is done, and where one has not fitted none is compiled
-that cannot save enough.
+Candidates are ordered by the sum of these seconds. For each mesh the variant
+that saves no memory comes first; more microbatches and recomputation only make
+it slower. So a mesh is done once one of its variants fits, and after one that
+does not fit, variants that cannot save enough are skipped.
 """
 
 import dataclasses
@@ -30,15 +30,15 @@ from taskmoe_jax.models.flops import token_flops
 from taskmoe_jax.partitioning.meshes import MeshShape, make_mesh
 from taskmoe_jax.partitioning.rules import Partitioning
 from taskmoe_jax.planning.communication_bound import (
+  communication_lower_bound,
   gradient_bytes,
-  least_communication,
 )
 from taskmoe_jax.planning.pod_report import Report
 from taskmoe_jax.planning.programs import Plan, bytes_of
 from taskmoe_jax.planning.topologies import Topology
 from taskmoe_jax.train.batch_shape import BatchShape
 
-# Wider than this a matrix is cut into slices too thin for the chip.
+# Beyond this, shards of a matrix are too thin for the chip.
 _MAX_MODEL = 8
 _MICROBATCHES = (1, 2, 4, 8, 16)
 
@@ -47,14 +47,14 @@ Settings = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-  """A way to train, and what is known of it before anything is compiled.
+  """A way to train, and what is known about it before compiling.
 
   Attributes:
     settings: Arguments of `train.loop.train`.
     partitioning: Its mesh.
-    held_bytes: Of the state, on one device.
-    sending_s: Seconds to send what there is to send.
-    repeating_s: Seconds to compute twice what is.
+    held_bytes: Bytes of the state on one device.
+    sending_s: Seconds of communication.
+    repeating_s: Seconds of recomputation.
   """
 
   settings: Settings
@@ -73,7 +73,7 @@ class Candidate:
 
   @property
   def saving(self) -> int:
-    """Grows with what is computed twice."""
+    """Grows with the amount of recomputation."""
     return list(Rematerialize).index(self.rematerialize)
 
   @property
@@ -88,7 +88,7 @@ class Candidate:
 
   @property
   def flags(self) -> str:
-    """What to give to `taskmoe train`."""
+    """The flags for `taskmoe train`."""
     sizes = self.partitioning.mesh.shape
     names = "data", "expert", "model"
     return " ".join(
@@ -106,8 +106,8 @@ def candidates(
   topology: Topology,
   build: Callable[[Settings, Partitioning], Plan],
 ) -> list[Candidate]:
-  """All whose state a device can hold, the most promising first."""
-  found = []
+  """All whose state a device can hold, most promising first."""
+  found: list[Candidate] = []
   for mesh, fsdp in _meshes(settings["mesh"], topology):
     of_mesh = {**settings, "mesh": mesh, "fsdp": fsdp}
     found += _of_mesh(of_mesh, topology, build)
@@ -145,10 +145,10 @@ def _of_mesh(
   topology: Topology,
   build: Callable[[Settings, Partitioning], Plan],
 ) -> Iterator[Candidate]:
-  """None where something does not divide, or the state is too large.
+  """Yields nothing if something does not divide or the state is too large.
 
-  One plan stands for all: what has to be sent depends on nothing but its
-  mesh and number of microbatches.
+  One plan serves all variants: what has to be sent depends only on the mesh and
+  the number of microbatches.
   """
   settings = {**settings, "batches": _microbatched(settings, 1)}
   try:
@@ -166,8 +166,8 @@ def _of_mesh(
       batches.check_divides(parts)
     except TaskMoeError:
       return
-    in_parts = dataclasses.replace(plan, num_microbatches=number)
-    sent = sum(least_communication(in_parts).values())
+    in_parts = dataclasses.replace(plan, batches=batches)
+    sent = sum(communication_lower_bound(in_parts).values())
     sent += (number - 1) * gradient_bytes(plan)
     for kind in Rematerialize:
       model = dataclasses.replace(settings["model"], rematerialize=kind)
@@ -182,7 +182,7 @@ def _of_mesh(
 
 
 def repeated_flops(model: ModelConfig, batches: BatchShape) -> int:
-  """FLOPs of what a step computes twice, of all devices together."""
+  """FLOPs that a step recomputes, on all devices together."""
 
   def forward(*lengths: int) -> int:
     source, target = lengths
@@ -211,19 +211,19 @@ def search(
   build: Callable[[Settings, Partitioning], Plan],
   compiled: Callable[[Plan, str], Report],
 ) -> list[tuple[Candidate, Report]]:
-  """Compiles the most promising candidates; the best that fits comes first.
+  """Compiles the most promising candidates; returns the best first.
 
   Args:
     settings: Arguments of `train.loop.train`; mesh, FSDP, microbatches and
-      rematerialisation are all the search's.
+      rematerialization are chosen by the search.
     topology: Where to train.
-    limit: How many programs to compile at most.
-    build: Makes a plan of settings on a mesh.
-    compiled: Compiles a plan and reports on it, by the name it is given.
+    limit: Maximum number of programs to compile.
+    build: Makes a plan from settings and a mesh.
+    compiled: Compiles a plan and reports on it under the given name.
   """
   check_at_least(1, "--search", programs=limit)
   waiting = candidates(settings, topology, build)
-  found = []
+  found: list[tuple[Candidate, Report]] = []
   while waiting and len(found) < limit:
     tried = waiting.pop(0)
     plan = build(tried.settings, tried.partitioning)
@@ -243,7 +243,7 @@ def search(
 def _is_worth_it(
   candidate: Candidate, tried: Candidate, report: Report
 ) -> bool:
-  """Whether to compile a candidate, after another has been."""
+  """Whether a candidate is still worth compiling after another."""
   if candidate.partitioning != tried.partitioning:
     return True
   if report.fits:

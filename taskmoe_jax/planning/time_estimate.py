@@ -1,19 +1,19 @@
 """How long a step would take, as far as a compiler can tell.
 
-The TPU compiler writes beside each operation of its schedule how many cycles it
-takes; times the turns of its loop, over the clock, that is the time of
-computing. (Its own total, `optimal_seconds`, counts each loop as one turn,
-takes nothing for what travels between chips, and is negative where a program
-holds asynchronous collectives: so it is not used.) A kernel of ours has no
-cycles; it takes what its FLOPs or its bytes need at the chip's peak.
+The TPU compiler annotates each operation of its schedule with its cycles; times
+the iterations of its loop, over the clock rate, that is the compute time. (The
+compiler's own total, `optimal_seconds`, counts each loop as one iteration,
+counts communication between chips as free, and is negative for programs with
+asynchronous collectives: so it is not used.) Our own kernels have no cycles;
+they are counted with their FLOPs or bytes at the chip's peak.
 
-For collectives the compiler has no estimate. They take the bytes that a device
-sends at least over what its links carry: all links of the dimensions of the
-torus in which the group lies. In an all-to-all a byte is passed on by a quarter
-of each ring on its way. One that is started and awaited later costs what the
-work in between does not hide; any other costs all of it.
+For collectives the compiler has no estimate. They take the minimum number of
+bytes that a device sends, over the bandwidth of all links in those dimensions
+of the torus that the group spans. In an all-to-all a byte is forwarded by a
+quarter of each ring on its way. An asynchronous collective costs what the work
+between its start and its end does not hide; any other costs all of it.
 
-It is a bound of a kind, not a measurement: no latency, no host, no waiting for
+It is a kind of bound, not a measurement: no latency, no host, no waiting for
 data.
 """
 
@@ -39,7 +39,8 @@ from taskmoe_jax.planning.topologies import (
   slices_of,
 )
 
-# Gbyte/s that the compiler counts with (libtpu 0.0.42), of one device.
+# Memory bandwidth of one device in GB/s, as the compiler assumes (libtpu
+# 0.0.42).
 _MEMORY_GBPS = {
   "v2": 307,
   "v3": 429,
@@ -57,12 +58,13 @@ class TimeEstimate:
   """Seconds of a step on one device.
 
   Attributes:
-    compute: Of the operations.
-    kernels: Of it, kernels of ours at the chip's peak, which they never reach.
-    ici: Of what travels within slices, hidden or not.
-    dcn: Of what travels between slices, hidden or not; None if the network's
+    compute: Time of the operations.
+    kernels: The part of it in our own kernels, counted at the chip's peak,
+      which they never reach.
+    ici: Communication within slices, hidden or not.
+    dcn: Communication between slices, hidden or not; None if the network's
       speed is not published.
-    exposed: What of both is not hidden behind operations.
+    exposed: The part of both that is not hidden behind operations.
   """
 
   compute: float
@@ -79,11 +81,11 @@ class TimeEstimate:
 def estimate(
   module: Module, mesh: Mesh, topology: Topology
 ) -> TimeEstimate | None:
-  """Estimates a step; None if the program has no estimate of the compiler.
+  """Estimates a step; None if the program has no estimates by the compiler.
 
   Args:
-    module: Compiled for the topology.
-    mesh: What it was compiled for.
+    module: The program, compiled for the topology.
+    mesh: The mesh it was compiled for.
     topology: Its chips and networks.
   """
   if not any(line.cycles for line, _ in module.executed()):
@@ -97,7 +99,7 @@ def estimate(
 
 
 class _Clock:
-  """Goes through a schedule, and adds up."""
+  """Walks through a schedule and sums the times."""
 
   def __init__(self, module: Module, mesh: Mesh, topology: Topology):
     self.compute = self.kernels = self.ici = self.dcn = self.exposed = 0.0
@@ -110,19 +112,19 @@ class _Clock:
     for line in self._module.computations[name]:
       called = line.called
       if line.opcode == "while":
-        turns = self._module.turns(line) or 1
-        self.run(called["body"][0], times * turns)
+        iterations = self._module.trip_count(line) or 1
+        self.run(called["body"][0], times * iterations)
       elif line.opcode in ("call", "conditional"):
         for names in called.values():
           for inner in names:
             self.run(inner, times)
-      elif _is_begun(line) and (found := self._sent(line)):
+      elif _is_start(line) and (found := self._sent(line)):
         # What is sent between slices is awaited where it is received.
-        begun = _meeting(line) or line.name.replace(ASYNC_START, ASYNC_DONE)
+        begun = _rendezvous(line) or line.name.replace(ASYNC_START, ASYNC_DONE)
         started[begun] = (self.compute, self._travel(found, times))
-      elif line.opcode == "recv" and _meeting(line):
-        received[line.name] = _meeting(line)
-      elif _is_awaited(line):
+      elif line.opcode == "recv" and (rendezvous := _rendezvous(line)):
+        received[line.name] = rendezvous
+      elif _is_done(line):
         operand = line.operands[0]
         if line.name.startswith(ASYNC_DONE):
           operand = line.name
@@ -164,14 +166,14 @@ class _Clock:
     ici = times * traffic.ici_bytes * hops / speed
     dcn = 0.0
     if traffic.dcn_bytes:
-      speed = self._topology.dcn_bytes_per_second
-      dcn = times * traffic.dcn_bytes / speed if speed else math.nan
+      between = self._topology.dcn_bytes_per_second
+      dcn = times * traffic.dcn_bytes / between if between else math.nan
     self.ici += ici
     self.dcn += dcn
     return ici + dcn
 
 
-def _is_begun(line: Instruction) -> bool:
+def _is_start(line: Instruction) -> bool:
   return (
     line.opcode.endswith("-start")
     or line.opcode == "send"
@@ -179,12 +181,12 @@ def _is_begun(line: Instruction) -> bool:
   )
 
 
-def _is_awaited(line: Instruction) -> bool:
+def _is_done(line: Instruction) -> bool:
   if line.name.startswith(ASYNC_DONE):
     return True
   return line.opcode.endswith("-done") and line.opcode != "send-done"
 
 
-def _meeting(line: Instruction) -> str | None:
+def _rendezvous(line: Instruction) -> str | None:
   """What a `send` and the `recv` of its answer have in common."""
   return line.attribute(r'_xla_host_transfer_rendezvous="([^"]*)"')

@@ -1,4 +1,4 @@
-"""TPU topologies that are not there: their devices, memory and networks."""
+"""TPU topologies that need not exist here: devices, memory and networks."""
 
 import dataclasses
 import functools
@@ -25,11 +25,11 @@ class Chip:
     hbm_gib: Main memory that a program may use, of one `jax.Device`, as the
       compiler names it when a program is too large (libtpu 0.0.42).
     products_per_cycle: Multiplications in bfloat16 that one device does in a
-      cycle: its matrix units, times their sides. With the published peak it
-      gives the clock.
-    devices: `jax.Device`s of a chip. They share its links.
+      cycle: its matrix units, times their sides. The published peak over this
+      gives the clock rate.
+    devices: `jax.Device`s per chip. They share its links.
     links_gbps: Gbit/s that a chip sends over all of its links together.
-    dims: Of the torus that the chips form.
+    dims: Number of dimensions of the torus that the chips form.
     dcn_gbps: Gbit/s of a chip into the data-centre network, or None where
       nothing is published.
   """
@@ -75,8 +75,8 @@ class Topology:
     check_at_least(1, "--slices", slices=self.slices)
     if not re.fullmatch(r"\w+:\d+(x\d+){1,2}", self.name):
       raise TaskMoeError(
-        f"{self.name!r} is no topology: write a kind and its chips along each"
-        " side, such as v5e:4x8 or v5p:4x4x4. Set --topology."
+        f"{self.name!r} is not a topology: write a kind and its chips along"
+        " each side, such as v5e:4x8 or v5p:4x4x4. Set --topology."
       )
     if self.kind not in CHIPS:
       raise TaskMoeError(one_of("TPU", self.kind, CHIPS) + ". Set --topology.")
@@ -98,10 +98,10 @@ class Topology:
     """Its devices, for which programs can be compiled but not run.
 
     Raises:
-      TaskMoeError: libtpu is not installed, or there is no such topology.
+      TaskMoeError: libtpu is not installed, or does not know the topology.
     """
-    # Otherwise libtpu asks a cloud's metadata server what it runs on, and lets
-    # one process alone use it, as if each would use a TPU.
+    # Otherwise libtpu asks a cloud's metadata server what it runs on, and
+    # allows only one process, as if each used a TPU.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     more = {"num_slices": self.slices} if self.slices > 1 else {}
@@ -114,13 +114,13 @@ class Topology:
       )
     except jax.errors.JaxRuntimeError as error:
       raise TaskMoeError(
-        f"the TPU compiler knows no topology {self.name!r}"
+        f"the TPU compiler does not know the topology {self.name!r}"
         f" ({str(error).partition(': ')[2].splitlines()[0]}). Set --topology to"
         " a shape of the kind's documentation."
       ) from None
     except RuntimeError as error:
       raise TaskMoeError(
-        "the TPU compiler is not here: libtpu is not installed"
+        "the TPU compiler is missing: libtpu is not installed"
         f" ({str(error).splitlines()[0]}). Install it with pip install"
         " 'taskmoe-jax[tpu]'; no TPU is needed."
       ) from None
@@ -133,7 +133,9 @@ class Topology:
   @property
   def peak_flops(self) -> float:
     """FLOP/s in bfloat16 of one device, as published."""
-    return peak_flops(self.devices[0].device_kind)
+    peak = peak_flops(self.devices[0].device_kind)
+    assert peak is not None, self.kind
+    return peak
 
   @property
   def hertz(self) -> float:
@@ -141,7 +143,7 @@ class Topology:
 
   @property
   def ici_bytes_per_second(self) -> float:
-    """What one device sends over all links of its chip."""
+    """What one device can send over all links of its chip."""
     return self.chip.links_gbps * _GIGABIT / self.chip.devices
 
   @property
@@ -152,16 +154,16 @@ class Topology:
 
 
 def slices_of(mesh: jax.sharding.Mesh) -> Int[np.ndarray, "devices"]:
-  """The slice of each device, in the mesh's order; 0 where there is one."""
+  """The slice of each device, in mesh order; 0 if there is only one."""
   return np.array(
     [getattr(d, "slice_index", None) or 0 for d in mesh.devices.flat]
   )
 
 
 def coordinates_of(mesh: jax.sharding.Mesh) -> Int[np.ndarray, "devices dims"]:
-  """Where the chip of each device is in its slice, in the mesh's order.
+  """The coordinates of each device's chip in its slice, in mesh order.
 
-  Devices without coordinates, of another platform, stand in a row.
+  Devices of platforms without coordinates count as a row.
   """
   return np.array(
     [

@@ -11,7 +11,8 @@ from taskmoe_jax.evaluate import tables
 from taskmoe_jax.evaluate.metrics import label as metric_label
 from taskmoe_jax.evaluate.page import pair_chart
 from taskmoe_jax.evaluate.results import RESULTS, Results, read_results
-from taskmoe_jax.export.extract import reduced_config, stacks_routed_by_task
+from taskmoe_jax.export.extract import reduced_config
+from taskmoe_jax.export.selection import stacks_routed_by_task
 from taskmoe_jax.models.config import ModelConfig, StackConfig
 from taskmoe_jax.models.parameters import abstract_params, parameter_count
 from taskmoe_jax.models.transformer import Transformer

@@ -10,7 +10,6 @@ from jaxtyping import Float
 
 from taskmoe_jax.export.serving_experts import ByTask, experts_of_checkpoint
 from taskmoe_jax.models.config import StackConfig
-from taskmoe_jax.moe.config import Granularity
 from taskmoe_jax.moe.statistics import overlap
 from taskmoe_jax.report.history import RECENT, History
 from taskmoe_jax.runs.directory import Run
@@ -82,7 +81,7 @@ def _of_gates(
     np.put_along_axis(weights[:, index], chosen.experts, chosen.gates, axis=-1)
   about = (
     "Dealt out by a fixed table: a task's experts have equal weight."
-    if stack.moe.granularity is Granularity.STATIC
+    if not stack.moe.granularity.has_gate
     else f"The gates of each task's {stack.moe.num_selected} experts, from the"
     f" routers of step {step}: constants of the task, which its sub-network has"
     " folded in."
@@ -98,11 +97,10 @@ def _of_load(
   step: int,
 ) -> StackRouting | None:
   """None if the log says nothing."""
-  size, moe = stack.block_size, stack.require_moe()
-  layers = tuple(range(size - 1, stack.num_layers, size))
+  moe, layers = stack.require_moe(), tuple(stack.moe_layers)
   loads = [history.task_loads.get(f"{name}/layer_{i}", {}) for i in layers]
   seen = tuple(task for task in tasks if all(task in load for load in loads))
-  decides = _DECIDES[moe.granularity]
+  decides = moe.granularity.decision
   if not seen:
     return None
   weights = np.stack([[load[task] for task in seen] for load in loads])
@@ -125,7 +123,7 @@ def _of_candidates(
 ) -> StackRouting:
   """What is known without a log: a task's candidates, or nothing."""
   moe = stack.require_moe()
-  decides = _DECIDES[moe.granularity]
+  decides = moe.granularity.decision
   no_log = f"metrics.jsonl has no load of tasks up to step {step}"
   if not moe.granularity.has_sub_network:
     about = (
@@ -133,27 +131,18 @@ def _of_candidates(
       f" tell: {no_log}."
     )
     return StackRouting(name, about)
-  assert moe.num_candidates is not None
   layers = gates[tasks[0]][name].layers
+  # A router from outside the package may have another number of its own.
+  number = moe.num_candidates or gates[tasks[0]][name].experts.shape[-1]
   weights = np.zeros((len(layers), len(tasks), moe.num_experts))
   for index, task in enumerate(tasks):
     chosen = gates[task][name].experts
-    np.put_along_axis(weights[:, index], chosen, 1 / moe.num_candidates, -1)
+    np.put_along_axis(weights[:, index], chosen, 1 / number, -1)
   about = (
-    f"{decides}: these are its {moe.num_candidates} candidates, from the"
+    f"{decides}: these are its {number} candidates, from the"
     f" routers of step {step}, all equally strong, since {no_log}."
   )
   return StackRouting(name, about, layers, tasks, weights)
-
-
-_DECIDES = {
-  Granularity.TOKEN: "Each token chooses among all experts",
-  Granularity.SENTENCE: "Each sentence chooses among all experts",
-  Granularity.WORD: "Each word of the vocabulary has its experts",
-  Granularity.TASK_THEN_TOKEN: (
-    "A task has a few candidates, and each of its tokens chooses among them"
-  ),
-}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,13 +15,14 @@ class BatchShape:
   """Rows and lengths of a training batch.
 
   Attributes:
-    batch_size: Rows, over all devices and hosts.
-    rows_per_task_group: Rows stand in groups of this many of one task each, so
+    batch_size: Number of rows, over all devices and hosts.
+    rows_per_task_group: Rows come in groups of this many, of one task each, so
       that `expert_fetch` fetches experts once a group.
     source_length: Tokens of a source row, `<2xx>` and end of sentence included.
     target_length: Tokens of a target row, end of sentence included.
     pack: Whether rows hold as many sentences as fit, or one.
-    num_microbatches: In how many parts a batch is computed, to save memory.
+    num_microbatches: Number of parts in which a batch is computed, to save
+      memory.
   """
 
   batch_size: int
@@ -38,7 +39,7 @@ class BatchShape:
 
   @property
   def lengths(self) -> tuple[int, int]:
-    """Of a source row and of a target row."""
+    """Tokens of a source row and of a target row."""
     return self.source_length, self.target_length
 
   def check_divides(self, partitioning: Partitioning) -> None:

@@ -1,4 +1,4 @@
-"""Where a run that begins has its parameters from, if not from a draw."""
+"""Starts a run from the parameters of another one."""
 
 import dataclasses
 import functools
@@ -25,7 +25,7 @@ _DRAWN = ("router", "task_table")
 
 
 class Transferred(NamedTuple):
-  """Parameters, and the paths of those that were taken."""
+  """Parameters, and the paths of those that were taken from the other run."""
 
   params: PyTree
   taken: tuple[str, ...]
@@ -38,15 +38,16 @@ def transfer(
   target_model: ModelConfig,
   include: str,
 ) -> Transferred:
-  """Puts parameters of a source in the places of a target's.
+  """Replaces parameters of a target by those of a source.
 
   Args:
-    source: Of another model.
-    source_model: That model.
-    target: Freshly drawn.
-    target_model: Theirs.
-    include: A regular expression; a parameter of the target is taken if it is
-      found in its path, such as `decoder/blocks/layer_1/moe/experts/wi`.
+    source: The parameters of another model.
+    source_model: The config of that model.
+    target: Freshly initialized parameters.
+    target_model: The config of their model.
+    include: A regular expression; a parameter of the target is taken from the
+      source if this is found in its path, such as
+      `decoder/blocks/layer_1/moe/experts/wi`.
 
   Raises:
     TaskMoeError: The source lacks a parameter, or has it in another shape.
@@ -115,12 +116,12 @@ def _of_layers(
     dense = _at(of_layer, ("mlp", *rest[2:]))
     if dense is None:
       return None
-    experts = here.moe.num_experts
+    experts = here.require_moe().num_experts
     layers.append(jnp.broadcast_to(dense[block], (experts, *dense.shape[1:])))
   return jnp.stack(layers)
 
 
-def _at(tree: Mapping, keys: tuple[str, ...]) -> jax.Array | None:
+def _at(tree: PyTree, keys: tuple[str, ...]) -> jax.Array | None:
   for key in keys:
     if not isinstance(tree, Mapping) or key not in tree:
       return None
@@ -130,15 +131,15 @@ def _at(tree: Mapping, keys: tuple[str, ...]) -> jax.Array | None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InitialParameters:
-  """Parameters of a checkpoint of another run, to begin with.
+  """Parameters of a checkpoint of another run, to start from.
 
-  Step and optimizer begin anew. See `train.initial` for models that differ.
+  Step and optimizer start fresh. See `transfer` for models that differ.
 
   Attributes:
-    run_dir: That run's directory; None draws all parameters.
-    step: Which of its checkpoints; the newest unless given.
+    run_dir: That run's directory; None initializes all parameters.
+    step: The step of its checkpoint; the newest unless given.
     include: A regular expression that is searched in paths of parameters; those
-      without it are drawn.
+      in which it is not found are initialized.
   """
 
   run_dir: str | None
@@ -152,10 +153,10 @@ class InitialParameters:
     program: Program,
     say: Callable[[str], None],
   ) -> TrainState:
-    """Replaces what was drawn, and says by what.
+    """Replaces initialized parameters, and says which.
 
     Raises:
-      TaskMoeError: The other run does not fit; says in what.
+      TaskMoeError: The other run does not fit; the message says why.
     """
     if self.run_dir is None:
       return state
@@ -192,9 +193,10 @@ class InitialParameters:
     total = len(jax.tree.leaves(params))
     say(
       f"{len(taken)} of {total} parameters are those of step {step} in"
-      f" {self.run_dir}; the others are drawn, and the optimizer begins anew"
+      f" {self.run_dir}; the others are initialized, and the optimizer starts"
+      " fresh"
     )
-    return state.replace(params=params)
+    return dataclasses.replace(state, params=params)
 
   def _check_vocabulary(self, run: Run, other: Run) -> None:
     if run.vocabulary.checksum != other.vocabulary.checksum:

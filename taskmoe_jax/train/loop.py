@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import rich.console
@@ -31,7 +31,14 @@ from taskmoe_jax.train.batch_shape import BatchShape
 from taskmoe_jax.train.checkpoints.checkpoint_policy import CheckpointPolicy
 from taskmoe_jax.train.checkpoints.checkpoints import Checkpoints
 from taskmoe_jax.train.hooks.divergence import Divergence, DivergencePolicy
-from taskmoe_jax.train.hooks.hook import Hook, TimeSpent
+from taskmoe_jax.train.hooks.hook import (
+  Hook,
+  TimeSpent,
+  TimeUse,
+  check_hooks,
+  examples_read,
+  in_order,
+)
 from taskmoe_jax.train.hooks.reporting import (
   DataReports,
   ReportEvery,
@@ -43,9 +50,10 @@ from taskmoe_jax.train.hooks.reporting import (
 from taskmoe_jax.train.hooks.run_lock import HoldLock, RunLock, held
 from taskmoe_jax.train.hooks.saving import Interruption, Saving
 from taskmoe_jax.train.hooks.stall import Stall
+from taskmoe_jax.train.hooks.throughput import Throughput
 from taskmoe_jax.train.initial import InitialParameters
 from taskmoe_jax.train.monitoring import Monitoring
-from taskmoe_jax.train.optimizers import Optimizer
+from taskmoe_jax.train.optimizers import OptimizerMaker
 from taskmoe_jax.train.program import Program
 from taskmoe_jax.train.step.state import TrainState
 from taskmoe_jax.train.steps import run_steps
@@ -54,15 +62,15 @@ from taskmoe_jax.vocabulary import Vocabulary
 
 @dataclasses.dataclass(frozen=True)
 class TrainResult:
-  """What a finished run can say of itself.
+  """The outcome of a run that has ended.
 
   Attributes:
     run: What was trained.
-    run_dir: Where it is.
+    run_dir: The run's directory.
     step: Steps done in all.
-    seconds: Of this start of the run, compilation included.
+    seconds: Time since this start of the run, compilation included.
     tokens_per_second: Target tokens, over the steps after compilation.
-    parameters: Of the whole mixture.
+    parameters: Number of parameters of the whole mixture.
     stopped: Why it ended before its last step, if it did.
   """
 
@@ -75,7 +83,7 @@ class TrainResult:
   stopped: str | None = None
 
 
-# Sentences of each pair, with which exports are checked.
+# Number of sentences of each pair that exports are checked with.
 _SAMPLES = 8
 
 
@@ -86,7 +94,7 @@ def train(
   vocabulary: VocabularySource,
   task_by: TaskBy | str,
   batches: BatchShape,
-  optimizer: Callable[..., Optimizer],
+  optimizer: OptimizerMaker,
   mesh: MeshShape,
   fsdp: bool,
   train_steps: int,
@@ -99,27 +107,32 @@ def train(
   initial: InitialParameters,
   run_dir: str,
   config_text: str,
+  hooks: Sequence[Hook] = (),
   console: rich.console.Console | None = None,
 ) -> TrainResult:
-  """Trains a model, or goes on where its run directory stopped.
+  """Trains a model, or resumes the run in its run directory.
 
-  All is built and checked; the run directory opened, which refuses another
-  model's; its newest complete checkpoint restored, or the state initialised.
+  Everything is built and checked; the run directory is opened, which refuses
+  that of another model; its newest complete checkpoint is restored, or the
+  state initialized.
 
   Args:
-    optimizer: From `train.optimizers`; called with `stacked_axes`.
+    optimizer: From `train.optimizers`, or another function that returns an
+      optax transformation; see `optimizers.make_optimizer`.
     fsdp: Whether parameters are also split over the `data` axis.
-    train_steps: In all, before a restart too; step s is after s updates.
-    seed: Of parameters, dropout and the order of the data.
-    monitoring: How often to evaluate, and what else to write down.
+    train_steps: Steps in all, restarts included; step s is after s updates.
+    seed: Seed of parameters, dropout and the order of the data.
+    monitoring: How often to evaluate, and what else to log.
     config_text: The recipe, to be kept beside the checkpoints.
+    hooks: Hooks of yours; each says its place among the others.
 
   Raises:
-    TaskMoeError: Anything that a user can mend, before step 0.
+    TaskMoeError: A mistake that a user can correct, before step 0.
   """
   check_at_least(1, "train", train_steps=train_steps)
   check_at_least(0, "train", seed=seed)
   checkpoints.check_reports(log_every)
+  check_hooks(hooks)
   console = processes.console(console)
   partitioning = Partitioning(make_mesh(mesh), fsdp)
   if partitioning.platform == "cpu":
@@ -138,17 +151,18 @@ def train(
     data = batches.batches(corpus, run, partitioning)
     _open(run_dir, run, config_text, corpus)
     loop = _Loop(run, run_dir, program, data, batches, lock, console)
-    observed = _Observed(monitoring, divergence, corpus, config_text)
+    observed = _Observed(monitoring, divergence, corpus, config_text, hooks)
     return loop(train_steps, log_every, checkpoints, observed, initial)
 
 
 class _Observed(NamedTuple):
-  """What to look at, and what that needs to know."""
+  """What hooks are made of."""
 
   monitoring: Monitoring
   divergence: DivergencePolicy
   corpus: Corpus
   config_text: str
+  hooks: Sequence[Hook]
 
 
 @dataclasses.dataclass
@@ -171,22 +185,26 @@ class _Loop:
     observed: _Observed,
     initial: InitialParameters,
   ) -> TrainResult:
-    """Trains until `last_step`, from wherever the run has got to."""
+    """Trains until `last_step`, from the newest checkpoint if there is one."""
     spent = TimeSpent()
     size = self.batches.batch_size
     say_what_is_trained(self._say, self.run, self.run_dir, self.program, size)
     with contextlib.ExitStack() as stack:
       checkpoints = stack.enter_context(Checkpoints(self.run_dir, policy))
-      with spent.on("restoring"):
+      with spent.on(TimeUse.RESTORING):
         state = self._start(checkpoints, initial)
       first = int(state.step)
-      monitoring = self._monitoring(observed, first)
-      hooks = [
-        *self._reporting(log_every),
-        *monitoring,
-        *self._writers(first, last_step, observed.monitoring),
-        *self._guarding(checkpoints, observed),
-      ]
+      throughput = self._throughput()
+      hooks = in_order(
+        [
+          *self._reporting(log_every),
+          throughput,
+          *self._monitoring(observed, first),
+          *self._writers(first, last_step, observed.monitoring),
+          *self._guarding(checkpoints, observed),
+          *observed.hooks,
+        ]
+      )
       for hook in hooks:
         stack.callback(hook.close)
       done, stopped = run_steps(
@@ -200,20 +218,20 @@ class _Loop:
       )
     if stopped:
       self._say(
-        f"{stopped}: saved step {done} of {last_step}; the same command goes on"
+        f"{stopped}: saved step {done} of {last_step}; the same command resumes"
       )
     return TrainResult(
       self.run,
       self.run_dir,
       done,
       spent.total,
-      monitoring[0].tokens_per_second,
+      throughput.tokens_per_second,
       self.program.num_parameters,
       stopped,
     )
 
   def _reporting(self, log_every: int) -> list[Hook]:
-    """The first hooks; for their order see `train.hooks.hook`."""
+    """The hooks that begin a report; for the order see `Place`."""
     return [
       Interruption(),
       ReportEvery(log_every),
@@ -224,7 +242,7 @@ class _Loop:
   def _guarding(
     self, checkpoints: Checkpoints, observed: _Observed
   ) -> list[Hook]:
-    """The last hooks: those that save, and that save the day."""
+    """The hooks that save, roll back and end a run that hangs."""
     abstract_state = self.program.abstract_state
     description = {
       **self.run.description(),
@@ -236,16 +254,22 @@ class _Loop:
       Stall(observed.divergence.stall_minutes),
     ]
 
+  def _throughput(self) -> Throughput:
+    return Throughput(
+      self.program,
+      batch_size=self.batches.batch_size,
+      lengths=self.batches.lengths,
+      first_examples=examples_read(self.data.state()),
+    )
+
   def _monitoring(self, observed: _Observed, first: int) -> list[Hook]:
-    """The hooks that look at the run; `Throughput` is the first."""
+    """The hooks that add to reports what the recipe asks for."""
     return observed.monitoring.hooks(
       self.run,
       self.run_dir,
       observed.corpus,
       self.program,
-      batch_size=self.batches.batch_size,
       lengths=self.batches.lengths,
-      position=self.data.state(),
       done=first,
       say=self._say,
     )
@@ -267,14 +291,14 @@ class _Loop:
   def _start(
     self, checkpoints: Checkpoints, initial: InitialParameters
   ) -> TrainState:
-    """Restores the newest checkpoint, or draws the parameters."""
+    """Restores the newest checkpoint, or initializes the parameters."""
     self._say(f"text {self.data.origin}")
     if checkpoints.latest_step is None:
       state = self.program.initial_state()
       return initial.fill(state, self.run, self.program, self._say)
     restored = checkpoints.restore(self.program.abstract_state())
     self.data.restore(restored.position)
-    self._say(f"going on: {restored.description}")
+    self._say(f"resuming: {restored.description}")
     return restored.state
 
   def _say(self, text: str) -> None:
@@ -292,7 +316,7 @@ def _vocabulary(
 
 def _program(
   run: Run,
-  optimizer: Callable[..., Optimizer],
+  optimizer: OptimizerMaker,
   partitioning: Partitioning,
   batches: BatchShape,
   objective: Objective,

@@ -1,8 +1,7 @@
-"""What is looked at while a run trains."""
+"""What is monitored while a run trains."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from etils import epath
 
@@ -13,7 +12,7 @@ from taskmoe_jax.train.hooks.evaluator import Evaluation, EvaluationPolicy
 from taskmoe_jax.train.hooks.hook import Hook
 from taskmoe_jax.train.hooks.profiling import Trace, TracedSteps
 from taskmoe_jax.train.hooks.reporting import Histograms
-from taskmoe_jax.train.hooks.throughput import Goodput, Memory, Throughput
+from taskmoe_jax.train.hooks.throughput import Goodput, Memory
 from taskmoe_jax.train.metrics.metric_writer import Sink
 from taskmoe_jax.train.metrics.tensorboard import TensorBoard
 from taskmoe_jax.train.metrics.weights_and_biases import WeightsAndBiases
@@ -22,7 +21,7 @@ from taskmoe_jax.train.program import Program
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Monitoring:
-  """What to look at while a run trains.
+  """What to monitor while a run trains.
 
   Attributes:
     evaluation: How often the run is evaluated, and on how much.
@@ -48,33 +47,22 @@ class Monitoring:
     corpus: Corpus,
     program: Program,
     *,
-    batch_size: int,
     lengths: tuple[int, int],
-    position: Mapping[str, Any],
     done: int,
     say: Callable[[str], None],
   ) -> list[Hook]:
-    """Hooks that add to reports: `Throughput` first, and what is asked for.
+    """Hooks that add to reports: those of every run, and what is asked for.
 
     Args:
       run: What is trained.
-      run_dir: Where.
-      corpus: Whose validation parts are read.
-      program: How.
-      batch_size: Rows of a batch.
-      lengths: Of a source row and of a target row.
-      position: Of the data, before the next step.
+      run_dir: The run's directory.
+      corpus: Its validation parts are read.
+      program: How it is trained.
+      lengths: Tokens of a source row and of a target row.
       done: Steps done before.
       say: Prints a line.
     """
-    pairs = position["pairs"].values()
-    throughput = Throughput(
-      program,
-      batch_size=batch_size,
-      lengths=lengths,
-      first_examples=sum(pair["examples"] for pair in pairs),
-    )
-    found = [throughput, Goodput(), Memory()]
+    found: list[Hook] = [Goodput(), Memory()]
     if self.trace.first_step is not None:
       found.append(Trace(run_dir, self.trace, done=done, say=say))
     if self.histograms_every is not None:
@@ -95,7 +83,7 @@ class Monitoring:
   def sinks(
     self, run: Run, run_dir: epath.PathLike, resume_step: int
   ) -> list[Sink]:
-    """Where reports go besides `metrics.jsonl`."""
+    """Where reports are written besides `metrics.jsonl`."""
     folder = epath.Path(run_dir) / "tensorboard"
     found: list[Sink] = [TensorBoard(folder, resume_step=resume_step)]
     if self.wandb_project is not None:

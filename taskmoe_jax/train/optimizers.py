@@ -6,13 +6,16 @@ works array by array (it clips the update by the array's root mean square,
 scales the step by the weights' root mean square, and factors the two largest
 axes, whatever they are), so it would train a scanned model otherwise than the
 same model unscanned, and let one expert's large gradient shrink the others'
-steps. Here every matrix of a stack has an optimizer of its own, by `jax.vmap`.
+steps. Here every matrix of a stack has its own optimizer, by `jax.vmap`.
 
-The state is `(clipping, states)`, where `states` has the parameters' tree, with
-the matrix's own optax state at each leaf, stacked like the parameter.
+Any other optax transformation works as well: bind it as OPTIMIZER (see
+`make_optimizer`), or wrap it in `per_matrix` if it does not treat every number
+alike. Its state may have any shape; `state_axes` says where it lies on a mesh.
 """
 
 import enum
+import inspect
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -27,7 +30,7 @@ LogicalAxes = tuple[str | None, ...]
 
 
 class MomentDtype(enum.StrEnum):
-  """What a first moment is kept in: the second is always float32.
+  """The dtype of a first moment: the second is always float32.
 
   A step changes a mean with decay 0.9 by a tenth, which bfloat16 can tell; one
   with decay 0.999 by a thousandth, which it rounds away.
@@ -38,16 +41,54 @@ class MomentDtype(enum.StrEnum):
 
 
 class Optimizer(NamedTuple):
-  """A transformation of gradients, and its learning rate by step to log."""
+  """A transformation of gradients, and its learning rate by step to log.
+
+  Without a schedule, reports say no learning rate.
+  """
 
   transformation: optax.GradientTransformation
-  schedule: optax.Schedule
+  schedule: optax.Schedule | None = None
+
+
+OptimizerMaker = Callable[
+  ..., Optimizer | optax.GradientTransformation | optax.MultiSteps
+]
+
+
+def make_optimizer(
+  make: OptimizerMaker, stacked_axes: PyTree[int]
+) -> Optimizer:
+  """Calls the function that a recipe binds as OPTIMIZER.
+
+  It may be one of this module, of optax, such as `@optax.lion`, or of a module
+  of yours; it returns an `Optimizer` or a bare optax transformation.
+
+  Args:
+    make: The function, with its arguments bound by gin.
+    stacked_axes: By `num_stacked_axes`; handed on if the function has a
+      parameter of this name.
+
+  Raises:
+    TaskMoeError: It returned something else.
+  """
+  accepts = "stacked_axes" in inspect.signature(make).parameters
+  made = make(stacked_axes=stacked_axes) if accepts else make()
+  if isinstance(made, Optimizer):
+    return made
+  if not (hasattr(made, "init") and hasattr(made, "update")):
+    raise TaskMoeError(
+      f"OPTIMIZER returned {made!r}, which is neither an optax transformation"
+      " nor a taskmoe_jax.train.optimizers.Optimizer. Set OPTIMIZER to a"
+      " function that returns one, such as @optimizers.adafactor or"
+      " @optax.lion."
+    )
+  return Optimizer(made)
 
 
 def num_stacked_axes(logical_axes: LogicalAxes) -> int:
   """Counts the leading axes, of layers or experts, that stack matrices.
 
-  An `expert` axis behind others, as the router's `[layer, embed, expert]` has,
+  An `expert` axis after others, as in the router's `[layer, embed, expert]`,
   belongs to the matrix.
   """
   for position, name in enumerate(logical_axes):
@@ -77,8 +118,7 @@ def adafactor(
     parameter_scale: Whether steps are relative to the root mean square of the
       matrix they change (T5), or absolute.
     momentum: Decay of the running mean of updates; none saves memory.
-    moment_dtype: What the running mean of updates is kept in, see
-      `MomentDtype`.
+    moment_dtype: Dtype of the running mean of updates, see `MomentDtype`.
     clip_global_norm: Gradients are scaled down to this norm, taken over all
       parameters, before anything else.
     stacked_axes: How many leading axes of each parameter stack matrices, by
@@ -102,7 +142,7 @@ def adafactor(
   )
   clipping = _clipping("adafactor", clip_global_norm)
   return Optimizer(
-    optax.chain(clipping, _per_matrix(matrix, stacked_axes)), learning_rate
+    optax.chain(clipping, per_matrix(matrix, stacked_axes)), learning_rate
   )
 
 
@@ -128,8 +168,7 @@ def adamw(
     b2: Decay of the running mean of their squares.
     eps: Added to the root of the second moment.
     weight_decay: Times the learning rate, what a weight loses each step.
-    moment_dtype: What the running mean of gradients is kept in, see
-      `MomentDtype`.
+    moment_dtype: Dtype of the running mean of gradients, see `MomentDtype`.
     clip_global_norm: As in `adafactor`.
     stacked_axes: As in `adafactor`.
 
@@ -147,48 +186,67 @@ def adamw(
   )
   clipping = _clipping("adamw", clip_global_norm)
   return Optimizer(
-    optax.chain(clipping, _per_matrix(matrix, stacked_axes)), learning_rate
+    optax.chain(clipping, per_matrix(matrix, stacked_axes)), learning_rate
   )
 
 
 def state_axes(
-  optimizer: Optimizer,
-  params: PyTree,
-  logical_axes: PyTree[LogicalAxes],
+  state: PyTree, params: PyTree, logical_axes: PyTree[LogicalAxes]
 ) -> PyTree[LogicalAxes]:
-  """Names the logical axes of an optimizer's state, to lay it on a mesh.
+  """Names the logical axes of an optimizer's state, to place it on a mesh.
 
-  What has its parameter's shape lies as the parameter does. Rows, columns and
-  counts keep the names of the stack, so that they lie beside their experts;
-  their other axes are small and whole on every device.
+  An array belongs to a parameter if its path in the state contains that of the
+  parameter, as the moments of optax and the states of `per_matrix` do. If it
+  has the parameter's shape, it takes its axes. If it begins like the stack of
+  the parameter's matrices, as rows, columns and counts of each matrix do, it
+  keeps the names of the stack, and so lies beside its experts. All other axes
+  and arrays are replicated on every device.
 
   Args:
-    optimizer: From this module.
+    state: Shapes of the state of any optax transformation.
     params: Arrays or their shapes.
     logical_axes: A tuple of names for each parameter.
 
   Returns:
     A tuple of names for each array of the state.
   """
-  clipping, states = jax.eval_shape(optimizer.transformation.init, params)
+  owners: dict[tuple, _Owner] = {}
 
-  def axes_of(param, names, state):
+  def note(path, param, names):
+    owners[path] = param.shape, names
+
+  jax.tree_util.tree_map_with_path(note, params, logical_axes)
+
+  def axes_of(path, array) -> LogicalAxes:
+    shape, names = _owner(path, owners)
+    if array.shape == shape:
+      return names
     stack = names[: num_stacked_axes(names)]
-    return jax.tree.map(
-      lambda array: (
-        names
-        if array.shape == param.shape
-        else stack + (None,) * (array.ndim - len(stack))
-      ),
-      state,
-    )
+    if array.shape[: len(stack)] != shape[: len(stack)]:
+      stack = ()
+    return stack + (None,) * (array.ndim - len(stack))
 
-  return clipping, jax.tree.map(axes_of, params, logical_axes, states)
+  return jax.tree_util.tree_map_with_path(axes_of, state)
+
+
+_Owner = tuple[tuple[int, ...], LogicalAxes]
+
+
+def _owner(path: tuple, owners: Mapping[tuple, _Owner]) -> _Owner:
+  """Shape and axes of the parameter whose path is within this path.
+
+  The longest, and of those the last: labels above it may have any name.
+  """
+  for length in range(len(path), 0, -1):
+    for begin in range(len(path) - length, -1, -1):
+      if found := owners.get(path[begin : begin + length]):
+        return found
+  return (), ()
 
 
 def _moment_dtype(owner: str, name: MomentDtype | str) -> jnp.dtype:
   member = as_member(MomentDtype, "moment_dtype", name, f"{owner}.moment_dtype")
-  return jnp.dtype(member)
+  return jnp.dtype(member.value)
 
 
 def _clipping(owner: str, norm: float | None) -> optax.GradientTransformation:
@@ -202,10 +260,19 @@ def _clipping(owner: str, norm: float | None) -> optax.GradientTransformation:
   return optax.clip_by_global_norm(norm)
 
 
-def _per_matrix(
+def per_matrix(
   inner: optax.GradientTransformation, stacked: PyTree[int] | None
 ) -> optax.GradientTransformation:
-  """Gives every matrix of every parameter an `inner` of its own."""
+  """Gives every matrix of every parameter its own `inner`.
+
+  The state has the parameters' tree, with the matrix's own optax state at each
+  leaf, stacked like the parameter.
+
+  Args:
+    inner: The transformation of one matrix.
+    stacked: How many leading axes of each parameter stack matrices; None means
+      that nothing is stacked.
+  """
 
   def depths(params):
     if stacked is None:

@@ -1,4 +1,4 @@
-"""A training step on a mesh: what it computes, and where everything lies."""
+"""A training step on a mesh: what it computes, and how it is sharded."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from taskmoe_jax.models.transformer import Transformer
 from taskmoe_jax.moe.dispatch import Choice, Phase, choose_engine
 from taskmoe_jax.partitioning.rules import Partitioning, activate
 from taskmoe_jax.runs.directory import Run
-from taskmoe_jax.train.optimizers import Optimizer
+from taskmoe_jax.train.optimizers import OptimizerMaker, make_optimizer
 from taskmoe_jax.train.step import state as train_state
 from taskmoe_jax.train.step.microbatches import rows_together
 from taskmoe_jax.train.step.state import TrainState
@@ -23,13 +23,13 @@ from taskmoe_jax.train.step.step import TrainStep
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """All that is known of a training before there is a single number.
+  """All that is known of a training run before any number is computed.
 
   Attributes:
     step: What to compute.
     partitioning: The mesh.
     params: Shapes and logical axes of the parameters, boxed.
-    shardings: Where the state lies.
+    shardings: The shardings of the state.
   """
 
   step: TrainStep
@@ -41,7 +41,7 @@ class Program:
   def of(
     cls,
     run: Run,
-    optimizer: Callable[..., Optimizer],
+    optimizer: OptimizerMaker,
     partitioning: Partitioning,
     *,
     rows_per_task_group: int,
@@ -52,7 +52,7 @@ class Program:
     """Builds it; see `train.loop.train` and `Monitoring` for the arguments."""
     model = Transformer(run.model, len(run.task_space.tasks))
     params = parameters.abstract_params(model)
-    tuned = optimizer(stacked_axes=train_state.stacked_axes(params))
+    tuned = make_optimizer(optimizer, train_state.stacked_axes(params))
     step = TrainStep(
       model=model,
       optimizer=tuned,
@@ -111,7 +111,8 @@ class Program:
 
     Args:
       batch: All its rows, or those of this process' devices.
-      num_rows: Of all processes together; unless given, these are all.
+      num_rows: Number of rows of all processes together; unless given, these
+        are all.
     """
     return {
       name: self.partitioning.spread_rows(rows, num_rows)
@@ -126,13 +127,13 @@ def compile_step(
 
   Args:
     step: Such as `TrainStep`.
-    shardings: Where the state lies.
-    batch_sharding: Where every array of a batch lies.
+    shardings: The shardings of the state.
+    batch_sharding: The sharding of every array of a batch.
   """
   return jax.jit(
     step,
     in_shardings=(shardings, batch_sharding),
-    # Metrics are whole everywhere, so that every process can report them.
+    # Metrics are replicated, so that every process can report them.
     out_shardings=(shardings, shardings.step),
     donate_argnums=0,
   )

@@ -1,13 +1,13 @@
-"""Learning rates by step, those that the paper's "learning rate of 3.0, with
-40K warm-up steps, decayed with inverse square root" can mean.
+"""Learning rates by step.
 
-The text does not say which of the two; they go with different Adafactors:
+The paper's "learning rate of 3.0, with 40K warm-up steps, decayed with inverse
+square root" can mean either of two, which go with different Adafactors:
 
   transformer_schedule  without parameter scale: peaks at 6.63e-4 for d = 512
   rsqrt_schedule        with parameter scale: 0.015, relative to the weights
 
 `step` counts the updates done before, so the first update sees 0. Cosine and
-"warm-up, stable, decay" are put together from optax's, whose others can be
+"warm-up, stable, decay" are composed of optax's schedules, whose others can be
 bound as well.
 """
 
@@ -80,9 +80,9 @@ def cosine_schedule(
 
   Args:
     learning_rate: The peak, at step `warmup_steps`.
-    warmup_steps: Of the rise; may be 0.
-    train_steps: Where the fall ends, and the rate stays.
-    final: The rate there, as a share of the peak.
+    warmup_steps: Steps of the rise; may be 0.
+    train_steps: The step at which the decay ends; the rate stays there.
+    final: The rate there, as a fraction of the peak.
 
   Raises:
     TaskMoeError: A value is out of its range.
@@ -112,16 +112,16 @@ def wsd_schedule(
 ) -> optax.Schedule:
   """Warm-up, stable, decay: a rise, a plateau and a fall, all linear.
 
-  The plateau may be left, or made longer, at any time: a run goes on from a
-  checkpoint before the fall with other `train_steps` (MiniCPM, arXiv
-  2404.06395; Hägele et al., arXiv 2405.18392, whose fall is linear too).
+  The plateau may be left, or made longer, at any time: a run resumes from a
+  checkpoint before the decay with other `train_steps` (MiniCPM, arXiv
+  2404.06395; Hägele et al., arXiv 2405.18392, whose decay is linear too).
 
   Args:
-    learning_rate: Of the plateau.
-    warmup_steps: Of the rise from 0; may be 0.
-    train_steps: Where the fall ends, and the rate stays.
-    decay_steps: Of the fall.
-    final: The rate after it, as a share of the plateau's.
+    learning_rate: The rate of the plateau.
+    warmup_steps: Steps of the rise from 0; may be 0.
+    train_steps: The step at which the decay ends; the rate stays there.
+    decay_steps: Steps of the decay.
+    final: The rate after it, as a fraction of the plateau's.
 
   Raises:
     TaskMoeError: A value is out of its range.

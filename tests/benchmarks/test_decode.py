@@ -20,6 +20,7 @@ SIZES = [
 ]
 
 
+@pytest.mark.expensive("it compiles models")
 def test_rows_of_json(tmp_path):
   path = tmp_path / "rows.json"
   decode.main(
@@ -42,6 +43,7 @@ def shapes_for_arrays():
   jaxtyping.config.update("jaxtyping_disable", False)
 
 
+@pytest.mark.expensive("it compiles models")
 @pytest.mark.usefixtures("shapes_for_arrays")
 def test_a_topology(capsys):
   """By the compiler: the whole mixture sends, the sub-network nothing."""

@@ -28,6 +28,7 @@ def _threads():
   torch.set_num_threads(before)
 
 
+@pytest.mark.expensive("it compiles models")
 def test_rows_of_json(tmp_path):
   path = tmp_path / "rows.json"
   engines.main([*SIZES, "--beams=4", f"--json={path}"])

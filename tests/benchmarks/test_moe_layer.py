@@ -16,6 +16,7 @@ SIZES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("flags", "engines"),
   [

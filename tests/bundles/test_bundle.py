@@ -6,6 +6,7 @@ import pytest
 
 import taskmoe_jax
 from taskmoe_jax.bundles import bundle
+from taskmoe_jax.bundles.manifest import Manifest
 from taskmoe_jax.errors import TaskMoeError
 
 FILES = ("model.safetensors", "config.json", "vocabulary.model")
@@ -20,7 +21,7 @@ def translator(mixture_of):
 def folder(translator, tmp_path):
   with bundle.new_folder(tmp_path / "de", overwrite=False) as folder:
     bundle.write_model(folder, translator)
-    bundle.write_manifest(folder, {"task": "de"})
+    bundle.write_manifest(folder, Manifest(task="de"))
   return tmp_path / "de"
 
 
@@ -33,8 +34,8 @@ def test_what_is_written_is_loaded(folder, translator):
   assert loaded.vocabulary.model == translator.vocabulary.model
   jax.tree.map(np.testing.assert_array_equal, loaded.params, translator.params)
   manifest = bundle.read_manifest(folder)
-  assert manifest["task"] == "de"
-  assert manifest["sha256"].keys() == set(FILES)
+  assert manifest.task == "de"
+  assert manifest.sha256.keys() == set(FILES)
 
 
 @pytest.mark.parametrize("name", FILES)

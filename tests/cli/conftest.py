@@ -8,10 +8,12 @@ import pytest
 from flax import linen as nn
 
 from taskmoe_jax.bundles import bundle
+from taskmoe_jax.bundles.manifest import Manifest
 from taskmoe_jax.cli.main import main
 from taskmoe_jax.decoding.translator import Translator
+from taskmoe_jax.layers.feed_forward import Activation
 from taskmoe_jax.models import parameters
-from taskmoe_jax.models.config import ModelConfig, StackConfig
+from taskmoe_jax.models.config import Embeddings, ModelConfig, StackConfig
 from taskmoe_jax.models.transformer import Transformer
 from taskmoe_jax.task_space import TaskSpace
 from taskmoe_jax.vocabulary import Vocabulary
@@ -54,8 +56,8 @@ def bundle_folder(tmp_path_factory) -> str:
     embed_dim=8,
     num_heads=2,
     head_dim=6,
-    activation="relu",
-    embeddings="one",
+    activation=Activation.RELU,
+    embeddings=Embeddings.ONE,
     encoder=stack,
     decoder=stack,
   )
@@ -70,7 +72,7 @@ def bundle_folder(tmp_path_factory) -> str:
   target = tmp_path_factory.mktemp("bundles") / "small"
   with bundle.new_folder(target, overwrite=False) as folder:
     bundle.write_model(folder, Translator(config, params, space, vocabulary()))
-    bundle.write_manifest(folder, {"task": "de"})
+    bundle.write_manifest(folder, Manifest(task="de"))
   return str(target)
 
 

@@ -96,7 +96,7 @@ def test_values(train_fails):
     "--gin.BATCH_SIZE=12",
   )
   train_fails(
-    "every_steps=3 is no multiple of log_every=2, .* Set CHECKPOINT_EVERY or",
+    "every_steps=3 is not a multiple of log_every=2, .* Set CHECKPOINT_EVERY",
     "--gin.CHECKPOINT_EVERY=3",
     "--gin.LOG_EVERY=2",
   )
@@ -154,6 +154,7 @@ def test_a_run_directory_that_cannot_be_written(fails, small_recipe, tmp_path):
   )
 
 
+@pytest.mark.expensive("it compiles models")
 def test_a_run_directory_of_another_model(
   run_fails, small_recipe, finished_run
 ):
@@ -214,10 +215,11 @@ def test_commands_on_a_run(run_fails, finished_run, tmp_path):
 
 def test_a_bundle_with_a_flipped_byte(fails, finished_run, tmp_path):
   from taskmoe_jax.bundles import bundle
+  from taskmoe_jax.bundles.manifest import Manifest
 
   with bundle.new_folder(tmp_path / "de", overwrite=False) as folder:
     bundle.write_model(folder, taskmoe_jax.load(finished_run))
-    bundle.write_manifest(folder, {})
+    bundle.write_manifest(folder, Manifest())
   text = tmp_path / "text"
   text.write_text("the red dog\n")
   path = tmp_path / "de" / "model.safetensors"

@@ -51,7 +51,7 @@ def test_a_folder_that_is_no_run_directory(tmp_path, fails):
     )
   fails(
     ["evaluate", f"--run_dir={folder}"],
-    f"{folder!r} is no run directory: it has no config.gin. Set --run_dir to"
+    f"{folder!r} is not a run directory: it has no config.gin. Set --run_dir to"
     " the RUN_DIR of a run that `taskmoe train` has begun.",
   )
   assert list(tmp_path.iterdir()) == []
@@ -60,9 +60,8 @@ def test_a_folder_that_is_no_run_directory(tmp_path, fails):
 def test_a_run_directory_must_be_named(fails):
   fails(
     ["export"],
-    "nothing to export: set --run_dir to a run, --bundle to a bundle that"
-    " --formats are added to, or --verify to what is to be compared with its"
-    " checksums.",
+    "the following arguments are required: --run_dir. See `taskmoe export"
+    " --help`.",
   )
   fails(
     ["evaluate"],

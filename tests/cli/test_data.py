@@ -40,11 +40,39 @@ def test_what_a_mixture_gives(show, small_vocabulary, tmp_path):
   assert pair[2] == pair[3]
   source = lines[lines.index(shown[0]) + 1]
   assert re.fullmatch(rf"<2{pair[2]}> \w+ \w+ \w+ (7|25)", source)
-  for name in ("lengths", "rates"):
-    assert f"drawn: {tmp_path}/drawn/{name}.png" in text
-    png = (tmp_path / "drawn" / f"{name}.png").read_bytes()
-    assert png.startswith(b"\x89PNG")
-    assert len(png) > 5000
+  assert lines[-1] == f"drawn: {tmp_path}/drawn/data.html"
+  page = (tmp_path / "drawn" / "data.html").read_text()
+  assert page.count("<svg") == 3
+  # Four pairs at a quarter each.
+  assert sorted(re.findall(r"<title>(..-..: 25\.00%)</title>", page)) == [
+    f"{pair}: 25.00%" for pair in ("de-en", "en-de", "en-fr", "fr-en")
+  ]
+  for side in ("source", "target"):
+    assert f">{side} tokens</text>" in page
+
+
+def test_lengths_are_drawn_by_rate(tmp_path):
+  from taskmoe_jax.cli.data_tables import plot
+  from taskmoe_jax.data.text.statistics import PairStatistics
+
+  def made(pair, rate, lengths):
+    odd = np.zeros((2, 3), np.int64)
+    return PairStatistics(pair, rate, {}, np.array(lengths), odd, None)
+
+  # 49 bins, up to about 50 tokens: a bin is about a token wide.
+  page = plot(
+    [
+      made("de-en", 0.75, 100 * [[3, 50]]),
+      made("en-de", 0.25, 50 * [[50, 3]]),
+      made("fr-en", 0.0, np.zeros((0, 2), np.int64)),
+    ],
+    tmp_path / "new",
+  ).read_text()
+  shares = re.findall(r"<title>[\d.]+ to [\d.]+: ([\d.]+%)</title>", page)
+  # Sources of 3 tokens, then of 50; targets of 3, then of 50.
+  assert shares == ["75.00%", "25.00%", "25.00%", "75.00%"]
+  assert "de-en: 75.00%" in page
+  assert "fr-en" not in page
 
 
 def test_cleaning_is_counted_and_rows_may_be_unpacked(show, tmp_path):

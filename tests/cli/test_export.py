@@ -1,70 +1,124 @@
-"""`taskmoe export` of a run: without the whole model, and what it refuses."""
+"""`taskmoe export`, and what were flags of it: prune, shrink, convert..."""
 
+import shlex
 import shutil
 
 import pytest
 
 import taskmoe_jax
 from taskmoe_jax.bundles.bundle import read_manifest
+from taskmoe_jax.cli.export_flags import current_spelling
+from taskmoe_jax.cli.main import main
 
 
 @pytest.mark.parametrize(
   ("flags", "message"),
   [
     (
-      (),
-      "nothing to export: set --run_dir to a run, --bundle to a bundle that"
-      " --formats are added to, or --verify to what is to be compared with its"
-      " checksums.",
+      ("export",),
+      "the following arguments are required: --run_dir. See `taskmoe export"
+      " --help`.",
     ),
     (
-      ("--bundle=x",),
-      "nothing to add to the bundle 'x'. Set --formats.",
+      ("prune", "--run_dir=x"),
+      "the following arguments are required: --rate. See `taskmoe prune"
+      " --help`.",
     ),
     (
-      ("--bundle=x", "--quantize=int8", "--formats=huggingface"),
-      "--formats=huggingface is added to a bundle that is there. First make the"
-      " smaller one, then set --bundle to it.",
+      ("convert", "--bundle=x"),
+      "the following arguments are required: --formats. See `taskmoe convert"
+      " --help`.",
     ),
     (
-      ("--run_dir=x", "--whole", "--tasks=de"),
+      ("shrink", "--bundle=x", "--quantize=int8"),
+      "the following arguments are required: --out. See `taskmoe shrink"
+      " --help`.",
+    ),
+    (
+      ("shrink", "--bundle=x", "--out=y"),
+      "nothing to make the bundle 'x' smaller with. Set --quantize or"
+      " --trim_vocabulary.",
+    ),
+    (
+      ("verify", "--bundle=x"),
+      "'x' holds no bundle. Set --bundle to a folder that `taskmoe export` has"
+      " written: a bundle, or a folder of bundles.",
+    ),
+    (
+      ("export", "--run_dir=x", "--whole", "--tasks=de"),
       "--whole writes one bundle, of the whole model and in our own format."
       " Leave out --tasks and --union; --formats can be added to the bundle"
       " if it is dense.",
     ),
     (
-      ("--verify=x", "--tasks=de", "--overwrite"),
-      "--tasks, --overwrite would do nothing beside --verify: it takes"
-      " --verify. Leave out what it does not take.",
-    ),
-    (
-      ("--bundle=x", "--formats=huggingface", "--score=3"),
-      "--score would do nothing beside --bundle: it takes --bundle, --formats,"
-      " --overwrite, --run_dir. Leave out what it does not take.",
-    ),
-    (
-      ("--bundle=x", "--quantize=int8", "--step=3"),
-      "--step would do nothing beside --bundle with --quantize or"
-      " --trim_vocabulary: it takes --bundle, --out, --overwrite, --quantize,"
-      " --run_dir, --score, --trim_vocabulary. Leave out what it does not"
-      " take.",
-    ),
-    (
-      ("--run_dir=x", "--prune_by=pair"),
-      "--prune_by would do nothing beside --run_dir: it takes --check,"
-      " --formats, --out, --overwrite, --quantize, --run_dir, --score, --step,"
-      " --tasks, --trim_vocabulary, --union. Leave out what it does not take.",
-    ),
-    (
-      ("--run_dir=x", "--whole", "--check=slices"),
-      "--check would do nothing beside --whole: it takes --out, --overwrite,"
-      " --quantize, --run_dir, --score, --step, --trim_vocabulary, --whole."
-      " Leave out what it does not take.",
+      ("export", "--run_dir=x", "--whole", "--check=slices"),
+      "--check=slices has no effect with --whole, which compares every number."
+      " Leave out --check.",
     ),
   ],
 )
-def test_nothing_to_do(flags, message, fails):
-  fails(["export", *flags], message)
+def test_mistakes(flags, message, fails):
+  fails([*flags], message)
+
+
+@pytest.mark.parametrize(
+  ("flags", "flag", "accepted"),
+  [
+    (("export", "--run_dir=x"), "--by", "--tasks"),
+    (("prune", "--run_dir=x", "--rate=0.5"), "--formats", "--layers"),
+    (("prune", "--run_dir=x", "--rate=0.5"), "--quantize", "--metric"),
+    (("shrink", "--bundle=x", "--out=y"), "--formats", "--quantize"),
+    (("shrink", "--bundle=x", "--out=y"), "--step", "--trim_vocabulary"),
+    (("convert", "--bundle=x", "--formats=a"), "--score", "--overwrite"),
+    (("verify", "--bundle=x"), "--tasks", "--bundle"),
+  ],
+)
+def test_flags_of_another_command(flags, flag, accepted, capsys):
+  assert main([*flags, f"{flag}=1"]) == 2
+  error = capsys.readouterr().err
+  assert error.startswith(
+    f"taskmoe: error: unknown flag '{flag}': accepted are"
+  )
+  assert f" {accepted}" in error
+
+
+@pytest.mark.parametrize(
+  ("old", "new"),
+  [
+    (
+      ("--run_dir=x", "--prune=0.5", "--prune_by=pair", "--prune_score", "3"),
+      "prune --run_dir=x --rate=0.5 --by=pair --score 3",
+    ),
+    (("--prune=0.5", "--bundle=x"), "prune --rate=0.5 --bundle=x"),
+    (("--verify", "runs/a b"), "verify --bundle 'runs/a b'"),
+    (
+      ("--bundle=x", "--formats=huggingface", "--run_dir=r"),
+      "convert --bundle=x --formats=huggingface --run_dir=r",
+    ),
+    (
+      ("--bundle=x", "--quantize=int8", "--out=y"),
+      "shrink --bundle=x --quantize=int8 --out=y",
+    ),
+    (
+      ("--trim_vocabulary=t", "--bundle=x", "--out=y"),
+      "shrink --trim_vocabulary=t --bundle=x --out=y",
+    ),
+  ],
+)
+def test_the_old_spelling_says_what_to_write(old, new, capsys):
+  """It then does what the new one does: here, fail for want of a run."""
+  assert main(["export", *old]) == 2
+  first, error = capsys.readouterr().err.splitlines()
+  assert first == (
+    f"taskmoe: this is a command of its own now, write: taskmoe {new}"
+  )
+  assert main(shlex.split(new)) == 2
+  assert capsys.readouterr().err.splitlines() == [error]
+
+
+def test_what_is_still_spelled_export():
+  flags = ["--run_dir=x", "--quantize=int8", "--formats=a", "--whole"]
+  assert current_spelling(flags) == ("export", flags)
 
 
 def test_numbers_are_compared_with_the_checkpoint(
@@ -87,11 +141,14 @@ def test_numbers_are_compared_with_the_checkpoint(
     loaded = taskmoe_jax.load(tmp_path / name)
     assert len(loaded.task_space.tasks) == number
     manifest = read_manifest(tmp_path / name)
-    assert manifest["tasks"] == list(loaded.task_space.tasks)
-    check = manifest["check"]
+    assert manifest.tasks == loaded.task_space.tasks
+    check = manifest.check
     assert check["by"] == "slices"
-    assert check["numbers"] == manifest["parameters"]["bundle"]
+    assert check["numbers"] == manifest.parameters.bundle
     assert f"{check['numbers'] / 1e6:.2f}M" in printed
+  taskmoe("verify", f"--bundle={tmp_path}")
+  assert f"{both}: 3 files, all as they" in capsys.readouterr().out
+  # As it was spelled before.
   taskmoe("export", f"--verify={tmp_path}")
   assert f"{both}: 3 files, all as they" in capsys.readouterr().out
 

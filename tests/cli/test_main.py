@@ -80,7 +80,15 @@ def fails(capsys, argv: list[str], message: str) -> None:
 def test_help_lists_the_commands(capsys):
   assert main(["--help"]) == 0
   printed = capsys.readouterr().out
-  for name in ("train", "vocab", "evaluate", "export", "translate", "demo"):
+  for name in (
+    "train",
+    "evaluate",
+    "export",
+    "prune",
+    "convert",
+    "verify",
+    "demo",
+  ):
     summary = commands.COMMANDS[name].summary
     assert len(re.findall(rf"^  {name} +{summary}$", printed, re.M)) == 1
   assert main([]) == 2

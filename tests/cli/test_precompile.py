@@ -68,7 +68,7 @@ def test_pairs():
     (("--topology=v5e:2x2", "--steps=fly"), "unknown step 'fly': accepted are"),
     (
       ("--topology=v5e:2x2", "--search", "--compare=b.gin"),
-      "--search looks for the best mesh of one recipe, --compare sets several",
+      "--search looks for the best mesh of one recipe, --compare compares",
     ),
   ],
 )

@@ -1,4 +1,6 @@
-"""`taskmoe export --prune`: its flags, and the text that it reads."""
+"""`taskmoe prune`: its flags, and the text that it reads."""
+
+import pytest
 
 from taskmoe_jax.cli.commands.prune import _Text
 from taskmoe_jax.cli.main import main
@@ -21,15 +23,11 @@ def test_text_of_a_folder(finished_run, tmp_path):
   assert read("validation", ["en-de"], 1) == {"en-de": [("one", "eins")]}
 
 
-def test_nothing_to_prune(finished_run, capsys):
-  assert main(["export", f"--run_dir={finished_run}", "--prune=0.5"]) == 2
+@pytest.mark.parametrize(
+  "spelling",
+  [("prune", "--rate=0.5"), ("export", "--prune=0.5")],
+)
+def test_nothing_to_prune(spelling, finished_run, capsys):
+  command, flag = spelling
+  assert main([command, f"--run_dir={finished_run}", flag]) == 2
   assert "nothing can be pruned: the encoder is" in capsys.readouterr().err
-
-
-def test_only_runs_are_pruned(capsys):
-  assert main(["export", "--bundle=x", "--prune=0.5"]) == 2
-  assert "--prune prunes the experts of a run" in capsys.readouterr().err
-  assert main(["export", "--run_dir=x", "--prune=0.5", "--score=3"]) == 2
-  assert "do nothing beside" in capsys.readouterr().err
-  assert main(["export", "--run_dir=x", "--prune=0.5", "--formats=a"]) == 2
-  assert "which no engine of --formats has" in capsys.readouterr().err

@@ -4,7 +4,13 @@ import pytest
 
 import taskmoe_jax
 from taskmoe_jax.cli.main import main
-from taskmoe_jax.decoding.search import Beam, Lengths, Sampling
+from taskmoe_jax.decoding.search import (
+  Beam,
+  Lengths,
+  Normalization,
+  Sampling,
+  Stopping,
+)
 
 
 @pytest.mark.parametrize(
@@ -21,7 +27,12 @@ from taskmoe_jax.decoding.search import Beam, Lengths, Sampling
         "--normalization=power",
         "--stopping=full",
       ],
-      Beam(size=2, length_penalty=1.0, normalization="power", stopping="full"),
+      Beam(
+        size=2,
+        length_penalty=1.0,
+        normalization=Normalization.POWER,
+        stopping=Stopping.FULL,
+      ),
     ),
     (
       ["--temperature=0.7", "--top_k=5", "--top_p=0.9", "--seed=3"],

@@ -77,10 +77,10 @@ def test_a_file_that_is_not_there(load, name, message):
 MISTAKES = {
   "NUM_STEPS = 3k": "Expected newline.",
   "NUM_STEPS 3": "Couldn't parse statement, expected ':' or '='.",
-  "ENCODER = task": "'task' is no gin value. Strings need quotes.",
+  "ENCODER = task": "'task' is not a gin value. Strings need quotes.",
   "ENCODER = ('task',": "a bracket or a quote is not closed.",
   "ENCODER = '''task": "a bracket or a quote is not closed.",
-  "include models": "'models' is no gin value. Strings need quotes.",
+  "include models": "'models' is not a gin value. Strings need quotes.",
   "include 'models/bse.gin'": (
     "unknown gin file 'models/bse.gin': accepted are models/base.gin,"
     " recipes/task.gin (did you mean 'models/base.gin'?), or a path from the"
@@ -114,11 +114,11 @@ MISTAKES = {
     "unknown name in config.ModelConfig 'smal': accepted are"
   ),
   "loop.sed = 3": (
-    "'loop' is no function or class, whose parameters one could bind; inside it"
+    "'loop' is not a function or class with parameters to bind; inside it"
     " are train, evaluate, warmup, crash, anything."
   ),
   "config.LIMIT.value = 3": (
-    "'config.LIMIT' is no function or class, whose parameters one could bind;"
+    "'config.LIMIT' is not a function or class with parameters to bind;"
     " inside it are none."
   ),
   "loop.train.sed = 3": (

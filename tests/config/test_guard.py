@@ -20,6 +20,9 @@ def unread(*bindings: str) -> str:
 
 def test_bindings_of_another_command_are_no_mistake(load):
   load("--gin.BEAM_SIZE=3", "--gin.NUM_STEPS=4")
+  from fakes import loop
+
+  assert configured(loop.train)()["num_steps"] == 4
 
 
 @pytest.mark.parametrize(

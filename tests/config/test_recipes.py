@@ -17,7 +17,7 @@ from taskmoe_jax.cli import commands
 from taskmoe_jax.config import gin_files
 from taskmoe_jax.config.build import arguments
 from taskmoe_jax.data.opening import open_corpus
-from taskmoe_jax.errors import TaskMoeError
+from taskmoe_jax.errors import TaskMoeError, as_members
 
 ROOT = pathlib.Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "recipes"
@@ -61,6 +61,7 @@ def load(name: str, *flags: str) -> None:
   )
 
 
+@pytest.mark.expensive("it compiles models")
 @pytest.mark.parametrize("name", NAMES)
 def test_training(name):
   """Through a whole step, in shapes alone: 13 billion parameters cost none."""
@@ -194,6 +195,7 @@ def test_runs_of_the_paper_override_their_models(name):
 
 def test_each_flag_in_the_header_of_the_routing():
   """One at a time, with the paper's best model."""
+  from taskmoe_jax.moe.config import ENUMS
   from taskmoe_jax.train import loop
 
   text = (ROOT / "gin" / "routing" / "moe.gin").read_text()
@@ -221,8 +223,9 @@ def test_each_flag_in_the_header_of_the_routing():
     if name == "priority":
       more = (with_priority,)
       encoder, decoder = models(*more)
-    changed = dataclasses.replace(encoder, **{name: value})
+    change = as_members(ENUMS, "MoeConfig", {name: value})
+    changed = dataclasses.replace(encoder, **change)
     assert changed != encoder
     both = not flag.startswith("--gin.encoder/")
-    other = dataclasses.replace(decoder, **{name: value}) if both else decoder
+    other = dataclasses.replace(decoder, **change) if both else decoder
     assert models(flag, *more) == (changed, other)

@@ -52,6 +52,11 @@ def build(load, write):
     "schedule=@typed.ramp()",
     "moe=None",
     "side=left",
+    "side=middle",
+    "start=left",
+    "start=@typed.side_of_a_file()",
+    "end=right",
+    "end=None",
     # What cannot be known is left to gin and to the function.
     "mixture=3",
     "mixture=x",
@@ -62,7 +67,7 @@ def build(load, write):
   ],
 )
 def test_values_of_the_right_type(build, flag):
-  build(f"--gin.typed.run.{flag}")
+  assert build(f"--gin.typed.run.{flag}").keys() == {"result"}
 
 
 @pytest.mark.parametrize(
@@ -102,6 +107,8 @@ def test_values_of_the_right_type(build, flag):
       "StackConfig or None",
     ),
     ("side=3", "3", "int", "Side or str"),
+    ("start=3", "3", "int", "Side or str"),
+    ("end=True", "True", "bool", "Side or str or None"),
   ],
 )
 def test_values_of_a_wrong_type(build, flag, value, given, accepted):

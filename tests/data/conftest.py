@@ -48,9 +48,13 @@ class LengthsCorpus(Corpus):
   vocabulary = None
 
   def __init__(self, rates, lengths):
-    self.rates = rates
+    self._rates = rates
     self.pairs = tuple(rates)
     self._lengths = lengths
+
+  @property
+  def rates(self):
+    return self._rates
 
   def parts(self, pair):
     return ("train",)

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from taskmoe_jax.models.config import ModelConfig, StackConfig
+from taskmoe_jax.layers.feed_forward import Activation
+from taskmoe_jax.models.config import Embeddings, ModelConfig, StackConfig
 from taskmoe_jax.models.transformer import Transformer
-from taskmoe_jax.moe.config import MoeConfig
+from taskmoe_jax.moe.config import Dispatch, MoeConfig
+from taskmoe_jax.moe.granularity import GRANULARITIES
 from taskmoe_jax.vocabulary import Vocabulary
 from tests.trained_pieces import trained_pieces
 
@@ -17,11 +19,11 @@ NUM_TASKS = 3
 
 def _stack(granularity, num_layers):
   moe = MoeConfig(
-    granularity=granularity,
+    granularity=GRANULARITIES[granularity],
     num_experts=5,
     num_selected=2,
     expert_mlp_dim=13,
-    dispatch="auto",
+    dispatch=Dispatch.AUTO,
     capacity_factor=1.0,
     group_size=64,
     balance_loss_weight=0.0,
@@ -38,8 +40,8 @@ def config():
     embed_dim=14,
     num_heads=3,
     head_dim=7,
-    activation="relu",
-    embeddings="one",
+    activation=Activation.RELU,
+    embeddings=Embeddings.ONE,
     encoder=_stack("token", 2),
     decoder=_stack("task", 4),
   )

@@ -15,7 +15,7 @@ import pytest
 
 from taskmoe_jax.decoding.beam import beam_search
 from taskmoe_jax.decoding.hypotheses import Steps
-from taskmoe_jax.decoding.search import Beam
+from taskmoe_jax.decoding.search import Beam, Normalization, Stopping
 from taskmoe_jax.vocabulary import EOS_ID
 
 V, T = 5, 4
@@ -68,7 +68,7 @@ def searched(model, search, limits, prefixes):
     target_length=T + 1,
     num_hypotheses=search.size,
     rows_per_group=NUM_ROWS,
-    halvings=0,
+    num_compactions=0,
   )
   return beam_search(steps, search)
 
@@ -155,8 +155,8 @@ def test_a_beam_wide_enough_finds_the_best_of_all(
     size=64,
     n_best=5,
     length_penalty=length_penalty,
-    normalization=normalization,
-    stopping="sure",
+    normalization=Normalization(normalization),
+    stopping=Stopping.SURE,
   )
   found = run(model, search, LIMITS)
   for row, (texts, scores) in enumerate(found):
@@ -205,6 +205,7 @@ def by_loop(model, row, search, limit, prefix=()):
   return ended[: search.n_best]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stopping", ["full", "likely", "sure"])
 @pytest.mark.parametrize(
   ("size", "n_best", "length_penalty"), [(1, 1, 0.0), (2, 2, 1.0), (3, 2, -0.5)]
@@ -213,7 +214,10 @@ def test_a_narrow_beam_follows_its_rules(
   model, stopping, size, n_best, length_penalty
 ):
   search = Beam(
-    size=size, n_best=n_best, length_penalty=length_penalty, stopping=stopping
+    size=size,
+    n_best=n_best,
+    length_penalty=length_penalty,
+    stopping=Stopping(stopping),
   )
   for row, (texts, scores) in enumerate(run(model, search, LIMITS)):
     expected = by_loop(model, row, search, LIMITS[row])

@@ -12,13 +12,15 @@ from taskmoe_jax.decoding.batches import Sentence
 from taskmoe_jax.decoding.compaction import take_rows
 from taskmoe_jax.decoding.generate import Rows, generate
 from taskmoe_jax.decoding.hypotheses import Steps
-from taskmoe_jax.decoding.sampling import one_by_one
+from taskmoe_jax.decoding.sampling import greedy_or_sample
 from taskmoe_jax.decoding.search import Beam, Greedy, Sampling
 from taskmoe_jax.models.parameters import unrolled
 from taskmoe_jax.models.transformer import DecodingMemory
-from taskmoe_jax.moe.routing import RouterInputs
+from taskmoe_jax.moe.router_inputs import RouterInputs
 from taskmoe_jax.partitioning.meshes import MeshShape, make_mesh
 from taskmoe_jax.partitioning.rules import Partitioning
+
+pytestmark = pytest.mark.bit_for_bit
 
 TARGET_LENGTH = 12
 # Two groups of four rows; each group's rows have one task.
@@ -45,7 +47,7 @@ def search_rows(model, params):
     keys=generator.integers(0, 99, (8, 2)).astype(np.uint32),
   )
 
-  def search_rows(search, halvings, parts=None):
+  def search_rows(search, num_compactions, parts=None):
     place = (lambda x: x) if parts is None else parts.spread_rows
     weights = unrolled(params, model.config)
     if parts is not None:
@@ -57,13 +59,14 @@ def search_rows(model, params):
       search=search,
       target_length=TARGET_LENGTH,
       rows_per_task_group=4,
-      halvings=halvings,
+      num_compactions=num_compactions,
       partitioning=parts,
     )
 
   return search_rows
 
 
+@pytest.mark.expensive("it compiles models")
 @pytest.mark.parametrize("search", SEARCHES, ids=lambda s: type(s).__name__)
 def test_halving_changes_nothing(search_rows, search):
   whole, halved = search_rows(search, 0), search_rows(search, 2)
@@ -72,6 +75,7 @@ def test_halving_changes_nothing(search_rows, search):
   np.testing.assert_allclose(halved.scores, whole.scores, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_on_a_mesh_each_device_halves_its_own(search_rows):
   """To which experts of each group's task belong."""
   shape = MeshShape(data=2, expert=1, model=1)
@@ -84,6 +88,7 @@ def test_on_a_mesh_each_device_halves_its_own(search_rows):
   np.testing.assert_allclose(halved.scores, whole.scores, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_steps_are_taken_with_the_rows_that_are_left():
   """Four rows, then two, then one; a step as wide as the batch was."""
   widths = []
@@ -111,9 +116,9 @@ def test_steps_are_taken_with_the_rows_that_are_left():
       num_hypotheses=1,
       target_length=9,
       rows_per_group=4,
-      halvings=2,
+      num_compactions=2,
     )
-    jax.block_until_ready(jax.jit(lambda: one_by_one(steps, Greedy()))())
+    jax.block_until_ready(jax.jit(lambda: greedy_or_sample(steps, Greedy()))())
     jax.effects_barrier()
     return widths
 
@@ -138,12 +143,16 @@ def test_taking_rows_of_each_group():
 def test_how_often(num_rows, num_shards, expected):
   """Down to four rows a device, where they can be halved."""
   sentences = [Sentence(i, [5] * 7) for i in range(7 * num_rows + 1)]
-  found = batches.halvings(sentences, num_rows, num_shards)
+  found = batches.compactions_by_bucket(sentences, num_rows, num_shards)
   assert found == {32: expected}
   # Seven batches do not pay for longer compiling.
-  assert batches.halvings(sentences[1:], num_rows, num_shards) == {32: 0}
+  assert batches.compactions_by_bucket(sentences[1:], num_rows, num_shards) == {
+    32: 0
+  }
   longer = [dataclasses.replace(sentences[0], source=[5] * 40)]
-  assert batches.halvings(sentences + longer, num_rows, num_shards) == {
+  assert batches.compactions_by_bucket(
+    sentences + longer, num_rows, num_shards
+  ) == {
     32: expected,
     64: 0,
   }

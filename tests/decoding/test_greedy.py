@@ -93,6 +93,7 @@ def hypotheses(model, params):
   return greedy(model, params)
 
 
+@pytest.mark.slow
 def test_the_loop_meets_all_cases(by_loop):
   """Rows that end in the midst of things, and rows that are cut off."""
   rows, _, finished = by_loop
@@ -101,6 +102,7 @@ def test_the_loop_meets_all_cases(by_loop):
   assert not all(finished)
 
 
+@pytest.mark.slow
 def test_tokens_are_those_of_the_loop(hypotheses, by_loop):
   rows, _, finished = by_loop
   expected = np.full((len(SOURCES), TARGET_LENGTH), PAD_ID)
@@ -116,6 +118,7 @@ def test_scores_are_sums_of_log_probabilities(hypotheses, by_loop):
   assert hypotheses.scores[-1] == 0
 
 
+@pytest.mark.slow
 def test_a_mesh_decodes_the_same(hypotheses, model, params):
   shape = MeshShape(data=2, expert=1, model=1)
   parts = Partitioning(make_mesh(shape, jax.devices()[:2]))

@@ -11,22 +11,33 @@ import numpy as np
 import pytest
 
 from taskmoe_jax.decoding import batches
-from taskmoe_jax.decoding.search import Beam, Lengths, Sampling
+from taskmoe_jax.decoding.search import Beam, Lengths, Normalization, Sampling
 from taskmoe_jax.decoding.translator import Translator
-from taskmoe_jax.models.config import ModelConfig, StackConfig
+from taskmoe_jax.layers.feed_forward import Activation
+from taskmoe_jax.models.config import Embeddings, ModelConfig, StackConfig
 from taskmoe_jax.models.parameters import abstract_params, parameter_shardings
 from taskmoe_jax.models.transformer import Transformer
-from taskmoe_jax.moe.config import MoeConfig
+from taskmoe_jax.moe.config import Dispatch, MoeConfig
+from taskmoe_jax.moe.granularity import GRANULARITIES
 from taskmoe_jax.partitioning.meshes import MeshShape, make_mesh
 from taskmoe_jax.partitioning.rules import Partitioning
-from taskmoe_jax.task_space import TaskSpace
+from taskmoe_jax.task_space import TaskBy, TaskSpace
 from taskmoe_jax.vocabulary import EOS_ID, PAD_ID, Vocabulary
 
-SPACE = TaskSpace(("en", "de", "fr"), ("en-de", "fr-en", "en-fr"), "target")
+pytestmark = pytest.mark.bit_for_bit
+
+SPACE = TaskSpace(
+  ("en", "de", "fr"), ("en-de", "fr-en", "en-fr"), TaskBy.TARGET
+)
 LINES = ["7 9 12", "6", "", "14 15 8 8 10 13 9 6", "11 2", "10 7 7 13"]
 LENGTHS = Lengths(max_target=8)
 SEARCHES = {
-  "beam": Beam(size=3, length_penalty=0.8, n_best=3, normalization="power"),
+  "beam": Beam(
+    size=3,
+    length_penalty=0.8,
+    n_best=3,
+    normalization=Normalization.POWER,
+  ),
   "sampling": Sampling(temperature=0.8, top_k=9, top_p=0.9, n_best=2, seed=4),
 }
 SYMBOLS = {"en": 3, "de": 4, "fr": 5}
@@ -51,11 +62,11 @@ class Numbers(Vocabulary):
 
 def _stack(granularity, num_layers):
   moe = MoeConfig(
-    granularity=granularity,
+    granularity=GRANULARITIES[granularity],
     num_experts=4,
     num_selected=2,
     expert_mlp_dim=6,
-    dispatch="auto",
+    dispatch=Dispatch.AUTO,
     capacity_factor=1.0,
     group_size=64,
     balance_loss_weight=0.0,
@@ -69,8 +80,8 @@ CONFIG = ModelConfig(
   embed_dim=12,
   num_heads=2,
   head_dim=5,
-  activation="relu",
-  embeddings="one",
+  activation=Activation.RELU,
+  embeddings=Embeddings.ONE,
   encoder=_stack("token", 2),
   decoder=_stack("sentence", 2),
 )
@@ -108,6 +119,7 @@ def check_same(found, expected, order=(0, 1, 2, 3, 4, 5)):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SEARCHES)
 def test_order_does_not_matter(name, translator, decoded):
   order = [4, 0, 3, 5, 2, 1]
@@ -121,6 +133,7 @@ def test_order_does_not_matter(name, translator, decoded):
   check_same(found, decoded(name), order)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SEARCHES)
 def test_batch_size_and_bucket_do_not_matter(
   name, translator, decoded, monkeypatch
@@ -134,6 +147,7 @@ def test_batch_size_and_bucket_do_not_matter(
   check_same(found, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SEARCHES)
 def test_a_mesh_does_not_matter(name, params, decoded):
   """Rows on two devices, heads and hidden widths on two."""
@@ -215,6 +229,7 @@ def by_loop(of_next, line):
   return ended
 
 
+@pytest.mark.slow
 def test_a_beam_is_that_of_a_loop_without_memory(of_next, decoded):
   found = decoded("beam").n_best
   for line, hypotheses in zip(LINES, found, strict=True):
@@ -230,6 +245,7 @@ def test_a_beam_is_that_of_a_loop_without_memory(of_next, decoded):
   assert {h.finished for of_line in found for h in of_line} == {True, False}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SEARCHES)
 def test_scores_are_those_of_the_hypotheses(name, translator, decoded, of_next):
   """Undone the length penalty; against `score`, and a NumPy softmax."""

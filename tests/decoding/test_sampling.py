@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from taskmoe_jax.decoding.hypotheses import Steps
-from taskmoe_jax.decoding.sampling import one_by_one
+from taskmoe_jax.decoding.sampling import greedy_or_sample
 from taskmoe_jax.decoding.search import GREEDY, Sampling
 
 # Of six tokens; the end of sentence is never likely.
@@ -33,9 +33,9 @@ def run(search, seed=0, limits=(T,) * NUM_ROWS, prefixes=None):
     num_hypotheses=search.num_hypotheses,
     target_length=T,
     rows_per_group=NUM_ROWS,
-    halvings=0,
+    num_compactions=0,
   )
-  return jax.jit(lambda: one_by_one(steps, search))()
+  return jax.jit(lambda: greedy_or_sample(steps, search))()
 
 
 def frequencies(found):
@@ -44,6 +44,7 @@ def frequencies(found):
   return counts / counts.sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("flags", "expected"),
   [

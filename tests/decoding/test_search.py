@@ -12,12 +12,16 @@ from taskmoe_jax.errors import TaskMoeError
       "size=0 is not at least 1. Set Beam.size.",
     ),
     (
-      lambda: Beam(size=2, length_penalty=1.0, stopping="sur"),
+      lambda: Beam.from_dict(
+        {"size": 2, "length_penalty": 1.0, "stopping": "sur"}
+      ),
       "unknown stopping 'sur': accepted are full, likely, sure (did you mean"
       " 'sure'?). Set Beam.stopping.",
     ),
     (
-      lambda: Beam(size=2, length_penalty=1.0, normalization="hf"),
+      lambda: Beam.from_dict(
+        {"size": 2, "length_penalty": 1.0, "normalization": "hf"}
+      ),
       "unknown normalization 'hf': accepted are gnmt, power. Set"
       " Beam.normalization.",
     ),

@@ -3,16 +3,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from taskmoe_jax.decoding.top_k import at_least_mass, largest
+from taskmoe_jax.decoding.top_k import blockwise_top_k, mass_threshold
 
 
 @pytest.mark.parametrize("k", [1, 3, 8])
 @pytest.mark.parametrize("size", [5, 640, 1500])
-def test_largest_is_top_k(size, k):
+def test_blockwise_top_k_is_top_k(size, k):
   """Of values many of which are equal, so that order among them shows."""
   rng = np.random.default_rng(0)
   values = jnp.asarray(rng.integers(0, 40, size=(3, 2, size)), jnp.float32)
-  found, indices = largest(values, k)
+  found, indices = blockwise_top_k(values, k)
   expected, expected_indices = jax.lax.top_k(values, min(k, size))
   known = expected.shape[-1]
   np.testing.assert_array_equal(found[..., :known], expected)
@@ -24,7 +24,7 @@ def test_thresholds_by_hand():
   values = jnp.array([[0.1, 0.4, 0.2, 0.3], [0.7, 0.0, 0.0, 0.3]], jnp.float32)
 
   def threshold(masses, wanted):
-    return at_least_mass(values, masses, wanted).tolist()
+    return mass_threshold(values, masses, wanted).tolist()
 
   ones = jnp.ones_like(values)
   np.testing.assert_allclose(threshold(ones, 1.0), [0.4, 0.7])

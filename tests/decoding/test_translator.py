@@ -8,11 +8,11 @@ from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.partitioning.meshes import MeshShape, make_mesh
 from taskmoe_jax.partitioning.rules import Partitioning
-from taskmoe_jax.task_space import TaskSpace
+from taskmoe_jax.task_space import TaskBy, TaskSpace
 from taskmoe_jax.vocabulary import EOS_ID
 
 SPACE = TaskSpace(
-  ("en", "de", "fr"), ("en-de", "de-en", "en-fr", "fr-en"), "target"
+  ("en", "de", "fr"), ("en-de", "de-en", "en-fr", "fr-en"), TaskBy.TARGET
 )
 # The longest has 37 letters, and so falls into the bucket of 64 tokens.
 LINES = [
@@ -37,6 +37,7 @@ def expected(translator):
   return translator.decode(LINES, "en-de", batch_size=8)
 
 
+@pytest.mark.expensive("it compiles models")
 def test_empty_lines_have_empty_translations(expected):
   for i in (2, 5):
     assert expected.texts[i] == ""
@@ -62,6 +63,7 @@ def test_texts_are_of_the_tokens(translator, expected, vocabulary):
   assert texts == expected.texts
 
 
+@pytest.mark.slow
 def test_order_and_neighbours_do_not_matter(translator, expected):
   order = list(range(len(LINES)))
   random.Random(3).shuffle(order)
@@ -71,6 +73,7 @@ def test_order_and_neighbours_do_not_matter(translator, expected):
   assert alone.token_ids == [expected.token_ids[6]]
 
 
+@pytest.mark.expensive("it compiles models")
 def test_batch_size_does_not_matter(translator, expected):
   """Three batches, the last of which is filled up with padding."""
   found = translator.decode(LINES, "en-de", batch_size=3)
@@ -78,6 +81,7 @@ def test_batch_size_does_not_matter(translator, expected):
   np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_devices_do_not_matter(config, params, vocabulary, expected):
   """Two devices round three rows up to four; without the long line."""
   shape = MeshShape(data=2, expert=1, model=1)
@@ -116,9 +120,9 @@ def test_nothing_to_translate(translator):
 @pytest.mark.parametrize(
   ("languages", "pairs", "task_by"),
   [
-    (("en", "de", "fr"), ("fr-de",), "pair"),
+    (("en", "de", "fr"), ("fr-de",), TaskBy.PAIR),
     # Both are of one task, and ask for one target symbol.
-    (("en", "fr", "de"), ("en-de", "fr-de"), "target"),
+    (("en", "fr", "de"), ("en-de", "fr-de"), TaskBy.TARGET),
   ],
 )
 def test_a_pair_that_goes_without_saying(
@@ -140,7 +144,7 @@ def test_a_pair_that_goes_without_saying(
     ),
     (
       # One task, but two target symbols.
-      TaskSpace(("en", "de", "fr"), ("en-de", "en-fr"), "source"),
+      TaskSpace(("en", "de", "fr"), ("en-de", "en-fr"), TaskBy.SOURCE),
       None,
       "which pair to translate is not clear: accepted are en-de, en-fr. Set"
       " --pair.",
@@ -154,7 +158,7 @@ def test_a_pair_that_goes_without_saying(
     (SPACE, "en-zh", "unknown task 'zh': accepted are en, de, fr."),
     (SPACE, "zh-en", "unknown language 'zh': accepted are en, de, fr."),
     (
-      TaskSpace(("en", "de", "fr"), ("en-de", "fr-en"), "pair"),
+      TaskSpace(("en", "de", "fr"), ("en-de", "fr-en"), TaskBy.PAIR),
       "de-fr",
       "unknown task 'de-fr': accepted are en-de, fr-en.",
     ),
@@ -174,8 +178,9 @@ def test_a_batch_has_rows(translator):
     translator.translate(["a"], "en-de", batch_size=0)
 
 
+@pytest.mark.slow
 def test_a_vocabulary_of_other_languages(config, params, vocabulary):
-  space = TaskSpace(("en", "fi"), ("en-fi",), "target")
+  space = TaskSpace(("en", "fi"), ("en-fi",), TaskBy.TARGET)
   translator = Translator(config, params, space, vocabulary)
   with pytest.raises(
     TaskMoeError, match=r"^the vocabulary 'memory' has no symbol <2fi>"

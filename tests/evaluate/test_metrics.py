@@ -15,15 +15,14 @@ from taskmoe_jax.evaluate.metrics import Metric
 class ExactMatch(base.Metric):
   _SIGNATURE_TYPE = base.Signature
 
-  def _check_corpus_score_args(self, hyps, refs):
-    pass
-
   def _preprocess_segment(self, sentence):
     return sentence
 
-  def _extract_corpus_statistics(self, hypotheses, references):
-    first = references[0]
-    return [[int(a == b), 1] for a, b in zip(hypotheses, first)]
+  def _extract_reference_info(self, references):
+    return {"references": references}
+
+  def _compute_segment_statistics(self, hypothesis, ref_kwargs):
+    return [int(hypothesis in ref_kwargs["references"]), 1]
 
   def _compute_score_from_stats(self, stats):
     same, number = stats
@@ -31,15 +30,6 @@ class ExactMatch(base.Metric):
 
   def _aggregate_and_compute(self, stats):
     return self._compute_score_from_stats([sum(x) for x in zip(*stats)])
-
-  def _extract_reference_info(self, refs):
-    return {}
-
-  def _compute_segment_statistics(self, hypothesis, ref_kwargs):
-    raise NotImplementedError
-
-  def _cache_references(self, references):
-    return []
 
 
 EXACT = Metric(label="exact match", make=lambda *_: ExactMatch())

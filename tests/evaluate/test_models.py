@@ -3,9 +3,12 @@
 import json
 import shutil
 
+import pytest
+
 from taskmoe_jax.evaluate.models import load_evaluated
 
 
+@pytest.mark.expensive("it compiles models")
 def test_a_bundle_is_evaluated_as_its_run(
   finished_run, small_corpus, taskmoe, tmp_path, monkeypatch, use_devices
 ):

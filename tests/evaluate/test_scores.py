@@ -62,6 +62,7 @@ def command_line(folder, pair, hypotheses, references, how):
   return printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("pair", "text", "tokenizer", "metrics", "signed"),
   [

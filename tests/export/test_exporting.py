@@ -79,6 +79,7 @@ def exported(mixture_of, samples, tmp_path, monkeypatch):
   return run
 
 
+@pytest.mark.expensive("it compiles models")
 def test_a_bundle_for_each_task(exported, tmp_path, plain, capsys):
   rows = exported("en,de", out=tmp_path / "out", formats="plain")
   assert [row.task for row in rows] == ["en", "de"]
@@ -134,11 +135,12 @@ def test_a_bundle_for_each_task(exported, tmp_path, plain, capsys):
     loaded.translate(["dad"], "en-de")
 
 
+@pytest.mark.expensive("it compiles models")
 def test_a_bundle_with_candidates(exported, tmp_path):
   """A dense encoder and a decoder of three of five experts."""
   (row,) = exported("de", decoder="task_then_token")
   folder = tmp_path / "export-30" / "de"
-  stacks = bundle.read_manifest(folder)["stacks"]
+  stacks = bundle.read_manifest(folder).stacks
   assert stacks["encoder"]["granularity"] == "task"
   assert stacks["decoder"]["reduced"]
   assert stacks["decoder"]["granularity"] == "task_then_token"
@@ -187,13 +189,13 @@ def test_bundles_that_are_there_are_left_alone(exported, tmp_path):
 def test_a_bundle_that_is_not_its_mixture_is_not_written(
   exported, tmp_path, monkeypatch
 ):
-  extract_union = exporting.extract_union
+  extract = exporting.extract
 
   def of_another_task(params, config, task_ids, num_tasks):
     others = [(task + 1) % num_tasks for task in task_ids]
-    return extract_union(params, config, others, num_tasks)
+    return extract(params, config, others, num_tasks)
 
-  monkeypatch.setattr(exporting, "extract_union", of_another_task)
+  monkeypatch.setattr(exporting, "extract", of_another_task)
   with pytest.raises(TaskMoeError, match=r"en-de is not its mixture: .* Noth"):
     exported("de")
   assert list((tmp_path / "export-30").iterdir()) == []
@@ -205,6 +207,7 @@ def test_nothing_to_reduce(exported, tmp_path):
   assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_rounded_once_it_is_proved_right(exported, tmp_path, plain, capsys):
   """The format is of the rounded bundle; the proof is of what it was."""
   place = tmp_path / "evaluation" / "test-30"
@@ -213,12 +216,12 @@ def test_rounded_once_it_is_proved_right(exported, tmp_path, plain, capsys):
   shrinking = Shrinking("", INT8)
   (row,) = exported("fr", formats="plain", shrinking=shrinking, score=1)
   manifest = bundle.read_manifest(tmp_path / "export-30" / "fr")
-  assert manifest["check"]["max_logit_difference"] < 1e-4
-  assert manifest["quantization"] == row.shrunk["quantization"]
-  assert manifest["cost"]["bytes"]["after"] == row.bytes["bundle"]
-  assert manifest["formats"].keys() == {"plain"}
+  assert manifest.check["max_logit_difference"] < 1e-4
+  assert manifest.quantization == row.shrunk["quantization"]
+  assert manifest.cost["bytes"]["after"] == row.bytes["bundle"]
+  assert manifest.formats.keys() == {"plain"}
   # Both models are scored on what the run was evaluated on.
   full, kept = row.bleu
-  assert [full] == list(manifest["bleu"]["mixture"].values())
-  assert [kept] == list(manifest["bleu"]["bundle"].values())
+  assert [full] == list(manifest.bleu["mixture"].values())
+  assert [kept] == list(manifest.bleu["bundle"].values())
   assert "made smaller" in capsys.readouterr().out

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from taskmoe_jax.errors import TaskMoeError
-from taskmoe_jax.export.extract import extract, merge_experts, reducible_stacks
+from taskmoe_jax.export.extract import extract, merge_experts
+from taskmoe_jax.export.selection import reducible_stacks
 from taskmoe_jax.layers.feed_forward import Activation
 from taskmoe_jax.models.transformer import Transformer
-from taskmoe_jax.moe.routing import static_experts
+from taskmoe_jax.moe.tables import static_experts
 
 
 @pytest.mark.parametrize("activation", list(Activation))
@@ -70,6 +71,7 @@ def _logits(config, num_tasks, params, batch, task_ids):
   return model.apply({"params": params}, batch, task_ids, train=False)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("encoder", "decoder", "task_by", "activation"),
   [
@@ -94,7 +96,7 @@ def test_a_sub_network_is_its_mixture(
   valid = np.asarray(batch["decoder_loss_weights"] > 0)
   for task in space.tasks:
     params, config, selected = extract(
-      mixture.params, mixture.model, space.task_id(task), num_tasks
+      mixture.params, mixture.model, (space.task_id(task),), num_tasks
     )
     small = _logits(config, 1, params, batch, 0 * ids)
     for row in range(4):
@@ -117,7 +119,7 @@ def test_a_sub_network_is_its_mixture(
 
 def test_static_experts_are_those_dealt_out(mixture_of):
   mixture = mixture_of("static", "static")
-  _, _, selected = extract(mixture.params, mixture.model, 2, 3)
+  _, _, selected = extract(mixture.params, mixture.model, (2,), 3)
   for stack in ("encoder", "decoder"):
     assert selected[stack].experts.tolist() == [[4, 0], [4, 0]]
     assert selected[stack].gates.tolist() == [[0.5, 0.5], [0.5, 0.5]]
@@ -127,7 +129,7 @@ def test_static_experts_are_those_dealt_out(mixture_of):
 def test_candidates_leave_a_small_mixture(mixture_of):
   """Three of five experts, in the order in which they were."""
   mixture = mixture_of("task_then_token", "task_then_token")
-  params, config, selected = extract(mixture.params, mixture.model, 1, 3)
+  params, config, selected = extract(mixture.params, mixture.model, (1,), 3)
   for stack in ("encoder", "decoder"):
     was = mixture.params[stack]
     moe = getattr(config, stack).moe
@@ -154,7 +156,7 @@ def test_candidates_leave_a_small_mixture(mixture_of):
           new["router"][name][block], old["router"][name][block][:, chosen]
         )
   # It is itself of one task, and nothing more can be taken from it.
-  again, same, _ = extract(params, config, 0, 1)
+  again, same, _ = extract(params, config, (0,), 1)
   assert same == config
   jax.tree.map(np.testing.assert_array_equal, again, params)
 
@@ -162,10 +164,11 @@ def test_candidates_leave_a_small_mixture(mixture_of):
 def test_the_mixture_is_not_changed(mixture_of):
   mixture = mixture_of()
   names = jax.tree.structure(mixture.params)
-  extract(mixture.params, mixture.model, 0, 3)
+  extract(mixture.params, mixture.model, (0,), 3)
   assert jax.tree.structure(mixture.params) == names
 
 
+@pytest.mark.slow
 def test_stacks_that_can_be_reduced(mixture_of):
   def reducible(encoder, decoder):
     return reducible_stacks(mixture_of(encoder, decoder).model)

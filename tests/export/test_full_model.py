@@ -4,6 +4,7 @@ import pytest
 
 import taskmoe_jax
 from taskmoe_jax.bundles import bundle
+from taskmoe_jax.bundles.manifest import Origin
 from taskmoe_jax.bundles.quantization import Quantization
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.export import full_model
@@ -30,13 +31,14 @@ def test_the_whole_mixture_is_a_bundle(mixture, tmp_path, capsys):
   assert loaded.task_space == mixture.task_space
   jax.tree.map(np.testing.assert_array_equal, loaded.params, mixture.params)
   manifest = bundle.read_manifest(folder)
-  assert manifest["source"] == {"run": str(tmp_path), "step": 30}
-  sizes = manifest["parameters"]
-  assert sizes["mixture"] == sizes["bundle"] == manifest["check"]["numbers"]
+  assert manifest.source == Origin(str(tmp_path), 30)
+  sizes = manifest.parameters
+  assert sizes.mixture == sizes.bundle == manifest.check["numbers"]
   with pytest.raises(TaskMoeError, match="/whole' exists and is left as it is"):
     export_whole(tmp_path)
 
 
+@pytest.mark.slow
 def test_rounded(sub_network, german, tmp_path, monkeypatch, capsys):
   """A dense model is a whole one too."""
   found = sub_network()
@@ -49,7 +51,7 @@ def test_rounded(sub_network, german, tmp_path, monkeypatch, capsys):
   )
   assert "made smaller" in capsys.readouterr().out
   folder = tmp_path / "export-7" / "whole"
-  assert bundle.read_manifest(folder)["quantization"] == said["quantization"]
+  assert bundle.read_manifest(folder).quantization == said["quantization"]
   assert said["quantization"]["sentences"] == 7
   taskmoe_jax.load(folder)
 

@@ -46,7 +46,7 @@ def test_only_routers_are_read(mixture_of, tmp_path, monkeypatch):
   found, step = experts_of_checkpoint(tmp_path, mixture.model, space)
   assert step == 7
   for task_id, task in enumerate(space.tasks):
-    _, _, wanted = extract(params, mixture.model, task_id, len(space.tasks))
+    _, _, wanted = extract(params, mixture.model, (task_id,), len(space.tasks))
     assert found[task].keys() == wanted.keys() == {"encoder", "decoder"}
     for stack, chosen in wanted.items():
       np.testing.assert_array_equal(found[task][stack].experts, chosen.experts)

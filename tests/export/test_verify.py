@@ -21,7 +21,7 @@ def small_of(mixture):
   def make(params=mixture.params, task="en"):
     space = mixture.task_space
     params, config, _ = extract(
-      params, mixture.model, space.task_id(task), len(space.tasks)
+      params, mixture.model, (space.task_id(task),), len(space.tasks)
     )
     served = TaskSpace.from_pairs(("de-en", "fr-en"), "target")
     return Translator(config, params, served, mixture.vocabulary)
@@ -34,6 +34,7 @@ def english(samples):
   return {pair: samples[pair] for pair in ("de-en", "fr-en")}
 
 
+@pytest.mark.expensive("it compiles models")
 def test_a_sub_network_passes(mixture, small_of, english):
   check = verify(mixture, small_of(), english)
   assert check.sentences == 8

@@ -30,7 +30,9 @@ def _stack(granularity, num_layers, moe):
     "num_candidates": 3,
   }
   return StackConfig(
-    num_layers=num_layers, mlp_dims=(11,), moe=MoeConfig(**{**values, **moe})
+    num_layers=num_layers,
+    mlp_dims=(11,),
+    moe=MoeConfig.from_dict({**values, **moe}),
   )
 
 
@@ -49,7 +51,7 @@ def tiny_config():
       "encoder": _stack(encoder, 2, dict(moe)),
       "decoder": _stack(decoder, 4, dict(moe)),
     }
-    return ModelConfig(**{**values, **changes})
+    return ModelConfig.from_dict({**values, **changes})
 
   return make
 

@@ -7,10 +7,13 @@ import jax.numpy as jnp
 import pytest
 from flax import linen as nn
 
-from taskmoe_jax.models.config import StackConfig
+from taskmoe_jax.layers.feed_forward import Activation
+from taskmoe_jax.models.config import Embeddings, ModelConfig, StackConfig
 from taskmoe_jax.models.flops import peak_flops, program_flops, token_flops
 from taskmoe_jax.models.parameters import abstract_params
 from taskmoe_jax.models.transformer import Transformer
+from taskmoe_jax.moe.config import Dispatch, MoeConfig
+from taskmoe_jax.moe.granularity import TASK, TOKEN
 from taskmoe_jax.partitioning.meshes import (
   MeshShape,
   make_mesh,
@@ -20,6 +23,40 @@ from taskmoe_jax.partitioning.rules import Partitioning, activate
 
 ROWS = 16
 LENGTHS = {"source_length": 20, "target_length": 12}
+
+
+@pytest.fixture
+def model_config():
+  """Makes a config; D 8, N 2, H 3, V 19, and four experts of F 5."""
+
+  def stack(granularity):
+    moe = MoeConfig(
+      granularity=granularity,
+      num_experts=4,
+      num_selected=2,
+      expert_mlp_dim=5,
+      dispatch=Dispatch.AUTO,
+      capacity_factor=2.0,
+      group_size=64,
+      balance_loss_weight=0.01,
+      z_loss_weight=0.001,
+    )
+    return StackConfig(num_layers=2, mlp_dims=(7,), moe=moe)
+
+  def make(**changes):
+    settings = {
+      "vocab_size": 19,
+      "embed_dim": 8,
+      "num_heads": 2,
+      "head_dim": 3,
+      "activation": Activation.RELU,
+      "embeddings": Embeddings.ONE,
+      "encoder": stack(TOKEN),
+      "decoder": stack(TASK),
+    }
+    return ModelConfig(**(settings | changes))
+
+  return make
 
 
 def test_a_dense_token_by_hand(model_config):
@@ -50,7 +87,7 @@ def test_experts_cost_what_is_chosen(model_config):
 
   assert source(encoder=by_task) == source(encoder=dense)
   assert source(encoder=by_token) == source(encoder=dense) + 2 * 8 * 4
-  gated = source(activation="gated_gelu")
+  gated = source(activation=Activation.GATED_GELU)
   assert gated == source() + 2 * 8 * (7 + 2 * 5)
 
 
@@ -63,7 +100,9 @@ def gradient(model_config):
     for name, engine in zip(("encoder", "decoder"), dispatch, strict=True):
       moe = getattr(model_config(), name).moe if experts else None
       if experts:
-        moe = dataclasses.replace(moe, dispatch=engine, expert_mlp_dim=96)
+        moe = dataclasses.replace(
+          moe, dispatch=Dispatch(engine), expert_mlp_dim=96
+        )
       layers = blocks * (2 if experts else 1)
       stacks[name] = StackConfig(num_layers=layers, mlp_dims=(128,), moe=moe)
     config = model_config(
@@ -102,6 +141,7 @@ def needed(config):
   return token_flops(config, **LENGTHS).training_step(*tokens)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("experts", "dispatch"),
   [(False, ("auto", "auto")), (True, ("capacity", "expert_fetch"))],
@@ -128,6 +168,7 @@ def test_every_turn_of_a_scan_counts(gradient):
   assert counted / needed(config) == pytest.approx(1.0, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_all_devices_of_a_mesh_together(gradient):
   """Nothing is done twice, or left out of what each device does."""
   function, arguments, config = gradient(experts=True)

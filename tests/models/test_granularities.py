@@ -10,6 +10,8 @@ Tolerances: logits are of order 1, and float32 sums of some dozen products may
 be made in another order.
 """
 
+import dataclasses
+import functools
 import itertools
 import types
 
@@ -20,7 +22,7 @@ import pytest
 
 from taskmoe_jax.models.parameters import unrolled
 from taskmoe_jax.models.transformer import Transformer
-from taskmoe_jax.moe.config import Granularity
+from taskmoe_jax.moe.granularity import GRANULARITIES
 
 SENTENCES = [
   ([5, 9, 12, 1], [7, 15, 1]),
@@ -126,20 +128,32 @@ def step_by_step(model, params, batch, task_ids):
   return jnp.moveaxis(jax.lax.scan(step, memory, inputs)[1], 0, 1)
 
 
-def routed_by(tiny_config, draw_params, encoder, decoder):
-  """A model's functions, compiled when first called."""
-  config = tiny_config(encoder, decoder)
-  model, params = Transformer(config, 3), draw_params(config)
-  return types.SimpleNamespace(
-    rows=compiled(lambda b: forward(model, params, b, TASK_IDS, 2)[0]),
-    packed=compiled(lambda b: forward(model, params, b, TASK_IDS[::2], 1)[0]),
-    steps=compiled(lambda b: step_by_step(model, params, b, TASK_IDS)),
-  )
+@pytest.fixture(scope="module")
+def routed_by(tiny_config, draw_params):
+  """A model's functions by its granularities, compiled when first called."""
+
+  @functools.cache
+  def routed_by(encoder, decoder):
+    config = tiny_config(encoder, decoder)
+    if encoder != decoder:
+      # One block is enough here; two are, where both stacks are alike.
+      stack = dataclasses.replace(config.decoder, num_layers=2)
+      config = dataclasses.replace(config, decoder=stack)
+    model, params = Transformer(config, 3), draw_params(config)
+    forwards = compiled(lambda b: forward(model, params, b, TASK_IDS, 2))
+    return types.SimpleNamespace(
+      forward=forwards,
+      rows=lambda b: forwards(b)[0],
+      packed=compiled(lambda b: forward(model, params, b, TASK_IDS[::2], 1)[0]),
+      steps=compiled(lambda b: step_by_step(model, params, b, TASK_IDS)),
+    )
+
+  return routed_by
 
 
 # All pairs of the first four, and the others with each kind of neighbour.
 MIXED = [
-  *itertools.product(list(Granularity)[:4], repeat=2),
+  *itertools.product(list(GRANULARITIES)[:4], repeat=2),
   ("word", "word"),
   ("word", "task_then_token"),
   ("sentence", "word"),
@@ -150,16 +164,17 @@ MIXED = [
 
 
 @pytest.fixture(scope="module", params=MIXED, ids="-".join)
-def mixed(request, tiny_config, draw_params):
-  return routed_by(tiny_config, draw_params, *request.param)
+def mixed(request, routed_by):
+  return routed_by(*request.param)
 
 
-@pytest.fixture(scope="module", params=Granularity)
-def routed(request, tiny_config, draw_params):
+@pytest.fixture(scope="module", params=GRANULARITIES)
+def routed(request, routed_by):
   """With one granularity in both stacks."""
-  return routed_by(tiny_config, draw_params, request.param, request.param)
+  return routed_by(request.param, request.param)
 
 
+@pytest.mark.expensive("it compiles models")
 def test_decoding_step_by_step_gives_the_same_logits(mixed):
   batch = batch_of(SENTENCES)
   rows, steps = mixed.rows(batch), mixed.steps(batch)
@@ -168,6 +183,7 @@ def test_decoding_step_by_step_gives_the_same_logits(mixed):
     np.testing.assert_allclose(steps[i, :n], rows[i, :n], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_packed_sentences_are_those_of_rows(routed):
   rows = routed.rows(batch_of(SENTENCES))
   packed = routed.packed(packed_batch(SENTENCES))
@@ -181,6 +197,7 @@ def test_packed_sentences_are_those_of_rows(routed):
 LATER = [*SENTENCES[:3], (SENTENCES[3][0], [18, 10, 2, 1])]
 
 
+@pytest.mark.slow
 def test_no_logit_depends_on_a_later_token(mixed):
   before, after = mixed.rows(batch_of(SENTENCES)), mixed.rows(batch_of(LATER))
   np.testing.assert_allclose(before[:3], after[:3], atol=1e-6)
@@ -206,14 +223,11 @@ def test_packed_sentences_do_not_see_each_other(routed):
   np.testing.assert_allclose(before[1, :6], after[1, :6], atol=1e-6)
 
 
-@pytest.mark.parametrize("granularity", Granularity)
-def test_padding_changes_nothing(granularity, tiny_config, draw_params):
+@pytest.mark.expensive("it compiles models")
+def test_padding_changes_nothing(routed):
   """Wider arrays, neither of whose sides is as wide as it was."""
-  config = tiny_config(granularity, granularity)
-  model, params = Transformer(config, 3), draw_params(config)
-  function = compiled(lambda b: forward(model, params, b, TASK_IDS, 2))
-  rows, statistics = function(batch_of(SENTENCES))
-  wide, of_wide = function(batch_of(SENTENCES, S + 3, T + 2))
+  rows, statistics = routed.forward(batch_of(SENTENCES))
+  wide, of_wide = routed.forward(batch_of(SENTENCES, S + 3, T + 2))
   for i, (_, target) in enumerate(SENTENCES):
     n = len(target)
     np.testing.assert_allclose(wide[i, :n], rows[i, :n], atol=1e-5)

@@ -11,14 +11,15 @@ from taskmoe_jax.models.config import (
   ModelConfig,
   StackConfig,
 )
-from taskmoe_jax.moe.config import Granularity, MoeConfig
+from taskmoe_jax.moe.config import Dispatch, MoeConfig
+from taskmoe_jax.moe.granularity import STATIC
 
 MOE = MoeConfig(
-  granularity="static",
+  granularity=STATIC,
   num_experts=5,
   num_selected=2,
   expert_mlp_dim=13,
-  dispatch="capacity",
+  dispatch=Dispatch.CAPACITY,
   capacity_factor=None,
   group_size=8,
   balance_loss_weight=0.25,
@@ -43,28 +44,38 @@ def test_blocks(num_layers, mlp_dims, moe, block_size, num_blocks):
 
 
 @pytest.mark.parametrize(
+  ("mlp_dims", "moe", "layers"),
+  [((11, 12), MOE, [2, 5]), ((), MOE, [0, 1, 2, 3, 4, 5]), ((11,), None, [])],
+)
+def test_moe_layers_are_the_last_of_each_block(mlp_dims, moe, layers):
+  stack = StackConfig(num_layers=6, mlp_dims=mlp_dims, moe=moe)
+  assert list(stack.moe_layers) == layers
+
+
+@pytest.mark.parametrize(
   ("num_layers", "mlp_dims", "moe", "message"),
   [
     (
       5,
       (11,),
       MOE,
-      "num_layers=5 is no multiple of the block's 2 layers (mlp_dims=(11,) and"
-      " one MoE layer). Set StackConfig.num_layers or StackConfig.mlp_dims.",
+      "num_layers=5 is not a multiple of the block's 2 layers (mlp_dims=(11,)"
+      " and one MoE layer). Set StackConfig.num_layers or"
+      " StackConfig.mlp_dims.",
     ),
     (
       4,
       (11, 12, 13),
       None,
-      "num_layers=4 is no multiple of the block's 3 layers (mlp_dims=(11, 12,"
-      " 13)). Set StackConfig.num_layers or StackConfig.mlp_dims.",
+      "num_layers=4 is not a multiple of the block's 3 layers (mlp_dims=(11,"
+      " 12, 13)). Set StackConfig.num_layers or StackConfig.mlp_dims.",
     ),
     (
       6,
       (),
       None,
-      "num_layers=6 is no multiple of the block's 0 layers (mlp_dims=()). Set"
-      " StackConfig.num_layers or StackConfig.mlp_dims.",
+      "num_layers=6 is not a multiple of the block's 0 layers (mlp_dims=())."
+      " Set StackConfig.num_layers or StackConfig.mlp_dims.",
     ),
   ],
 )
@@ -163,7 +174,7 @@ def test_json_and_back(tiny_config, encoder, decoder):
   assert hash(again) == hash(config)
   assert again.activation is Activation.GATED_GELU
   if decoder == "static":
-    assert again.decoder.moe.granularity is Granularity.STATIC
+    assert again.decoder.moe.granularity == STATIC
 
 
 def test_dict_by_hand():
@@ -173,8 +184,8 @@ def test_dict_by_hand():
     embed_dim=14,
     num_heads=2,
     head_dim=3,
-    activation="relu",
-    embeddings="one",
+    activation=Activation.RELU,
+    embeddings=Embeddings.ONE,
     encoder=stack,
     decoder=dataclasses.replace(stack, mlp_dims=(11, 26), moe=None),
   )

@@ -120,7 +120,7 @@ def extracted(config, abstract_params):
   kept = []
 
   def parameters(params):
-    params, dense, _ = extract(params, config, task_id=3, num_tasks=16)
+    params, dense, _ = extract(params, config, task_ids=(3,), num_tasks=16)
     kept.append(dense)
     return params
 

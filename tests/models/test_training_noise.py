@@ -3,10 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from taskmoe_jax.models.transformer import Transformer
 
 
+@pytest.mark.slow
 def test_scanned_blocks_do_not_share_their_noise(tiny_config, draw_params):
   """Two blocks of the decoder with one router, asked about the same tasks.
 

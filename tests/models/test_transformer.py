@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from taskmoe_jax.models.transformer import Transformer
 
@@ -33,6 +34,7 @@ def changed(params, **tables):
   return {**params, **{name: {"table": t} for name, t in tables.items()}}
 
 
+@pytest.mark.slow
 def test_three_tables(tiny_config, draw_params):
   """With one table thrice the model is that of one table; each is its own."""
   one = tiny_config(None, None)
@@ -72,6 +74,7 @@ def test_a_dense_model_has_no_statistics_and_ignores_tasks(
   np.testing.assert_array_equal(run(params, jnp.array([0, 0]))[0], logits)
 
 
+@pytest.mark.slow
 def test_the_task_matters_to_task_routed_stacks(tiny_config, draw_params):
   config = tiny_config(None, "task")
   params, run = draw_params(config), compiled(config)
@@ -80,6 +83,7 @@ def test_the_task_matters_to_task_routed_stacks(tiny_config, draw_params):
   assert np.abs(before[1] - after[1]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_what_float32_does(tiny_config, draw_params):
   config = tiny_config(None, "static", dtype="bfloat16")
   params = draw_params(config)
@@ -91,6 +95,7 @@ def test_bfloat16_computes_what_float32_does(tiny_config, draw_params):
   assert np.abs(found - expected).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_dropout_is_for_training(tiny_config, draw_params):
   config = tiny_config(None, None, dropout_rate=0.3)
   params = draw_params(config)
@@ -104,6 +109,7 @@ def test_dropout_is_for_training(tiny_config, draw_params):
   assert np.abs(a - b).max() > 1e-2
 
 
+@pytest.mark.expensive("it compiles models")
 def test_what_is_computed_twice_changes_no_gradient(tiny_config, draw_params):
   """With the same dropout both times; and less is kept in between."""
   params = draw_params(tiny_config(None, None))

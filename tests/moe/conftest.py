@@ -7,7 +7,10 @@ from taskmoe_jax.moe.config import MoeConfig
 
 @pytest.fixture(scope="session")
 def moe_config():
-  """Makes a config that drops nothing, of seven experts unless said."""
+  """Makes a config that drops nothing, of seven experts unless said.
+
+  Enums may be given by their values, as in a gin file.
+  """
 
   def make(**changes):
     values = {
@@ -23,6 +26,6 @@ def moe_config():
       "word_table": "hashed",
       "num_candidates": 4,
     }
-    return MoeConfig(**{**values, **changes})
+    return MoeConfig.from_dict({**values, **changes})
 
   return make

@@ -92,6 +92,7 @@ ENGINES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", [m for m in MESHES if m != "one device"])
 @pytest.mark.parametrize(("engine", "decided_for"), ENGINES)
 def test_no_activations_and_not_all_weights_are_gathered(
@@ -156,6 +157,7 @@ def test_a_device_keeps_its_share_of_the_weights(engine, mesh):
     assert math.prod(shard) * (8 if mesh == "1,8,1" else 4) == math.prod(shape)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("engine", "decided_for"), ENGINES)
 def test_between_slices_only_gradients_are_summed(engine, decided_for):
   """Devices 0 to 3 are one slice, 4 to 7 the other."""

@@ -5,13 +5,13 @@ import pytest
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.moe.config import (
   Dispatch,
-  Granularity,
   MoeConfig,
   Priority,
   Renormalize,
   SecondExpertPolicy,
-  WordTable,
 )
+from taskmoe_jax.moe.granularity import GRANULARITIES, TASK
+from taskmoe_jax.moe.tables import WordTable
 
 
 def test_names_become_members(moe_config):
@@ -45,7 +45,7 @@ def test_all_is_off_unless_set(moe_config):
 
 def test_what_granularities_have():
   def those(kind):
-    return {g.value for g in Granularity if getattr(g, kind)}
+    return {name for name, g in GRANULARITIES.items() if getattr(g, kind)}
 
   assert those("by_token") == {"token", "word", "task_then_token"}
   assert those("has_gate") == {"token", "sentence", "task", "task_then_token"}
@@ -75,7 +75,8 @@ def test_what_granularities_have():
   ],
 )
 def test_what_goes_together(moe_config, values):
-  moe_config(**values)
+  config = moe_config(**values)
+  assert {name: getattr(config, name) for name in values} == values
 
 
 def refused(moe_config, values, message):
@@ -221,8 +222,8 @@ def test_values_that_cannot_be(moe_config, values, message):
     ),
     (
       {"renormalize": "after", "expert_mask_rate": 0.2},
-      "renormalize='after' would undo expert_mask_rate=0.2, which scales gates"
-      " by itself. Set MoeConfig.renormalize to 'before', or"
+      "renormalize='after' would undo expert_mask_rate=0.2, which already"
+      " scales gates. Set MoeConfig.renormalize to 'before', or"
       " MoeConfig.expert_mask_rate to 0.0.",
     ),
     (
@@ -252,18 +253,22 @@ VALUES = {
 
 
 def test_granularity_and_dispatch_become_members():
-  config = MoeConfig(**VALUES)
-  assert config.granularity is Granularity.TASK
+  config = MoeConfig.from_dict(VALUES)
+  assert config.granularity == TASK
   assert config.dispatch is Dispatch.AUTO
 
 
 def test_which_granularities_the_task_alone_decides():
-  assert {g.value for g in Granularity if g.by_task} == {"task", "static"}
+  assert {name for name, g in GRANULARITIES.items() if g.by_task} == {
+    "task",
+    "static",
+  }
 
 
 @pytest.mark.parametrize("num_selected", [1, 5])
 def test_numbers_of_experts_that_can_be_selected(num_selected):
-  MoeConfig(**{**VALUES, "num_selected": num_selected})
+  config = MoeConfig.from_dict({**VALUES, "num_selected": num_selected})
+  assert config.num_selected == num_selected
 
 
 @pytest.mark.parametrize(
@@ -323,5 +328,5 @@ def test_numbers_of_experts_that_can_be_selected(num_selected):
 )
 def test_mistakes(values, message):
   with pytest.raises(TaskMoeError) as error:
-    MoeConfig(**{**VALUES, **values})
+    MoeConfig.from_dict({**VALUES, **values})
   assert str(error.value) == message

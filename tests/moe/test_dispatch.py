@@ -33,8 +33,8 @@ def config_of(granularity, dispatch, **values):
     values["word_table"] = "dealt"
   if granularity == "task_then_token":
     values["num_candidates"] = 3
-  return MoeConfig(
-    granularity=granularity, dispatch=dispatch, **(fixed | values)
+  return MoeConfig.from_dict(
+    {"granularity": granularity, "dispatch": dispatch, **fixed, **values}
   )
 
 

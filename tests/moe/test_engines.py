@@ -157,6 +157,7 @@ def cases():
           )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "decided_for", "mesh", "k"), list(cases()))
 def test_outputs_and_gradients(name, decided_for, mesh, k):
   engine = ENGINES[name](decided_for)

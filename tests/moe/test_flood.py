@@ -16,7 +16,8 @@ from taskmoe_jax.layers.feed_forward import Activation, FeedForwardWeights
 from taskmoe_jax.moe.capacity import Capacity
 from taskmoe_jax.moe.dropless import Dropless
 from taskmoe_jax.moe.expert_fetch import ExpertFetch
-from taskmoe_jax.moe.routing import RouterInputs, Routing
+from taskmoe_jax.moe.router_inputs import RouterInputs
+from taskmoe_jax.moe.routing import Routing
 from taskmoe_jax.moe.statistics import measure
 from taskmoe_jax.partitioning.rules import activate
 from tests.moe import oracle
@@ -77,6 +78,7 @@ def run(engine, flood, mesh):
     return grad(x, weights, *rest)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", [None, (1, 8, 1), (2, 2, 2)], ids=str)
 @pytest.mark.parametrize(
   "engine",
@@ -135,6 +137,7 @@ def test_capacity_drops_and_reports_it(flood, mesh):
   assert statistics.dropped > 0.5
 
 
+@pytest.mark.slow
 def test_a_pool_drops_and_reports_it(flood):
   """(1, 8, 1), 16 rows a device, half of them of task 0, whose two experts lie
   on one device: 48 choices for ceil(1.25 · 96 / 8) = 15 places."""

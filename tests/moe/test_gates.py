@@ -20,7 +20,8 @@ from taskmoe_jax.moe.gates import (
   top_k,
   without_padding,
 )
-from taskmoe_jax.moe.routing import Router, RouterInputs
+from taskmoe_jax.moe.router_inputs import RouterInputs
+from taskmoe_jax.moe.routing import Router
 from taskmoe_jax.moe.statistics import measure
 
 
@@ -165,6 +166,7 @@ def test_renormalised_gates_of_nothing():
   np.testing.assert_allclose(found, [[0.75, 0.25], [0, 0]])
 
 
+@pytest.mark.slow
 def test_jitter_has_bounds():
   x = jnp.array([[2.0, -3.0, 0.0]] * N)
   uniform = jax.random.uniform(jax.random.key(2), x.shape)

@@ -7,10 +7,11 @@ import pytest
 from flax import linen as nn
 
 from taskmoe_jax.layers.feed_forward import Activation
-from taskmoe_jax.moe.config import MoeConfig
+from taskmoe_jax.moe.config import Dispatch, MoeConfig
 from taskmoe_jax.moe.gates import select_experts
+from taskmoe_jax.moe.granularity import TOKEN
 from taskmoe_jax.moe.layer import MoeFeedForward
-from taskmoe_jax.moe.routing import RouterInputs
+from taskmoe_jax.moe.router_inputs import RouterInputs
 
 B, L, D, F, E, K = 2, 5, 3, 4, 7, 2
 SEGMENTS = jnp.array([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0]])
@@ -19,11 +20,11 @@ SEGMENTS = jnp.array([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0]])
 @pytest.fixture(scope="module")
 def layer():
   config = MoeConfig(
-    granularity="token",
+    granularity=TOKEN,
     num_experts=E,
     num_selected=K,
     expert_mlp_dim=F,
-    dispatch="capacity",
+    dispatch=Dispatch.CAPACITY,
     # One place an expert: tokens are dropped in training.
     capacity_factor=0.1,
     group_size=B * L,
@@ -58,6 +59,7 @@ def apply(layer, params, *args, train):
   )
 
 
+@pytest.mark.slow
 def test_it_is_the_sum_of_the_experts_by_their_gates(layer, params, x, inputs):
   y, statistics = apply(layer, params, x, inputs, train=False)
   gates, experts, _ = select_experts(x @ params["router"]["table"], K)
@@ -99,6 +101,7 @@ def test_losses_have_gradients_and_the_log_has_none(layer, params, x, inputs):
 RATE, KEYS = 0.3, 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dispatch", ["capacity", "expert_fetch"])
 def test_gating_dropout_is_all_or_nothing(
   moe_config, params, x, inputs, dispatch

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from taskmoe_jax.moe.config import Granularity
-from taskmoe_jax.moe.routing import Router, RouterInputs
+from taskmoe_jax.moe.granularity import GRANULARITIES
+from taskmoe_jax.moe.router_inputs import RouterInputs
+from taskmoe_jax.moe.routing import Router
 
 B, L, D, E, R = 4, 6, 5, 7, 3
 # Rows 0 and 3 are of one task. Packed, rows hold three, one, two sentences.
@@ -86,6 +87,7 @@ def decisions(routing):
   return {(b, t): both[:, b, t] for b, t in np.argwhere(PACKED > 0).tolist()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("granularity", "packed", "decided_for"),
   [
@@ -124,9 +126,10 @@ TABLE_NOISE = {
 }
 
 
-@pytest.mark.parametrize("granularity", Granularity)
+@pytest.mark.slow
+@pytest.mark.parametrize("granularity", GRANULARITIES)
 def test_noise_is_of_the_key_and_of_training_alone(route, granularity):
-  noise = ALL_NOISE if granularity.has_gate else TABLE_NOISE
+  noise = ALL_NOISE if GRANULARITIES[granularity].has_gate else TABLE_NOISE
   found = route(granularity, noise, keys=(0, 0, 1))
   for leaf in jax.tree.leaves(found):
     np.testing.assert_array_equal(leaf[0], leaf[1])
@@ -138,7 +141,7 @@ def test_noise_is_of_the_key_and_of_training_alone(route, granularity):
     np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("granularity", Granularity)
+@pytest.mark.parametrize("granularity", GRANULARITIES)
 def test_masks_are_for_each_token_and_choice(route, granularity):
   """Also where experts are for a whole row."""
   plain = route(granularity)

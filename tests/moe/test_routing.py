@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from taskmoe_jax.moe.routing import Router, RouterInputs, sentence_mean
+from taskmoe_jax.moe.router_inputs import RouterInputs, sentence_mean
+from taskmoe_jax.moe.routing import Router
 from taskmoe_jax.moe.statistics import measure
 
 # D = 2, E = 3: the first feature asks for expert 0, the second for 2.
@@ -44,6 +45,7 @@ def route(moe_config):
   return route
 
 
+@pytest.mark.slow
 def test_by_token(route):
   routing, statistics = route("token")
   experts = [[0, 0, 2, 2], [2, 0, 0, 2]]

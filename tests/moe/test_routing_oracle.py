@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from taskmoe_jax.moe.config import Granularity
-from taskmoe_jax.moe.routing import Router, RouterInputs
+from taskmoe_jax.moe.granularity import GRANULARITIES
+from taskmoe_jax.moe.router_inputs import RouterInputs
+from taskmoe_jax.moe.routing import Router
 from taskmoe_jax.moe.statistics import measure
 from tests.moe import routing_oracle
 
@@ -61,8 +62,8 @@ def router_inputs(data, packed):
 
 
 def parameters(granularity, tables):
-  names = ["table"] if granularity.has_gate else []
-  names += ["task_gate"] * (granularity is Granularity.TASK_THEN_TOKEN)
+  names = ["table"] if GRANULARITIES[granularity].has_gate else []
+  names += ["task_gate"] * (granularity == "task_then_token")
   return {name: jnp.asarray(tables[name]) for name in names}
 
 
@@ -74,9 +75,10 @@ def of_tokens(values):
   return values
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_selected", [1, 2, 3])
 @pytest.mark.parametrize("packed", [False, True], ids=["rows", "packed"])
-@pytest.mark.parametrize("granularity", Granularity)
+@pytest.mark.parametrize("granularity", GRANULARITIES)
 def test_routers(moe_config, granularity, packed, num_selected):
   data, tables, kept = draw(packed, seed=num_selected)
   kept = kept[..., :num_selected]
@@ -126,15 +128,15 @@ def dense_gates(granularity, num_selected, data, params, task_vectors, x):
   """
   task = jnp.repeat(task_vectors[data.task_ids][:, None], L, axis=1)
   features = x
-  if granularity is Granularity.TASK:
+  if granularity == "task":
     features = task
-  elif granularity is Granularity.SENTENCE:
+  elif granularity == "sentence":
     segments = data.segments
     same = (segments[:, :, None] == segments[:, None]) & (segments > 0)[:, None]
     share = same / np.maximum(same.sum(-1, keepdims=True), 1)
     features = jnp.einsum("blm,bmd->bld", share.astype(np.float32), x)
   scores = features @ params["table"]
-  if granularity is Granularity.TASK_THEN_TOKEN:
+  if granularity == "task_then_token":
     of_task = task @ params["task_gate"]
     worst = jnp.sort(of_task, axis=-1)[..., E - M, None]
     scores = jnp.where(of_task >= worst, scores + of_task, -jnp.inf)
@@ -145,6 +147,7 @@ def dense_gates(granularity, num_selected, data, params, task_vectors, x):
   return gates / gates.sum(-1, keepdims=True) if num_selected > 1 else gates
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("granularity", "num_selected"),
   [
@@ -159,7 +162,6 @@ def dense_gates(granularity, num_selected, data, params, task_vectors, x):
 )
 def test_gradients_of_gates(moe_config, granularity, num_selected):
   """With respect to parameters, tasks and tokens; rows are packed."""
-  granularity = Granularity(granularity)
   data, tables, _ = draw(True, seed=11)
   config = moe_config(
     granularity=granularity,
@@ -196,7 +198,9 @@ def test_gradients_of_gates(moe_config, granularity, num_selected):
   )
   (table, *_), task, x = (jax.tree.leaves(g) for g in found(*operands))
   assert jnp.abs(table).max() > 1e-2
-  assert (jnp.abs(task[0]).max() > 1e-2) == granularity.has_task_vectors
+  assert (jnp.abs(task[0]).max() > 1e-2) == (
+    GRANULARITIES[granularity].has_task_vectors
+  )
   assert (jnp.abs(x[0]).max() > 1e-2) == (granularity != "task")
   # float32 sums of up to some hundred terms of order 1.
   jax.tree.map(

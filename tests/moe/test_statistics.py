@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from taskmoe_jax.moe.gates import select_experts
-from taskmoe_jax.moe.routing import RouterInputs, Routing, Softmax
+from taskmoe_jax.moe.router_inputs import RouterInputs
+from taskmoe_jax.moe.routing import Routing, Softmax
 from taskmoe_jax.moe.statistics import measure, measure_gates
 
 # Three tokens and padding in one row, padding and one token in the other.
@@ -72,6 +73,7 @@ def test_a_task_may_have_several_rows():
   np.testing.assert_allclose(found.task_entropy[1], found.entropy, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_load_counts_all_choices_and_balance_the_first():
   scores = jnp.log(
     jnp.array([[[0.5, 0.3, 0.2], [0.1, 0.6, 0.3], [0.6, 0.1, 0.3]]])
@@ -130,6 +132,7 @@ def test_extremes_of_the_balance_loss():
   assert even.balance_loss == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_nothing_but_padding():
   nothing = jnp.zeros((2, 3), int)
   found = of_scores(np.ones((2, 3, 5)), 2, nothing)

@@ -4,8 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from taskmoe_jax.moe.config import WordTable
-from taskmoe_jax.moe.tables import static_experts, word_experts
+from taskmoe_jax.moe.tables import WordTable, static_experts, word_experts
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ import pytest
 from flax import linen as nn
 
 from taskmoe_jax.layers.feed_forward import Activation, FeedForwardWeights
-from taskmoe_jax.moe.config import Granularity
+from taskmoe_jax.moe.granularity import GRANULARITIES
 from taskmoe_jax.moe.layer import MoeFeedForward
-from taskmoe_jax.moe.routing import RouterInputs
+from taskmoe_jax.moe.router_inputs import RouterInputs
 from taskmoe_jax.partitioning.rules import activate
 from tests.moe import oracle, routing_oracle
 from tests.moe.test_engines import UNOPTIMIZED, partitioning
@@ -45,9 +45,9 @@ def draw(packed, k):
 def cases():
   """Every pair, K and packing in turn, on one device and on a mesh."""
   turn = 0
-  for granularity in Granularity:
+  for granularity in GRANULARITIES:
     for dispatch in ("capacity", "dropless", "expert_fetch"):
-      if dispatch == "expert_fetch" and granularity.by_token:
+      if dispatch == "expert_fetch" and GRANULARITIES[granularity].by_token:
         continue
       for mesh in (None, (2, 2, 2)):
         turn += 1
@@ -108,6 +108,7 @@ def draw_params(layer, x, inputs):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("granularity", "dispatch", "mesh", "packed", "k"), list(cases())
 )

@@ -108,48 +108,24 @@ def test_long_curves_are_means_of_neighbours():
   assert heights == {"12.0"}
 
 
-def test_a_histogram_is_the_outline_of_its_bins():
+def test_a_histogram_has_a_bar_for_each_bin_that_holds_something():
   drawn = histogram(
-    {"source": [0.0, 10.0, 48.5, 60.0], "target": [0.5] * 4},
-    title="lengths",
-    x_name="tokens",
-    largest=49.0,
+    [0.0, 2.0, 4.0, 8.0], [0.25, 0.0, 0.5], title="lengths", x_name="tokens"
   )
-  source, target = (
-    [tuple(map(float, point.split(","))) for point in line.split()]
-    for line in re.findall(r' points="([^"]*)"', drawn)
+  # 820 pixels are 8 tokens; 208 pixels are a share of 0.5, from the bottom at
+  # 220.
+  bars = re.findall(
+    r'<rect x="([\d.]+)" y="([\d.]+)" width="([\d.]+)" height="([\d.]+)"[^>]*>'
+    r"<title>(.*?)</title>",
+    drawn,
   )
-  # 49 bins of one token, each with two corners, and the two ends at 0.
-  assert len(source) == len(target) == 2 * 49 + 2
-  bottom, top = 260.0, 12.0
-  # 820 pixels are 50 tokens, 248 are the whole: a quarter is 62 high.
-  assert source[:4] == [(60, bottom), (60, 198), (76.4, 198), (76.4, bottom)]
-  assert [x for x, y in source if y == 198.0] == [
-    *(60.0, 76.4),
-    *(224.0, 240.4),
-    *(847.2, 863.6),
+  assert bars == [
+    ("60.0", "116.0", "205.0", "104.0", "0 to 2: 25.00%"),
+    ("470.0", "12.0", "410.0", "208.0", "4 to 8: 50.00%"),
   ]
-  assert [point for point in target if point[1] == top] == [
-    (60.0, top),
-    (76.4, top),
+  names = re.findall(r">([\d.,]+)</text>", drawn)
+  assert names == [
+    *("0", "0.1", "0.2", "0.3", "0.4", "0.5"),
+    *(str(tokens) for tokens in range(9)),
   ]
-  assert "lengths</title>" in drawn
-
-
-def test_a_histogram_of_weights():
-  """Two values in a bin, of 0.75 and 0.25: its height is their sum."""
-  drawn = histogram(
-    {"source": [0.0, 0.0, 2.0]},
-    weights={"source": [0.75, 0.25, 0.5]},
-    title="lengths",
-    x_name="tokens",
-  )
-  (points,) = re.findall(r' points="([^"]*)"', drawn)
-  heights = [float(point.split(",")[1]) for point in points.split()]
-  assert heights[:4] == [260.0, 12.0, 12.0, 260.0]
-  assert heights[-3:] == [136.0, 136.0, 260.0]
-
-
-def test_a_histogram_of_nothing_has_axes():
-  drawn = histogram({"source": []}, title="lengths", x_name="tokens")
-  assert "nan" not in drawn
+  assert ">tokens</text>" in drawn

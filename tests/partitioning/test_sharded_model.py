@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from taskmoe_jax.models.config import ModelConfig, StackConfig
+from taskmoe_jax.layers.feed_forward import Activation
+from taskmoe_jax.models.config import Embeddings, ModelConfig, StackConfig
 from taskmoe_jax.models.losses import cross_entropy
 from taskmoe_jax.models.transformer import Transformer
-from taskmoe_jax.moe.config import MoeConfig
+from taskmoe_jax.moe.config import Dispatch, MoeConfig
+from taskmoe_jax.moe.granularity import GRANULARITIES, TOKEN
 from taskmoe_jax.partitioning.meshes import MeshShape, make_mesh
 from taskmoe_jax.partitioning.rules import Partitioning, activate
 
@@ -20,12 +22,12 @@ ROWS_PER_TASK_GROUP = 2
 
 def stack(granularity, num_layers):
   moe = MoeConfig(
-    granularity=granularity,
+    granularity=GRANULARITIES[granularity],
     num_experts=8,
     num_selected=2,
     expert_mlp_dim=40,
     # Tokens travel to experts, and are dropped; experts travel to rows.
-    dispatch="capacity" if granularity == "token" else "auto",
+    dispatch=Dispatch.CAPACITY if granularity == "token" else Dispatch.AUTO,
     capacity_factor=1.25,
     group_size=2 * S,
     balance_loss_weight=0.0,
@@ -40,8 +42,8 @@ def model_of(granularity):
     embed_dim=24,
     num_heads=4,
     head_dim=5,
-    activation="relu",
-    embeddings="one",
+    activation=Activation.RELU,
+    embeddings=Embeddings.ONE,
     encoder=stack(granularity, 2),
     decoder=stack(granularity, 4),
   )
@@ -137,6 +139,7 @@ WHOLE = ((26, 24), (2, 24, 4, 5), (2, 24, 8))
 WI = (2, 8, 24, 40)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("mesh", "fsdp", "shapes", "visited", "fetched"),
   [
@@ -223,6 +226,7 @@ def close(found, expected):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.expensive("it compiles models")
 @pytest.mark.parametrize(
   ("mesh", "fsdp"),
   [
@@ -248,5 +252,5 @@ def test_a_mesh_computes_what_one_device_does(mesh, fsdp, on_one_device, batch):
   close(gradients, one_gradients)
   assert all(np.abs(g).max() > 1e-4 for g in jax.tree.leaves(gradients))
   assert (statistics["encoder"].dropped > 0).any() == (
-    model.config.encoder.moe.granularity == "token"
+    model.config.encoder.moe.granularity == TOKEN
   )

@@ -6,6 +6,11 @@ import pytest
 
 from taskmoe_jax.partitioning.meshes import make_mesh
 from taskmoe_jax.partitioning.rules import Partitioning
+from tests.train.conftest import (  # noqa: F401
+  model_config,
+  monitoring,
+  space,
+)
 
 
 @pytest.fixture

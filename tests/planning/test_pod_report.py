@@ -34,7 +34,10 @@ REPORT = Report(
     Collective("all-reduce", ("data",), 7, 9_000_000, 9_000_000, 0),
     Collective("all-reduce", ("slice",), 1, 4_000_000, 0, 4_000_000),
   ],
-  least={("all-reduce", ("data",)): 6_000_000, ("all-to-all", ("expert",)): 5},
+  communication_bound={
+    ("all-reduce", ("data",)): 6_000_000,
+    ("all-to-all", ("expert",)): 5,
+  },
   compile_s=12.0,
   temporaries=[Temporary(8_000_000, "f32[2,1000000]", "layer_1/mlp/add")],
 )
@@ -120,7 +123,7 @@ def test_one_that_was_refused():
     flops=None,
     time=None,
     collectives=None,
-    least=None,
+    communication_bound=None,
     temporaries=(),
   )
   assert summary(refused)["FLOPs of a device"] == "not compiled"

@@ -6,7 +6,8 @@ import jax
 import pytest
 
 from taskmoe_jax.errors import TaskMoeError
-from taskmoe_jax.models.config import ModelConfig, StackConfig
+from taskmoe_jax.layers.feed_forward import Activation
+from taskmoe_jax.models.config import Embeddings, ModelConfig, StackConfig
 from taskmoe_jax.planning.memory import DeviceMemory
 from taskmoe_jax.planning.search import candidates, repeated_flops, search
 from taskmoe_jax.planning.topologies import Topology
@@ -44,8 +45,8 @@ def small(planned):
   def build_once(settings, partitioning):
     if partitioning not in _BUILT:
       _BUILT[partitioning] = build(settings, partitioning)
-    number = settings["batches"].num_microbatches
-    return dataclasses.replace(_BUILT[partitioning], num_microbatches=number)
+    batches = settings["batches"]
+    return dataclasses.replace(_BUILT[partitioning], batches=batches)
 
   return settings, build_once
 
@@ -55,6 +56,7 @@ def sizes(candidate):
   return tuple(shape[name] for name in ("data", "expert", "model"))
 
 
+@pytest.mark.slow
 def test_candidates(small):
   """16 rows, 4 experts and two heads: `expert` and `model` must divide them."""
   settings, build = small
@@ -90,8 +92,8 @@ def test_what_is_computed_twice():
     embed_dim=4,
     num_heads=2,
     head_dim=2,
-    activation="relu",
-    embeddings="one",
+    activation=Activation.RELU,
+    embeddings=Embeddings.ONE,
     encoder=StackConfig(num_layers=1, mlp_dims=(3,)),
     decoder=StackConfig(num_layers=1, mlp_dims=(3,)),
   )
@@ -161,7 +163,7 @@ def test_a_mesh_saves_only_as_much_as_it_must(small):
   tried = []
 
   def compiled(plan, name):
-    parts, kind = plan.num_microbatches, name.rpartition(" ")[-1]
+    parts, kind = plan.batches.num_microbatches, name.rpartition(" ")[-1]
     tried.append((plan.partitioning, parts, kind))
     saving = {"none": 1, "all_but_products": 2, "full": 3}[kind]
     left = 45 // (parts * saving)

@@ -24,8 +24,8 @@ KINDS = {
 @pytest.mark.parametrize(
   ("name", "slices", "message"),
   [
-    ("v5p", 1, "'v5p' is no topology: write a kind and its chips"),
-    ("v5p-128", 1, "'v5p-128' is no topology"),
+    ("v5p", 1, "'v5p' is not a topology: write a kind and its chips"),
+    ("v5p-128", 1, "'v5p-128' is not a topology"),
     (
       "v5:2x2",
       1,
@@ -48,7 +48,7 @@ def test_without_the_compiler(monkeypatch):
   with pytest.raises(TaskMoeError) as error:
     _ = Topology("v3:2x2").devices
   assert str(error.value) == (
-    "the TPU compiler is not here: libtpu is not installed (JAX TPU support not"
+    "the TPU compiler is missing: libtpu is not installed (JAX TPU support not"
     " installed; cannot generate). Install it with pip install"
     " 'taskmoe-jax[tpu]'; no TPU is needed."
   )
@@ -64,7 +64,8 @@ def test_a_shape_that_the_compiler_does_not_know(monkeypatch):
   with pytest.raises(TaskMoeError) as error:
     _ = Topology("v3:3x3").devices
   assert str(error.value) == (
-    "the TPU compiler knows no topology 'v3:3x3' (Topology layout \"v3:3x3\" is"
+    "the TPU compiler does not know the topology 'v3:3x3' (Topology layout"
+    ' "v3:3x3" is'
     " not divisible). Set --topology to a shape of the kind's documentation."
   )
 

@@ -47,6 +47,7 @@ def found(report, **wanted):
   ]
 
 
+@pytest.mark.expensive("it compiles for a TPU")
 def test_the_report(report):
   assert report["devices"] == 8
   assert report["fits"]

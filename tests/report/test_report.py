@@ -37,6 +37,7 @@ def text_of(page):
   )
 
 
+@pytest.mark.slow
 def test_a_page_shows_the_whole_run(run_of, capsys):
   loss = {"step": STEP, "loss": 1.5}
   folder, run, _ = run_of("task", "token", [loss | LOADS])
@@ -127,6 +128,7 @@ def fails_with():
   return check
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("encoder", "decoder"),
   [("task", "static"), ("token", "task_then_token")],
@@ -136,7 +138,7 @@ def test_sizes_are_those_of_extracted_models(
 ):
   model = tiny_model(encoder, decoder, vocab_size=300)
   params = random_params(Transformer(model, 3))
-  small, config, _ = extract(params, model, 2, 3)
+  small, config, _ = extract(params, model, (2,), 3)
   sizes = sizes_of(model, 3)
   assert sub_network_config(model) == config
   assert sizes.mixture == parameter_count(params)

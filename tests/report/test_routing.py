@@ -25,7 +25,7 @@ def test_gates_are_those_of_the_sub_networks(run_of):
   assert encoder.layers == (1, 3)
   assert encoder.weights.shape == (2, 3, 5)
   for index in range(3):
-    _, _, chosen = extract(params, run.model, index, 3)
+    _, _, chosen = extract(params, run.model, (index,), 3)
     for block in range(2):
       row = np.zeros(5)
       row[chosen["encoder"].experts[block]] = chosen["encoder"].gates[block]
@@ -93,7 +93,7 @@ def test_without_a_log_candidates_are_known(run_of):
   encoder, _ = routing_of(made)
   _, run, params = made
   for index, task in enumerate(run.task_space.tasks):
-    _, _, chosen = extract(params, run.model, index, 3)
+    _, _, chosen = extract(params, run.model, (index,), 3)
     for block in range(2):
       (found,) = np.nonzero(encoder.weights[block, index])
       np.testing.assert_array_equal(found, chosen["encoder"].experts[block])

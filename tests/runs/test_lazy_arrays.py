@@ -11,12 +11,12 @@ from etils import epath
 
 from taskmoe_jax.bundles import bundle
 from taskmoe_jax.errors import TaskMoeError
+from taskmoe_jax.export.extract import extract
 from taskmoe_jax.export.slice_check import (
+  compare_numbers,
   gate_difference,
   sums_of_checkpoint,
-  verify_slices,
 )
-from taskmoe_jax.export.union import extract_union
 from taskmoe_jax.runs import lazy_arrays
 from taskmoe_jax.runs.checkpoint_items import (
   read_contents,
@@ -64,7 +64,7 @@ def extracted(mixture, read, tmp_path):
   """Writes a bundle of tasks, all but its manifest."""
 
   def make(*task_ids):
-    params, config, selected = extract_union(read, mixture.model, task_ids, 3)
+    params, config, selected = extract(read, mixture.model, task_ids, 3)
     served = TaskSpace.from_pairs(("en-de", "en-fr")[: len(task_ids)], "target")
     content = bundle.Content(config, params, served, mixture.vocabulary)
     place = epath.Path(tmp_path) / "-".join(map(str, task_ids))
@@ -123,7 +123,7 @@ def test_only_chosen_experts_are_read(
   chosen = selected["decoder"].experts.size * expert
   # Three matrices of the decoder; of the encoder 2 x 5 experts of three each.
   assert sizes == [chosen] * 3 + [expert] * 30
-  params, config, _ = extract_union(mixture.params, mixture.model, task_ids, 3)
+  params, config, _ = extract(mixture.params, mixture.model, task_ids, 3)
   found = bundle.read_model(place)
   assert found.model == config
   jax.tree.map(np.testing.assert_array_equal, found.params, params)
@@ -137,7 +137,7 @@ def test_numbers_are_compared(mixture, read, folder, extracted, task_ids):
   place, selected = extracted(*task_ids)
 
   def check(task_ids=task_ids, selected=selected):
-    return verify_slices(place, read, mixture.model, task_ids, selected, sums)
+    return compare_numbers(place, read, mixture.model, task_ids, selected, sums)
 
   found = check()
   leaves = jax.tree.leaves(bundle.read_model(place).params)
@@ -163,7 +163,7 @@ def test_experts_and_gates_are_computed_anew(
 ):
   """Without the functions of the routers; and others would be noticed."""
   mixture = mixture_of(encoder, decoder)
-  _, _, selected = extract_union(mixture.params, mixture.model, task_ids, 3)
+  _, _, selected = extract(mixture.params, mixture.model, task_ids, 3)
   for name, chosen in selected.items():
 
     def difference(chosen, name=name):
@@ -195,7 +195,7 @@ def test_every_array_is_compared(mixture, read, folder, extracted):
     )
     bundle.write_model(place, translator)
     with pytest.raises(TaskMoeError, match=r"sub-network's .* Nothing was wr"):
-      verify_slices(place, read, mixture.model, (1, 2), selected, sums)
+      compare_numbers(place, read, mixture.model, (1, 2), selected, sums)
 
 
 def test_a_damaged_checkpoint_is_refused(folder, read_all):

@@ -255,6 +255,6 @@ def test_a_task_without_text(elsewhere):
   with pytest.raises(TaskMoeError) as error:
     rates(mixture)
   assert str(error.value).startswith(
-    "seqio task 'theirs_ids' gives no text as 'inputs' before its"
+    "seqio task 'theirs_ids' does not give text as 'inputs' before its"
     " seqio.preprocessors.tokenize step, but TensorSpec(shape=(1,)"
   )

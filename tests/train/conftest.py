@@ -38,7 +38,9 @@ def model_config():
         "z_loss_weight": 0.001,
         **dict(moe),
       }
-      return StackConfig(num_layers=2, mlp_dims=(7,), moe=MoeConfig(**settings))
+      return StackConfig(
+        num_layers=2, mlp_dims=(7,), moe=MoeConfig.from_dict(settings)
+      )
 
     settings = {
       "vocab_size": 19,
@@ -51,7 +53,7 @@ def model_config():
       "decoder": stack("task"),
       **changes,
     }
-    return ModelConfig(**settings)
+    return ModelConfig.from_dict(settings)
 
   return make
 

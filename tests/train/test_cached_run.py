@@ -8,6 +8,8 @@ import pytest
 
 import taskmoe_jax
 
+pytestmark = pytest.mark.bit_for_bit
+
 
 @pytest.fixture(scope="module")
 def cache(small_recipe, taskmoe, tmp_path_factory):
@@ -22,6 +24,7 @@ def _losses(run_dir):
   return [json.loads(line)["loss"] for line in lines]
 
 
+@pytest.mark.expensive("it trains twice")
 def test_losses_parameters_and_samples_are_those_of_the_text(
   cache,
   small_recipe,

@@ -22,6 +22,7 @@ def _contents(folder):
   return {path: path.read_bytes() for path in files}
 
 
+@pytest.mark.expensive("it trains three times")
 def test_a_run_begins_with_anothers_parameters_and_means_are_means(
   finished_run, small_recipe, taskmoe, tmp_path, capsys, monkeypatch
 ):

@@ -27,6 +27,8 @@ from taskmoe_jax.train.initial import InitialParameters
 from taskmoe_jax.train.optimizers import adafactor
 from taskmoe_jax.vocabulary import EOS_ID
 
+pytestmark = pytest.mark.bit_for_bit
+
 BATCHES = {
   "batch_size": 8,
   "rows_per_task_group": 2,
@@ -89,6 +91,7 @@ def train(small_corpus, small_vocabulary, model_config, monitoring, tmp_path):
   return train
 
 
+@pytest.mark.expensive("it compiles models")
 def test_a_run_from_beginning_to_end(train, tmp_path):
   result, printed = train()
   run_dir = tmp_path / "run"
@@ -136,19 +139,21 @@ def test_a_run_from_beginning_to_end(train, tmp_path):
   }
 
 
-def test_going_on_and_having_finished(train, tmp_path):
+@pytest.mark.slow
+def test_resuming_and_having_finished(train, tmp_path):
   train(train_steps=2)
   result, printed = train(train_steps=3, config_text="SEED = 0\n# more\n")
-  assert "going on: step 2 restored from" in printed
+  assert "resuming: step 2 restored from" in printed
   assert result.step == 3
   # More steps than asked for are no mistake; nothing is left to do.
   result, printed = train(train_steps=1)
-  assert "going on: step 3 restored from" in printed
+  assert "resuming: step 3 restored from" in printed
   assert (result.step, result.tokens_per_second) == (3, 0.0)
   lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
   assert [json.loads(line)["step"] for line in lines] == [2, 3]
 
 
+@pytest.mark.expensive("it compiles models")
 def test_evaluation_on_the_way(train, monitoring, small_corpus, tmp_path):
   """Every two steps and at the last; a report of its own in between."""
   _, printed = train(
@@ -211,6 +216,7 @@ def _loss_one_by_one(run_dir, path):
   return loss / tokens
 
 
+@pytest.mark.slow
 def test_samples_are_of_the_best_part_there_is(train, small_corpus, tmp_path):
   """Of German all parts, of French the train part only."""
   folder = tmp_path / "corpus"
@@ -234,15 +240,15 @@ def test_samples_are_of_the_best_part_there_is(train, small_corpus, tmp_path):
     (
       {},
       {"log_every": 3},
-      r"every_steps=2 is no multiple of log_every=3, so .* LOG_EVERY\.",
+      r"every_steps=2 is not a multiple of log_every=3, so .* LOG_EVERY\.",
     ),
-    ({}, {"log_every": 0}, "is no multiple of log_every=0"),
+    ({}, {"log_every": 0}, "is not a multiple of log_every=0"),
     ({}, {"train_steps": 0}, "train_steps=0 is not at least 1"),
     ({"source_length": 2}, {}, "source_length=2 is not at least 3"),
     (
       {"rows_per_task_group": 3},
       {},
-      "a batch of 8 rows is no multiple of 3, the rows of one task",
+      "a batch of 8 rows is not a multiple of 3, the rows of one task",
     ),
   ],
 )
@@ -264,12 +270,14 @@ def test_rows_that_devices_cannot_share(train, use_devices):
     train()
 
 
+@pytest.mark.slow
 def test_a_mistake_in_the_text_stops_the_run(train, small_corpus, tmp_path):
   """Raised in the thread that makes batches."""
   with pytest.raises(TaskMoeError, match=r"no example of .* fits into a row"):
     train(batches={"source_length": 3, "target_length": 2})
 
 
+@pytest.mark.expensive("it compiles models")
 def test_learning_rate_and_histograms_are_of_the_last_update(train, monitoring):
   """optax counts updates from 0, so the second has number 1."""
   schedule = optax.linear_schedule(0.0, 1.0, 10)

@@ -20,6 +20,8 @@ import pytest
 
 import taskmoe_jax
 
+pytestmark = pytest.mark.bit_for_bit
+
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 6
 FLAGS = (
@@ -75,7 +77,9 @@ def start(tmp_path_factory):
     port = _free_port()
     environment = {
       **os.environ,
-      "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+      # Which of two flags that are the same counts is the last.
+      "XLA_FLAGS": os.environ["XLA_FLAGS"]
+      + " --xla_force_host_platform_device_count=2",
       "DYING": str(dying),
     }
     processes = []
@@ -143,6 +147,7 @@ def many(start, training, tmp_path_factory):
   return run_dir, ended, kept, log
 
 
+@pytest.mark.expensive("it waits for processes that train")
 def test_a_dead_process_ends_the_others_soon(many):
   _, (status, seconds, said), kept, _ = many
   # It fails in a collective, or hears of the silence before it does.
@@ -160,6 +165,7 @@ def test_only_process_0_says_anything(many):
   assert "step " not in said
 
 
+@pytest.mark.expensive("it waits for processes that train")
 def test_losses_and_parameters_are_those_of_one_process(many, one):
   """Sums over devices are rounded in another order; see `test_mesh`."""
   run_dir, *_ = many
@@ -179,6 +185,7 @@ def test_losses_and_parameters_are_those_of_one_process(many, one):
   )
 
 
+@pytest.mark.expensive("it waits for processes that train")
 def test_evaluation_is_that_of_one_process(
   many, start, taskmoe, use_devices, tmp_path
 ):
@@ -213,6 +220,7 @@ def test_evaluation_is_that_of_one_process(
   assert results[0]["averages"] == results[1]["averages"]
 
 
+@pytest.mark.slow
 def test_processes_with_other_recipes(start, training, tmp_path):
   """Both stop, and say which line it is."""
   (first, log), (second, log_of_second) = start(

@@ -104,6 +104,7 @@ def _flags(granularity, *noise):
   )
 
 
+@pytest.mark.expensive("it trains on several meshes")
 def test_losses_do_not_depend_on_the_mesh(train, tmp_path):
   """Nor do keys, and the biases that follow the load of all devices."""
   flags = _flags("token", *NOISE, *OF_TOKENS)
@@ -112,6 +113,7 @@ def test_losses_do_not_depend_on_the_mesh(train, tmp_path):
     assert_alike(one, train(tmp_path / mesh, mesh, *flags), mesh)
 
 
+@pytest.mark.expensive("it trains on several meshes")
 def test_a_checkpoint_of_any_mesh_resumes_on_another(train, tmp_path):
   """Each mesh goes on from the middle of the one before it, in a circle."""
   flags = _flags("task", *NOISE)

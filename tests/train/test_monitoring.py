@@ -73,6 +73,7 @@ def test_a_trace_of_the_first_step_and_one_that_is_cut_short(
   assert len(profiler) == 2
 
 
+@pytest.mark.slow
 def test_parameters_as_histograms():
   params = {
     "encoder": {"scale": jnp.array([3.0, -4.0])},

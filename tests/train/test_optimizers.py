@@ -55,6 +55,7 @@ def slices(arrays, index):
   return {name: a[(index,) * STACKED[name]] for name, a in arrays.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parameter_scale", [False, True])
 def test_adafactor_of_a_stack_is_adafactor_of_each_matrix(parameter_scale):
   options = {"momentum": 0.9}
@@ -122,6 +123,7 @@ def test_experts_and_layers_are_never_factored_over():
   assert moments["table"].v_row.shape == (133,)
 
 
+@pytest.mark.slow
 def test_the_global_norm_is_clipped_before_all_else():
   # Gradients (3, 4) and (12): norm 13. After the first update the second
   # moment is the square of what Adafactor saw.
@@ -218,6 +220,12 @@ def test_num_stacked_axes(names, count):
   assert optimizers.num_stacked_axes(names) == count
 
 
+def _axes_of_state(transformation):
+  params = draw(0)
+  state = jax.eval_shape(transformation.init, params)
+  return optimizers.state_axes(state, params, AXES)
+
+
 def test_state_axes():
   optimizer = optimizers.adafactor(
     SCHEDULE,
@@ -226,7 +234,7 @@ def test_state_axes():
     clip_global_norm=1.0,
     stacked_axes=STACKED,
   )
-  names = optimizers.state_axes(optimizer, draw(0), AXES)
+  names = _axes_of_state(optimizer.transformation)
   _, by_param = names
   moment, momentum = by_param["experts"][0], by_param["experts"][4]
   assert momentum.ema == ("layer", "expert", "embed", "mlp")
@@ -245,10 +253,68 @@ def test_state_axes():
   ],
 )
 def test_state_axes_name_every_axis(optimizer):
-  names = optimizers.state_axes(optimizer, draw(0), AXES)
+  names = _axes_of_state(optimizer.transformation)
   state = optimizer.transformation.init(draw(0))
   ranks = jax.tree.map(lambda array, n: array.ndim - len(n), state, names)
   assert set(jax.tree.leaves(ranks)) == {0}
+
+
+def test_state_axes_of_any_transformation():
+  """Moments lie as their parameters, wherever in the state they are."""
+  names = _axes_of_state(optax.lion(0.1))
+  assert names[0].count == ()
+  assert names[0].mu == AXES
+  # Labels named like parameters own nothing.
+  labels = dict.fromkeys(SHAPES, "table") | {"norm": "norm"}
+  transformations = {"table": optax.adam(0.1), "norm": optax.sgd(0.1, 0.9)}
+  names = _axes_of_state(
+    optax.MultiSteps(
+      optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.multi_transform(transformations, labels),
+      ),
+      every_k_schedule=2,
+    )
+  )
+  assert names.acc_grads == AXES
+  assert names.mini_step == ()
+  inner = names.inner_opt_state[1].inner_states
+  adam = inner["table"].inner_state[0]
+  assert adam.nu["experts"] == AXES["experts"]
+  assert adam.count == ()
+  assert inner["norm"].inner_state[0].trace["norm"] == AXES["norm"]
+
+
+def test_state_axes_of_what_belongs_to_no_parameter():
+  """Replicated, whatever its shape; and a tuple without arrays stays one."""
+
+  def init(params):
+    return {"sums": jnp.zeros((7, 3)), "none": (), "norm": jnp.zeros((5,))}
+
+  names = _axes_of_state(optax.GradientTransformation(init, None))
+  assert names == {"sums": (None, None), "none": (), "norm": (None,)}
+  # Rows of an Adafactor that sees stacks whole keep the stack they begin with.
+  names = _axes_of_state(optax.adafactor(0.1))
+  assert names[0].v_row["experts"] == ("layer", "expert", None)
+  assert names[0].v_row["table"] == (None,)
+
+
+def test_what_a_recipe_may_bind():
+  lion = optax.lion(0.1)
+  assert optimizers.make_optimizer(lambda: lion, STACKED) == (lion, None)
+  several = optax.MultiSteps(lion, 2)
+  assert optimizers.make_optimizer(lambda: several, STACKED) == (several, None)
+  found = optimizers.make_optimizer(
+    lambda stacked_axes: optimizers.Optimizer(lion, stacked_axes), STACKED
+  )
+  assert found == (lion, STACKED)
+  message = (
+    r"OPTIMIZER returned 0\.1, which is neither an optax transformation nor a"
+    r" taskmoe_jax\.train\.optimizers\.Optimizer\. Set OPTIMIZER to a function"
+    r" that returns one, such as @optimizers\.adafactor or @optax\.lion\."
+  )
+  with pytest.raises(TaskMoeError, match=message):
+    optimizers.make_optimizer(lambda: 0.1, STACKED)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 1.0, -0.5])
@@ -267,6 +333,7 @@ def test_clipping_out_of_range():
     optimizers.adamw(SCHEDULE, b1=0.9, b2=0.98, eps=1e-9, clip_global_norm=-1.0)
 
 
+@pytest.mark.slow
 def test_first_moments_in_bfloat16():
   """Half the memory, and second moments stay as they are."""
   start, grads = map(draw, range(2))

@@ -20,6 +20,8 @@ from taskmoe_jax.cli.main import main
 from taskmoe_jax.train import steps
 from tests.train.reports import of_the_computation
 
+pytestmark = pytest.mark.bit_for_bit
+
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 8
 FLAGS = (
@@ -151,6 +153,7 @@ def at_step(monkeypatch):
   return at_step
 
 
+@pytest.mark.expensive("it trains more than once")
 def test_a_run_that_broke_off_is_the_unbroken_one(
   unbroken, arguments, taskmoe, tmp_path, at_step
 ):
@@ -171,6 +174,7 @@ def test_a_run_that_broke_off_is_the_unbroken_one(
 
 
 # When one write fails, Orbax leaves its others unfinished.
+@pytest.mark.expensive("it trains more than once")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_full_disk_ends_a_run_which_goes_on_when_there_is_room(
   unbroken, arguments, taskmoe, tmp_path, at_step, no_room, capsys
@@ -192,6 +196,7 @@ def test_a_full_disk_ends_a_run_which_goes_on_when_there_is_room(
   _assert_same_run(tmp_path, unbroken)
 
 
+@pytest.mark.expensive("it trains more than once")
 def test_a_killed_run_is_the_unbroken_one(
   unbroken, arguments, taskmoe, tmp_path
 ):
@@ -221,6 +226,7 @@ def test_a_killed_run_is_the_unbroken_one(
   _assert_same_run(tmp_path, unbroken)
 
 
+@pytest.mark.expensive("it trains more than once")
 def test_sigterm_saves_first(
   unbroken, arguments, tmp_path, taskmoe, at_step, capsys
 ):
@@ -228,7 +234,7 @@ def test_sigterm_saves_first(
   with at_step(3, lambda: signal.raise_signal(signal.SIGTERM)):
     assert main(arguments(tmp_path)) == 75
   assert signal.getsignal(signal.SIGTERM) is before
-  said = f"SIGTERM: saved step 3 of {STEPS}; the same command goes on"
+  said = f"SIGTERM: saved step 3 of {STEPS}; the same command resumes"
   assert said in capsys.readouterr().out
   assert (tmp_path / "checkpoints" / "3").exists()
   assert not (tmp_path / "lock.json").exists()
@@ -239,5 +245,5 @@ def test_sigterm_saves_first(
 def test_a_finished_run_does_nothing(unbroken, arguments, taskmoe, capsys):
   before = _reports(unbroken)
   taskmoe(*arguments(unbroken))
-  assert f"going on: step {STEPS} restored from" in capsys.readouterr().out
+  assert f"resuming: step {STEPS} restored from" in capsys.readouterr().out
   assert _reports(unbroken) == before

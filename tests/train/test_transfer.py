@@ -12,6 +12,7 @@ from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.models.config import StackConfig
 from taskmoe_jax.models.parameters import abstract_params
 from taskmoe_jax.models.transformer import Transformer
+from taskmoe_jax.moe.granularity import TOKEN
 from taskmoe_jax.train.initial import transfer
 
 
@@ -21,7 +22,7 @@ def models(model_config):
   mixture = model_config(moe={"expert_mlp_dim": 7, "granularity": "task"})
   stack = dataclasses.replace(mixture.encoder, num_layers=4)
   token = dataclasses.replace(
-    stack, moe=dataclasses.replace(stack.moe, granularity="token")
+    stack, moe=dataclasses.replace(stack.moe, granularity=TOKEN)
   )
   dense = StackConfig(num_layers=4, mlp_dims=(7,))
   return (
@@ -51,6 +52,7 @@ def _logits(config, params, batch):
   return np.asarray(run(params))
 
 
+@pytest.mark.slow
 def test_an_upcycled_model_is_the_dense_one(models, batch):
   """Whatever the routers choose: gates of equal experts sum to 1."""
   dense, mixture = models

@@ -1,8 +1,8 @@
 """The commands of `taskmoe`; `train` is the module `cli.commands.train`.
 
-Such a module has `add_arguments(parser)` and `run(args)`. It is imported only
-when its command is chosen, so that `taskmoe --help` answers at once and
-`taskmoe translate` never imports TensorFlow.
+Each module has `add_arguments(parser)` and `run(args)`. It is imported only
+when its command is run, so that `taskmoe --help` answers at once and `taskmoe
+translate` never imports TensorFlow.
 """
 
 from typing import NamedTuple
@@ -13,9 +13,9 @@ class Command(NamedTuple):
 
   Attributes:
     summary: One line.
-    top_functions: Functions that the command calls with the arguments that gin
-      binds, as `module.name` where they are defined. Recipes serve all
-      commands, and what none of these leads to is a mistake.
+    top_functions: Functions that the command calls with arguments from gin, as
+      `module.name` where they are defined. Recipes serve all commands; a
+      binding that none of these functions leads to is a mistake.
   """
 
   summary: str
@@ -24,11 +24,11 @@ class Command(NamedTuple):
 
 COMMANDS = {
   "train": Command(
-    "train the model of a recipe, or go on training it",
+    "train the model of a recipe, or resume its training",
     ("taskmoe_jax.train.loop.train",),
   ),
   "inspect": Command(
-    "show what a training will need, with no accelerator",
+    "show what a training run will need, without an accelerator",
     ("taskmoe_jax.train.loop.train",),
   ),
   "vocab": Command(
@@ -36,30 +36,36 @@ COMMANDS = {
     ("taskmoe_jax.data.text.vocabulary_training.make_vocabulary",),
   ),
   "cache": Command(
-    "tokenise a recipe's mixture once, for many runs",
+    "tokenize a recipe's mixture once, for many runs",
     ("taskmoe_jax.data.cache.writing.write_cache",),
   ),
   "precompile": Command(
-    "compile a recipe for a TPU pod that is not there, and say what it costs"
+    "compile a recipe for a TPU pod, without one, and report its cost"
   ),
   "data": Command(
-    "show what a recipe's mixture gives: sizes, rates, lengths, rows",
+    "show what a recipe's mixture yields: sizes, rates, lengths, rows",
     ("taskmoe_jax.train.loop.train",),
   ),
   "evaluate": Command(
     "translate a test set and score every pair",
     ("taskmoe_jax.evaluate.evaluation.evaluate",),
   ),
-  "report": Command("make a page of a run: experts of tasks, sizes, scores"),
-  "average": Command("take the mean of a run's last checkpoints"),
-  "export": Command("extract the dense sub-networks of tasks"),
+  "report": Command(
+    "make an HTML page of a run: experts of tasks, sizes, scores"
+  ),
+  "average": Command("average a run's last checkpoints"),
+  "export": Command("extract the sub-networks of tasks into bundles"),
+  "prune": Command("remove experts that a language hardly uses"),
+  "shrink": Command("make a smaller bundle: fewer bits, fewer pieces"),
+  "convert": Command("add formats of other engines to a bundle"),
+  "verify": Command("compare the files of bundles with their checksums"),
   "translate": Command("translate lines of text with a bundle or a run"),
   "demo": Command("vocabulary, training, scores and sub-networks in minutes"),
 }
 
 
 def top_functions() -> set[str]:
-  """What `config.guard` may follow: the top functions of all commands."""
+  """The top functions of all commands, for `config.guard`."""
   return {
     name for command in COMMANDS.values() for name in command.top_functions
   }

@@ -1,8 +1,8 @@
 """`taskmoe data`: what a recipe's mixture gives to training.
 
-Sizes, rates, lengths in tokens, what the vocabulary lacks, what cleaning took
-away, how full rows are, and some rows back as text. Of big corpora it looks at
-a sample.
+Sizes, rates, lengths in tokens, what the vocabulary lacks, what cleaning
+removed, how full rows are, and some rows decoded to text. Big corpora are
+sampled.
 """
 
 import argparse
@@ -17,25 +17,28 @@ from taskmoe_jax.errors import TaskMoeError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
-    "--samples", type=int, default=1000, help="examples looked at of each pair"
+    "--samples", type=int, default=1000, help="examples to sample of each pair"
   )
   parser.add_argument(
-    "--batches", type=int, default=4, help="made to see how full rows are"
+    "--batches", type=int, default=4, help="batches to measure row fill on"
   )
   parser.add_argument(
-    "--rows", type=int, default=4, help="rows shown back as text"
+    "--rows", type=int, default=4, help="rows to show as text"
   )
   parser.add_argument(
-    "--plot", metavar="FOLDER", help="draw lengths and rates as PNGs there"
+    "--plot",
+    metavar="FOLDER",
+    help="draw lengths and rates there, as one HTML page (data.html)",
   )
   flags.add_gin_flags(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-  for name, least in (("samples", 1), ("batches", 1), ("rows", 0)):
-    if getattr(args, name) < least:
+  for name, minimum in (("samples", 1), ("batches", 1), ("rows", 0)):
+    value = getattr(args, name)
+    if value < minimum:
       raise TaskMoeError(
-        f"--{name}={getattr(args, name)} is not at least {least}. Set --{name}."
+        f"--{name}={value} is not at least {minimum}. Set --{name}."
       )
   flags.load(args)
   from taskmoe_jax.data.batches.batches import TrainBatches
@@ -46,9 +49,9 @@ def run(args: argparse.Namespace) -> None:
   from taskmoe_jax.vocabulary import Vocabulary
 
   built = arguments(loop.train, ["config_text"])
-  path = built["vocabulary"].path
   vocabulary = Vocabulary.load(
-    path or pathlib.Path(built["run_dir"]) / "vocabulary.model"
+    built["vocabulary"].path
+    or pathlib.Path(built["run_dir"]) / "vocabulary.model"
   )
   corpus = open_corpus(built["mixture"])
   shape, seed = built["batches"], built["seed"]
@@ -87,5 +90,5 @@ def run(args: argparse.Namespace) -> None:
   data_tables.print_fill(console, batches.stats, args.batches)
   data_tables.print_rows(console, made[0], vocabulary, space, args.rows)
   if args.plot:
-    for path in data_tables.plot(found, pathlib.Path(args.plot)):
-      console.print(f"drawn: {path}", markup=False)
+    path = data_tables.plot(found, pathlib.Path(args.plot))
+    console.print(f"drawn: {path}", markup=False)

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
   from taskmoe_jax.decoding.search import GREEDY
   from taskmoe_jax.evaluate import evaluation
   from taskmoe_jax.export.exporting import export
-  from taskmoe_jax.export.extract import reducible_stacks
+  from taskmoe_jax.export.selection import reducible_stacks
   from taskmoe_jax.export.verify import Check
   from taskmoe_jax.train import loop
 

@@ -1,35 +1,36 @@
-"""`taskmoe inspect`: what a training will need, before anything is trained.
+"""`taskmoe inspect`: what a training run will need, before anything is trained.
 
-Prints the mesh, every parameter with its sharding and bytes on a device, the
+Prints the mesh, every parameter with its sharding and bytes per device, the
 optimizer's state, an estimate of activations, FLOPs, and which experts serve
 which task. Needs no accelerator: the devices are simulated, nothing is compiled
-and no parameter is made.
+and no parameter is allocated.
 """
 
 import argparse
+from typing import Any
 
 from taskmoe_jax.cli import flags
 from taskmoe_jax.config.build import arguments
 from taskmoe_jax.errors import TaskMoeError
 
-# Of `loop.train`, what does not shape a program.
+# Arguments of `loop.train` that do not shape a program.
 _NOT_READ = ("vocabulary", "checkpoints", "run_dir", "config_text")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
-    "--devices", type=int, default=1, help="how many to simulate; 1"
+    "--devices", type=int, default=1, help="number of devices to simulate; 1"
   )
   parser.add_argument(
     "--pairs",
     type=lambda text: tuple(text.split(",")),
-    help="such as de-en,en-de, in place of the mixture, whose text then need"
-    " not be there",
+    help="such as de-en,en-de, in place of the mixture, whose text is then not"
+    " needed",
   )
   parser.add_argument(
-    "--run_dir", help="a run, whose recipe is read, and the newest checkpoint"
+    "--run_dir", help="a run, whose recipe and newest checkpoint are read"
   )
-  parser.add_argument("--step", type=int, help="another checkpoint of it")
+  parser.add_argument("--step", type=int, help="another of its checkpoints")
   flags.add_gin_flags(parser)
 
 
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
   _show(args, settings)
 
 
-def _show(args: argparse.Namespace, settings: dict) -> None:
+def _show(args: argparse.Namespace, settings: dict[str, Any]) -> None:
   import rich.console
 
   from taskmoe_jax.data.corpus import task_space_of

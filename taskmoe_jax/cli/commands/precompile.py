@@ -1,8 +1,8 @@
-"""`taskmoe precompile`: compiles a recipe for a TPU pod that is not there.
+"""`taskmoe precompile`: compiles a recipe for a TPU pod, without having one.
 
-Says whether it fits, what it computes, what it sends over which network, and
+Reports whether it fits, what it computes, what it sends over which network, and
 how long a step would take. Needs libtpu, which comes with
-pip install 'taskmoe-jax[tpu]', and no TPU.
+pip install 'taskmoe-jax[tpu]', but no TPU.
 
   taskmoe precompile --gin_file=recipes/wmt_task_moe_32e.gin --pairs=30 \\
     --topology=v5p:4x4x4
@@ -35,41 +35,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--slices",
     type=int,
     default=1,
-    help="so many of them, joined by the data-centre network",
+    help="number of such slices, joined by the data-center network",
   )
   parser.add_argument(
     "--steps",
     type=lambda text: text.split(","),
     default=["train"],
-    help="train, evaluate, decode, export: any of them; train unless given",
+    help="any of train, evaluate, decode, export; train unless given",
   )
   parser.add_argument(
     "--pairs",
-    help="so many pairs, or their names: 30, or de-en,en-de. The recipe's text"
-    " then need not be there",
+    help="number of pairs, or their names: 30, or de-en,en-de. The recipe's"
+    " text is then not needed",
   )
   parser.add_argument(
     "--compare",
     action="append",
     default=[],
     metavar="FLAGS",
-    help="another recipe, or other settings of this one, beside it: gin files"
-    " and --gin.NAME=VALUE in one string; may be repeated",
+    help="another recipe, or other settings of this one, to compare with: gin"
+    " files and --gin.NAME=VALUE in one string; may be repeated",
   )
   parser.add_argument(
     "--search",
     type=int,
     nargs="?",
     const=6,
-    help="try the meshes, microbatches and rematerialisation that make sense;"
-    " compiles so many programs, 6 unless given",
+    help="try the meshes, microbatches and rematerialization that make sense;"
+    " number of programs to compile, 6 unless given",
   )
   parser.add_argument("--json", help="file to write the report to")
   parser.add_argument(
-    "--store", help="folder for the compiled program, to be run on a pod"
+    "--store", help="folder for the compiled program, to run on a pod"
   )
   parser.add_argument(
-    "--cache_dir", help="folder of JAX's compilation cache, to be filled"
+    "--cache_dir", help="folder of JAX's compilation cache, to fill"
   )
   flags.add_gin_flags(parser)
 
@@ -78,8 +78,8 @@ def run(args: argparse.Namespace) -> None:
   args.pairs = pairs_of(args.pairs) if args.pairs else ()
   if args.search is not None and args.compare:
     raise TaskMoeError(
-      "--search looks for the best mesh of one recipe, --compare sets several"
-      " beside each other: give one of them."
+      "--search looks for the best mesh of one recipe, --compare compares"
+      " several recipes: give one of them."
     )
   from taskmoe_jax.planning.compilation import cache_in
   from taskmoe_jax.planning.pod_report import print_comparison, print_report
@@ -161,7 +161,7 @@ def _where(args: argparse.Namespace) -> str:
 
 
 def _recipes(args: argparse.Namespace) -> list[tuple[str, list, list]]:
-  """A label, gin files and overrides for each recipe to be compiled."""
+  """A label, gin files and overrides of each recipe to compile."""
   first = args.gin_file, list(args.gin_overrides)
   found = [(_label(*first), *first)]
   for text in args.compare:
@@ -192,7 +192,7 @@ def _label(files: Iterable[str], overrides: Iterable[str]) -> str:
 def settings_of(
   files: list[str], overrides: list[str], args: argparse.Namespace
 ) -> tuple[dict[str, Any], Callable]:
-  """Arguments of `train`, and what makes a plan of them on a mesh.
+  """Arguments of `train`, and a function that makes a plan of them on a mesh.
 
   Text is not read if pairs are given.
   """
@@ -224,13 +224,13 @@ def settings_of(
 
   def build(settings, partitioning):
     program = program_of(settings, partitioning, space)
-    return Plan.of(program, settings["batches"])
+    return Plan(program, settings["batches"])
 
   return settings, build
 
 
 def pairs_of(text: str) -> tuple[str, ...]:
-  """Pairs by name, or so many: English with languages that have no name."""
+  """Pairs by name, or by number: English with placeholder languages."""
   if not text.isdigit():
     return tuple(text.split(","))
   number = int(text)
@@ -241,7 +241,7 @@ def pairs_of(text: str) -> tuple[str, ...]:
 
 
 def _write_json(path: str, reports: list) -> None:
-  """One report by itself, several by their names."""
+  """Writes one report as it is, several by their names."""
   found: Any = {report.name: report.to_dict() for report in reports}
   if len(reports) == 1:
     (found,) = found.values()

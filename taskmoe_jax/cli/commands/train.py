@@ -1,12 +1,12 @@
-"""`taskmoe train`: trains the model of a recipe, or goes on training it.
+"""`taskmoe train`: trains the model of a recipe, or resumes its training.
 
-A run that was killed goes on from its last checkpoint when the same command is
-given again, on the same or another number of hosts. At SIGTERM, which is how a
-machine is taken away, it saves first.
+A run that was killed resumes from its last checkpoint when the same command is
+given again, on the same or another number of hosts. At SIGTERM, which announces
+a preemption, it saves first.
 
-Exit status, besides those of every command: 75 after SIGTERM, when all is
-saved and the run is to be started again; 76 if another process of the job has
-failed or fallen silent, or the run itself hangs.
+Exit status, besides those of every command: 75 after SIGTERM, when everything
+is saved and the run should be started again; 76 if another process of the job
+has failed or stopped responding, or the run itself hangs.
 """
 
 import argparse

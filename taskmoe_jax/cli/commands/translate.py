@@ -97,12 +97,13 @@ def run(args: argparse.Namespace) -> None:
     truncate=args.truncate,
     max_target=args.max_target,
   )
-  from taskmoe_jax.bundles.bundle import load_bundle
-  from taskmoe_jax.runs.restoring import load_translator
-
   if args.bundle is not None:
+    from taskmoe_jax.bundles.bundle import load_bundle
+
     translator = load_bundle(args.bundle)
   else:
+    from taskmoe_jax.runs.restoring import load_translator
+
     translator, _ = load_translator(args.run_dir)
   lines = _read_lines(args.input, "--input")
   if args.targets is not None:
@@ -153,8 +154,8 @@ def _search(args: argparse.Namespace) -> Search:
       "--beam_size and --temperature are different searches. Set one of them."
     )
   if args.beam_size is not None:
-    beam = {"length_penalty": 0.6, **beam}
-    return Beam(size=args.beam_size, n_best=args.n_best, **beam)
+    sizes = {"size": args.beam_size, "n_best": args.n_best}
+    return Beam.from_dict({"length_penalty": 0.6, **sizes, **beam})
   if args.temperature is not None:
     return Sampling(
       temperature=args.temperature, n_best=args.n_best, **sampling

@@ -1,15 +1,17 @@
 """Batches for training: rows of all pairs at the mixture's rates.
 
 A batch is planned before it is made. The plan, which examples share which row,
-needs only lengths; every process plans the whole batch, and so all agree on it
-without a word, and each makes the rows that it was given.
+needs only lengths; every process plans the whole batch, so all agree on it
+without communicating, and each makes only the rows that it was given.
+
+`TrainBatches` plans and makes them, `prefetch` does so ahead in a thread.
 """
 
 import collections
 import dataclasses
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import numpy as np
@@ -39,11 +41,11 @@ _PACKED_ONLY = (
 
 
 class TrainBatches:
-  """Iterates over batches for ever; `state` and `restore` give its position.
+  """Iterates over batches forever; `state` and `restore` are its position.
 
   The keys are those of docs/design/design.md. The rows come in groups of
   `rows_per_task_group` of one task each, for expert fetch; their pairs may
-  differ. A sentence that fits into no row is left out and counted.
+  differ. An example that does not fit into a row is skipped and counted.
 
   Attributes:
     origin: Says where the text is read from, for the log.
@@ -66,15 +68,15 @@ class TrainBatches:
     """Starts at the first batch.
 
     Args:
-      corpus: Its pairs and rates; their train parts are read.
-      vocabulary: Tokenises; it must know every target language.
+      corpus: The corpus whose train parts are read, at its rates.
+      vocabulary: Vocabulary to tokenise with; must know every target language.
       task_space: Gives the ids of languages, and the task of each pair.
       batch_size: B, the rows of the batch of all processes together.
       rows_per_task_group: Consecutive rows that share a task.
       source_length: S, tokens of a row's source.
       target_length: T, tokens of a row's target.
       pack: Whether short examples share a row.
-      seed: Of the order of examples.
+      seed: Seed of the order of examples.
       rows: Which of the batch's rows this process makes; all unless given. The
         position and the counts are those of the whole batch, on any process.
     """
@@ -86,10 +88,10 @@ class TrainBatches:
     self._seed = seed
     self._num_batches = 0
     self._num_batches_here = 0
-    self._fills = collections.Counter()
+    self._fills: dict[str, float] = collections.defaultdict(float)
 
     self.origin = _origin(corpus, in_part=len(self._rows) < batch_size)
-    # Who is first among equals depends on the seed, not on the alphabet.
+    # Ties are broken by the seed, not by the alphabet.
     names = np.random.default_rng(seed).permutation(list(corpus.rates))
     self._pairs = {
       name: _open_pair(
@@ -113,7 +115,7 @@ class TrainBatches:
     return self.make(self.plan())
 
   def plan(self) -> list[PlannedRow]:
-    """Plans the next batch, all of it, and goes on behind it."""
+    """Plans all rows of the next batch, and advances to the one after it."""
     planned = [
       row
       for _ in range(self._num_groups)
@@ -172,14 +174,14 @@ class TrainBatches:
     }
 
   def restore(self, state: dict[str, Any]) -> None:
-    """Goes on from a `state`; the next batch is the one it was taken before.
+    """Resumes from a `state`; the next batch is the one it was taken before.
 
     The number of rows in a batch or group may change, and so may the number of
     processes and which rows each makes.
 
     Raises:
       TaskMoeError: The seed, the lengths, packing or the text are not those of
-        the state, so that it would mean another place.
+        the state, so that it would mean another position.
     """
     if differing := self._pairs.keys() ^ state["pairs"].keys():
       raise TaskMoeError(
@@ -208,7 +210,7 @@ class TrainBatches:
 
     `row_fill` is that of each row's fuller side, which is what packing can
     bring to 1; where one language needs more tokens the other side stays
-    behind.
+    emptier.
     """
     positions = [pair.rows.position for pair in self._pairs.values()]
     return {
@@ -244,7 +246,11 @@ def _open_pair(
   corpus: Corpus,
   vocabulary: Vocabulary,
   task_space: TaskSpace,
-  **options: int | bool,
+  *,
+  source_length: int,
+  target_length: int,
+  pack: bool,
+  seed: int,
 ) -> Pair:
   """Opens a pair, of which task space and vocabulary must know."""
   task_space.pair_id(name)
@@ -255,7 +261,14 @@ def _open_pair(
     vocabulary.target_id(target),
   )
   examples = corpus.train_examples(name, vocabulary)
-  rows = PairRows(name, examples, **options)
+  rows = PairRows(
+    name,
+    examples,
+    source_length=source_length,
+    target_length=target_length,
+    pack=pack,
+    seed=seed,
+  )
   return Pair(name, corpus.rates[name], examples, rows, ids)
 
 
@@ -271,25 +284,26 @@ def _num_groups(batch_size: int, rows_per_task_group: int) -> int:
     )
   if batch_size % rows_per_task_group:
     raise TaskMoeError(
-      f"a batch of {batch_size} rows is no multiple of {rows_per_task_group},"
-      " the rows of one task that stand together. Set BATCH_SIZE or"
-      " ROWS_PER_TASK_GROUP."
+      f"a batch of {batch_size} rows is not a multiple of"
+      f" {rows_per_task_group}, the rows of one task that stand together. Set"
+      " BATCH_SIZE or ROWS_PER_TASK_GROUP."
     )
   return batch_size // rows_per_task_group
 
 
 def prefetch(
   batches: TrainBatches, *, depth: int
-) -> Iterator[tuple[Batch, dict[str, Any]]]:
+) -> Generator[tuple[Batch, dict[str, Any]], None, None]:
   """Makes batches ahead in a thread; gives each with the state after it.
 
   So a checkpoint stores the position of the step it belongs to, not that of
   the read-ahead. Close it (`contextlib.closing`) to end the thread.
 
   Args:
-    batches: What to iterate over; nobody else may use it meanwhile.
-    depth: How many batches may wait.
+    batches: What to iterate over; nothing else may use it meanwhile.
+    depth: Maximum number of batches that wait.
   """
+  ready: queue.Queue[tuple[Batch, dict[str, Any]] | BaseException]
   ready = queue.Queue()
   free = threading.Semaphore(depth)
   closed = threading.Event()

@@ -1,7 +1,7 @@
-"""The order of a pair's examples: any place of any epoch, without a table.
+"""The order of a pair's examples: any position of any epoch, without a table.
 
 A pair of n examples has a new permutation of them in every epoch. It is not
-drawn but computed, place by place, by a Feistel network over a x b >= n
+sampled but computed, position by position, by a Feistel network over a x b >= n
 (Black and Rogaway, *Ciphers with Arbitrary Finite Domains*, 2002): so that a
 host jumps to any step at once, and the order of a billion examples takes no
 memory. All arithmetic is in 64 bits and wraps around.
@@ -24,9 +24,9 @@ def key_of(seed: int, name: str, purpose: int) -> UInt64[np.ndarray, "1"]:
   """A key that depends on all three, for `permuted` or `hashed`.
 
   Args:
-    seed: Of the run.
-    name: Whose order it is, such as a pair's.
-    purpose: Tells the orders of one name apart.
+    seed: The run's seed.
+    name: What the order is of, such as a pair.
+    purpose: Distinguishes the orders of one name.
   """
   entropy = [seed, zlib.crc32(name.encode()), purpose]
   return np.random.SeedSequence(entropy).generate_state(1, np.uint64)
@@ -42,13 +42,13 @@ def hashed(
 def permuted(
   places: Int[np.ndarray, "n"], size: int, key: UInt64[np.ndarray, "1"]
 ) -> Int[np.ndarray, "n"]:
-  """Returns which example stands at each place of an endless order.
+  """Returns the example at each place of an endless order.
 
   The places `e * size` to `(e + 1) * size` are epoch e: each example once, in
   an order that depends on the key and on e.
 
   Args:
-    places: Any, counted through all epochs.
+    places: Positions, counted through all epochs.
     size: Number of examples.
     key: From `key_of`.
   """
@@ -57,8 +57,8 @@ def permuted(
   rows = math.isqrt(size - 1) + 1
   columns = -(-size // rows)
   found = _feistel(found.astype(np.uint64), rows, columns, keys)
-  # The square is a little larger than the epoch. What falls outside walks on
-  # along its cycle, which must come back inside, where it began.
+  # The square is a little larger than the epoch. What falls outside follows its
+  # cycle (cycle walking), which must return inside, where it began.
   while (outside := np.flatnonzero(found >= size)).size:
     found[outside] = _feistel(found[outside], rows, columns, keys[outside])
   return found.astype(np.int64)

@@ -1,4 +1,7 @@
-"""Sentences into rows: several short ones share a row, told apart by segments.
+"""Token ids, and rows of them: short examples share one, as segments.
+
+`tokenise` makes the ids, `first_fit_decreasing` chooses which examples share a
+row, `pack` lays rows out.
 
 Two examples of one pair, with `source_length = 10` and `target_length = 7`:
 
@@ -26,7 +29,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from taskmoe_jax.vocabulary import EOS_ID, PAD_ID, Vocabulary
+from taskmoe_jax.vocabulary import EOS_ID, PAD_ID, Vocabulary, right_shift
 
 Rows = dict[str, Int[np.ndarray, "rows _"] | Float[np.ndarray, "rows _"]]
 
@@ -47,15 +50,15 @@ def first_fit_decreasing(
   """Chooses which examples of a block share a row.
 
   The largest example first, each into the first row that has room for both of
-  its sides. Blocks are packed apart but in lockstep, because NumPy takes as
-  long for one as for a dozen.
+  its sides. Blocks are packed separately but in lockstep, because NumPy takes
+  as long for one as for a dozen.
 
   Returns:
-    The row of each example, counted in its block; -1 if it fits into none.
+    The row of each example within its block; -1 if it does not fit.
   """
   num_blocks, num_examples = source_sizes.shape
   fits_alone = (source_sizes <= source_length) & (target_sizes <= target_length)
-  # What fits nowhere comes last, takes no room, and is taken out again.
+  # What does not fit comes last, takes no room, and is removed at the end.
   sizes = np.where(fits_alone, [source_sizes, target_sizes], 0)  # [2, ...]
   lengths = np.array([source_length, target_length]).reshape(2, 1, 1)
   order = np.argsort(-(sizes / lengths).max(axis=0), axis=1, kind="stable")
@@ -66,7 +69,7 @@ def first_fit_decreasing(
 
   rows = np.empty((num_blocks, num_examples), np.int64)
   blocks = np.arange(num_blocks)
-  num_open = 1  # rows that any block has begun, and an empty one
+  num_open = 1  # the most rows that a block has begun, and an empty one
   for place in range(num_examples):
     source, target = sizes[:, :, place]
     fits = source_room[:, :num_open] >= source[:, None]
@@ -92,19 +95,18 @@ def pack(
   """Lays out rows as the model reads them; see the module's example.
 
   Args:
-    rows: The row of each example; those of a row follow one another.
+    rows: The row of each example; those of a row are adjacent.
     sources: Token ids of each example's source, without `<2xx>` and end.
     targets: Token ids of each example's target, without the end.
     symbols: Id of each example's `<2xx>`.
-    num_rows: Rows in all.
+    num_rows: Number of rows.
     source_length: S, the tokens of a row's source side.
     target_length: T, the tokens of a row's target side.
   """
   encoder = _lay_out(rows, sources, symbols, (num_rows, source_length))
   decoder = _lay_out(rows, targets, None, (num_rows, target_length))
   target_tokens = decoder["tokens"]
-  input_tokens = np.full_like(target_tokens, PAD_ID)
-  input_tokens[:, 1:] = target_tokens[:, :-1]
+  input_tokens = right_shift(target_tokens)
   input_tokens[decoder["positions"] == 0] = PAD_ID
   return {
     "encoder_input_tokens": encoder["tokens"],

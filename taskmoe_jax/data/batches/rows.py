@@ -1,13 +1,12 @@
 """Which examples of a pair share a row, as a function of the position.
 
-A pair's examples stand in an order computed from the seed (`order.py`): a new
+The order of a pair's examples is computed from the seed (`order.py`): a new
 permutation in every epoch, or the order of the text where that is endless and
 already random. They are taken in blocks of a fixed number of examples; a block
 is packed as a whole, so that its rows depend on nothing but the block's number.
-To go on after an interruption it is enough to know the block and how many of
-its rows were given.
+To resume it is enough to know the block and how many of its rows were given.
 
-Only lengths are needed here; the tokens of a row are read by whoever makes it.
+Only lengths are needed here; `TrainBatches.make` reads the tokens of a row.
 """
 
 import dataclasses
@@ -23,23 +22,23 @@ from taskmoe_jax.errors import TaskMoeError
 
 # Large enough that the last, half-full rows of a block weigh little.
 _BLOCK_SIZE = 256
-# An endless text without one fitting sentence in so many blocks has none.
+# Blocks to try before an endless text is said to have no example that fits.
 _BLOCKS_TRIED = 16
-# A source has <2xx> and the end besides its tokens, a target the end.
+# Besides its tokens a source has <2xx> and the end, a target the end.
 _ADDED = (2, 1)
-# What the keys of one seed and pair are for.
+# Purposes of the keys of a seed and pair.
 _EXAMPLE_ORDER, _ROW_ORDER = range(2)
 
 
 @dataclasses.dataclass
 class Position:
-  """Where a pair's rows have got to.
+  """How far a pair's rows have been given.
 
   Attributes:
     block: Number of the block that the next row is from.
-    row: Number of that block's rows already given.
+    row: How many of that block's rows have been given.
     examples: Examples given so far.
-    skipped_too_long: Examples met so far that fit into no row.
+    skipped_too_long: Examples so far that do not fit into a row.
   """
 
   block: int = 0
@@ -60,12 +59,13 @@ class _Plan(NamedTuple):
   """The rows of consecutive blocks.
 
   Attributes:
-    first_block: Number of the first.
-    first_rows: Of each block, and behind the last: its first row below.
-    skipped: Examples of each block that fit into no row.
-    first_examples: Of each row, and behind the last: its first example below.
-    examples: Of all rows.
-    tokens: Source and target tokens of each row.
+    first_block: Number of the first block.
+    first_rows: Index of each block's first row, and last the number of rows.
+    skipped: Number of examples of each block that do not fit into a row.
+    first_examples: Index in `examples` of each row's first, and last their
+      number.
+    examples: The examples of all rows, one row after another.
+    tokens: Number of source and target tokens of each row.
   """
 
   first_block: int
@@ -97,11 +97,11 @@ class PairRows:
     Args:
       pair: Name of the pair. It is part of the seed, so that a pair's order
         does not depend on which others there are.
-      examples: Of the pair; only their lengths are asked for.
+      examples: The pair's examples; only their lengths are read.
       source_length: S, tokens of a row's source with `<2xx>` and end.
       target_length: T, tokens of a row's target with the end.
       pack: Whether short examples share a row.
-      seed: Of the order of examples and rows.
+      seed: Seed of the order of examples and rows.
     """
     self.position = Position()
     self._pair = pair
@@ -114,7 +114,7 @@ class PairRows:
     self._blocks_ahead = 1
 
   def restore(self, position: Position) -> None:
-    """Goes on from a position, without going through what is before it."""
+    """Resumes at a position, without reading what is before it."""
     self.position = dataclasses.replace(position)
 
   def take(self) -> Row:
@@ -127,9 +127,9 @@ class PairRows:
     return Row(plan.examples[begin:end], *plan.tokens[row])
 
   def _open_row(self) -> int:
-    """Number in the plan of the next row, passing over finished blocks."""
+    """Index in the plan of the next row, skipping finished blocks."""
     position = self.position
-    for _ in range(self._blocks_until_hopeless()):
+    for _ in range(self._max_blocks_to_try()):
       if not self._plan.has(position.block):
         self._plan = self._make_plan(position.block)
       block = position.block - self._plan.first_block
@@ -146,17 +146,17 @@ class PairRows:
       " or TARGET_LENGTH."
     )
 
-  def _blocks_until_hopeless(self) -> int:
+  def _max_blocks_to_try(self) -> int:
     size = self._examples.size
     if size is None:
       return 1 + _BLOCKS_TRIED
-    # First in one epoch and last in the next is as far as an example can get.
+    # An example is at the furthest first in one epoch and last in the next.
     return 2 + math.ceil(2 * size / _BLOCK_SIZE)
 
   def _make_plan(self, first_block: int) -> _Plan:
-    """Packs a block and some that follow: more and more, up to a limit.
+    """Packs a block and those that follow: twice as many each time, to a limit.
 
-    So the first batch comes soon, and later ones cost little.
+    So the first batch comes soon, and later ones are cheap.
     """
     num_blocks = self._blocks_ahead
     self._blocks_ahead = min(2 * num_blocks, self._examples.blocks_ahead)
@@ -168,11 +168,11 @@ class PairRows:
     rows = self._rows_of(sizes)
 
     kept = np.flatnonzero(rows >= 0)
-    # Counted through all blocks, a block having at most a row an example.
+    # Unique over all blocks: a block has at most one row per example.
     rows = rows[kept] + places[kept] // _BLOCK_SIZE * _BLOCK_SIZE
     by_row = np.argsort(rows, kind="stable")
     if self._pack:
-      # First fit gives full rows first and long sentences before short ones.
+      # Shuffled, because first fit puts full rows and long sentences first.
       noise = order.hashed(self._row_key, rows)
       by_row = np.lexsort((rows, noise, rows // _BLOCK_SIZE))
     kept, rows = kept[by_row], rows[by_row]
@@ -191,7 +191,7 @@ class PairRows:
   def _rows_of(
     self, sizes: Int[np.ndarray, "examples 2"]
   ) -> Int[np.ndarray, "examples"]:
-    """The row of each example, counted in its block; -1 if it fits nowhere."""
+    """The row of each example within its block; -1 if it does not fit."""
     if self._pack:
       sources, targets = sizes.T.reshape(2, -1, _BLOCK_SIZE)
       return packing.first_fit_decreasing(

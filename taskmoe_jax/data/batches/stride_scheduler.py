@@ -1,8 +1,9 @@
-"""Whose turn it is to give a row, so that the mixture's rates hold.
+"""Stride scheduling: which pair gives the next row, so that the rates hold.
 
-The next rows always go to whoever is furthest behind its rate (stride
-scheduling), first among tasks, then among the pairs of a task. So the rates
-hold in examples at every moment, whatever packing does, and there is no
+Every task, and every pair of a task, has a virtual time: the examples it has
+given, divided by its rate. The next rows always come from the task with the
+least virtual time, and within it from the pair with the least. So the mixture's
+rates hold in examples at every step, whatever packing does, and there is no
 random choice to remember: a position is a few integers per pair.
 """
 
@@ -24,10 +25,10 @@ class PlannedRow(NamedTuple):
 
 
 class Pair(NamedTuple):
-  """A pair: its rate, its rows, and what every row of it has.
+  """A pair: its rate, its rows, and the ids that all of its rows share.
 
   Attributes:
-    ids: Of source language, target language and `<2xx>`.
+    ids: Ids of the source language, the target language and `<2xx>`.
   """
 
   name: str
@@ -37,19 +38,19 @@ class Pair(NamedTuple):
   ids: tuple[int, int, int]
 
   @property
-  def progress(self) -> float:
-    """The examples given, over the share of all that it should get."""
+  def virtual_time(self) -> float:
+    """The examples given, divided by the rate."""
     return self.rows.position.examples / self.rate
 
 
 class StrideScheduler:
-  """Tasks and their pairs, each with the one furthest behind first."""
+  """Gives rows of the task, and of its pair, with the least virtual time."""
 
   def __init__(self, pairs: Iterable[Pair], task_space: TaskSpace):
     """Starts from the positions that the pairs' rows have.
 
     Args:
-      pairs: Among equals, who comes first here is first.
+      pairs: All pairs; of equal virtual times the earlier one here is first.
       task_space: Gives the task of each pair.
     """
     members = collections.defaultdict(list)
@@ -59,23 +60,23 @@ class StrideScheduler:
     self.reorder()
 
   def reorder(self) -> None:
-    """Sees that the positions of the pairs' rows have changed."""
+    """Recomputes the virtual times, after positions have been restored."""
     for task in self._tasks:
       task.reorder()
-    self._behind = [(task.progress, i) for i, task in enumerate(self._tasks)]
-    heapq.heapify(self._behind)
+    self._heap = [(task.virtual_time, i) for i, task in enumerate(self._tasks)]
+    heapq.heapify(self._heap)
 
   def take(self, num_rows: int) -> list[PlannedRow]:
     """Returns the next rows, all of one task."""
-    _, index = self._behind[0]
+    _, index = self._heap[0]
     task = self._tasks[index]
     rows = [task.take() for _ in range(num_rows)]
-    heapq.heapreplace(self._behind, (task.progress, index))
+    heapq.heapreplace(self._heap, (task.virtual_time, index))
     return rows
 
 
 class _Task:
-  """The pairs of a task, the one furthest behind its rate first."""
+  """The pairs of a task, in a heap by virtual time."""
 
   def __init__(self, pairs: list[Pair]):
     self.pairs = pairs
@@ -83,20 +84,20 @@ class _Task:
     self.reorder()
 
   @property
-  def progress(self) -> float:
+  def virtual_time(self) -> float:
     return self._examples / self.rate
 
   def reorder(self) -> None:
-    """Sees that the positions of its pairs have changed."""
+    """Recomputes the virtual times, after positions have been restored."""
     self._examples = sum(pair.rows.position.examples for pair in self.pairs)
-    # Who is first among equals is who comes first in the list.
-    self._behind = [(pair.progress, i) for i, pair in enumerate(self.pairs)]
-    heapq.heapify(self._behind)
+    # Of equal virtual times the earlier one in the list is first.
+    self._heap = [(pair.virtual_time, i) for i, pair in enumerate(self.pairs)]
+    heapq.heapify(self._heap)
 
   def take(self) -> PlannedRow:
-    _, index = self._behind[0]
+    _, index = self._heap[0]
     pair = self.pairs[index]
     row = pair.rows.take()
     self._examples += len(row.examples)
-    heapq.heapreplace(self._behind, (pair.progress, index))
+    heapq.heapreplace(self._heap, (pair.virtual_time, index))
     return PlannedRow(pair.name, row)

@@ -3,15 +3,15 @@
   CACHE/
     manifest.json                  written last: what the cache holds
     vocabulary.model               what it was tokenised with
-    settings.json                  what all who write it agree on
-    verified.json                  which files were read through, and when
+    settings.json                  what all processes that write it agree on
+    verified.json                  which files were verified, and when
     en-de/train-00000.ids.npy      token ids, one after another
     en-de/train-00000.offsets.npy  where each side begins
     en-de/train-00000.json         says that the shard is whole
     en-de/test-00000.ids.npy       raw text: the same, of bytes of UTF-8
 
 A text has two columns, which both directions of a pair share. Both sides of an
-example stand together, so that one page of the disk mostly holds both:
+example are adjacent, so that one page of the disk mostly holds both:
 
   ids      7 8 9 | 4 4 || 5 | 6 ||        offsets   0 3 5 6 7
            first  second  f.  s.
@@ -41,16 +41,16 @@ SETTINGS = "settings.json"
 VOCABULARY = "vocabulary.model"
 _VERIFIED = "verified.json"
 _CHUNK_BYTES = 1 << 24
-# What takes less than a second or two needs no bar.
+# Less takes under two seconds and needs no progress bar.
 _SHOWN_FROM_BYTES = 1 << 30
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-  """Consecutive examples of a text's part, in files of their own.
+  """Consecutive examples of a text's part, which have their own files.
 
   Attributes:
-    name: Path in the cache, without the end of the files' names.
+    name: Path in the cache, without the suffix of the files.
     begin: Index of its first example.
     end: Index behind its last one.
   """
@@ -86,10 +86,10 @@ def write_shard(
   """Writes a shard's files, and last the record that says they are whole.
 
   Args:
-    folder: Of the cache.
-    shard: Which.
-    ids: Of all sides.
-    sizes: Of each side, in turn: first, second, first, ...
+    folder: The cache's folder.
+    shard: The shard to write.
+    ids: Token ids (or bytes) of all sides.
+    sizes: Size of each side, alternating: first, second, first, ...
   """
   offsets = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
   files = {}
@@ -112,7 +112,7 @@ def write_shard(
 
 
 def read_record(folder: pathlib.Path, shard: Shard) -> dict[str, Any] | None:
-  """The record of a shard that is there and whole, as far as sizes tell."""
+  """The record of a shard that is complete, judging by file sizes."""
   try:
     record = json.loads((folder / shard.record_name).read_text())
     sizes = {n: (folder / n).stat().st_size for n in record["files"]}
@@ -139,15 +139,15 @@ def check_files(
   *,
   every_byte: bool,
 ) -> None:
-  """Refuses files that are missing, of another size or with other bytes.
+  """Refuses files that are missing or differ in size or bytes.
 
-  Sizes are looked at always. A file's bytes are read through when it was not
-  on this machine before, or its time has changed since: `verified.json` says
-  which were. So a changed byte is found when a run begins, and a cache of any
-  size opens at once thereafter.
+  Sizes are always checked. A file's bytes are read when this machine has not
+  verified it yet, or its modification time has changed since (`verified.json`).
+  So a changed byte is found when a run begins, and from then on a cache of any
+  size opens at once.
 
   Args:
-    folder: Of the cache.
+    folder: The cache's folder.
     files: Bytes and checksum of each file.
     every_byte: Whether to read through all files, whatever was verified.
 
@@ -160,7 +160,7 @@ def check_files(
     try:
       status = (folder / name).stat()
     except OSError as error:
-      raise damaged(folder, name, error.strerror) from None
+      raise damaged(folder, name, error.strerror or str(error)) from None
     if status.st_size != file["bytes"]:
       found = f"{status.st_size} bytes and not {file['bytes']}"
       raise damaged(folder, name, found)
@@ -173,7 +173,7 @@ def check_files(
     if crc32(folder / name) != files[name]["crc32"]:
       raise damaged(folder, name, "its checksum is another")
   if doubtful:
-    # A folder that one may only read is verified each time.
+    # A read-only folder is verified each time.
     with contextlib.suppress(OSError):
       write_json(folder / _VERIFIED, stamps)
 

@@ -1,4 +1,4 @@
-"""What a cache is made of: the texts of a mixture, and all that decides it."""
+"""What goes into a cache: a mixture's texts, and the settings that shape it."""
 
 import hashlib
 from typing import Any, NamedTuple
@@ -10,9 +10,9 @@ from taskmoe_jax.data.corpus import Corpus, Text, read
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.vocabulary import Vocabulary
 
-# Of an endless text that is only evaluated.
+# Examples to keep of an endless text that is only evaluated.
 _ENDLESS_EVALUATED = 2000
-# Examples that tell a text from another one of its size.
+# Examples whose hash detects another text of the same size.
 _DIGESTED = 256
 
 
@@ -21,15 +21,15 @@ class Part(NamedTuple):
 
   columns: Text
   size: int
-  report: Any  # what its source has to say, such as what cleaning took away
+  report: Any  # from its source, such as the counts of cleaning
 
 
 class Content(NamedTuple):
-  """What a cache is of.
+  """The content of a cache.
 
   Attributes:
-    texts: Parts by name of the text.
-    pairs: Text, direction and rate of each pair.
+    texts: The parts of each text, by the text's name.
+    pairs: The text, direction and rate of each pair.
   """
 
   texts: dict[str, dict[str, Part]]
@@ -37,7 +37,7 @@ class Content(NamedTuple):
 
 
 def content_of(corpus: Corpus, endless_examples: int | None) -> Content:
-  """Finds the texts of all pairs, each once."""
+  """Finds the texts of all pairs, each one once."""
   rates = corpus.rates
   content = Content({}, {})
   for pair in corpus.pairs:
@@ -52,7 +52,7 @@ def content_of(corpus: Corpus, endless_examples: int | None) -> Content:
     if any(
       known.get(p, found[p]).columns is not found[p].columns for p in found
     ):
-      name = f"{pair}+own"  # the other direction has a text of its own
+      name = f"{pair}+own"  # the other direction has different text
     content.texts.setdefault(name, {}).update(found)
     content.pairs[pair] = {
       "text": name,
@@ -81,7 +81,7 @@ def _size(
 def settings_of(
   name: str, content: Content, tokens: Vocabulary, examples_per_shard: int
 ) -> dict[str, Any]:
-  """All that decides what is in a cache, flat: name of a setting and value."""
+  """Everything that decides a cache's content, as a flat dict of settings."""
   settings = {
     "format": cache_files.FORMAT,
     "mixture": name,
@@ -97,7 +97,7 @@ def settings_of(
 
 
 def _digest(part: Part) -> str:
-  """Tells a text from one of its size that is not the same, most likely."""
+  """A hash of some examples, to detect another text of the same size."""
   places = np.linspace(0, part.size - 1, min(part.size, _DIGESTED))
   digest = hashlib.sha256()
   for sides in read(part.columns, places.astype(np.int64).tolist()):

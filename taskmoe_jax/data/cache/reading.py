@@ -1,7 +1,8 @@
 """Reads what `taskmoe cache` wrote, without seqio and without TensorFlow.
 
-Everything is mapped into memory and read where it is wanted: a cache of any
-size opens at once, and takes the memory of the pages that are read.
+`open_cache` checks a cache and gives its corpus; `CachedColumns` are the token
+ids below it. All arrays are memory-mapped: a cache of any size opens at once,
+and takes the memory of the pages that are read.
 """
 
 import dataclasses
@@ -23,14 +24,76 @@ from taskmoe_jax.errors import TaskMoeError, one_of
 from taskmoe_jax.vocabulary import Vocabulary
 
 
+def open_cache(
+  folder: str | os.PathLike, *, temperature: float | None
+) -> "CachedCorpus":
+  """Opens a cache, after checking that all its files are complete.
+
+  Args:
+    folder: The folder that `taskmoe cache` wrote.
+    temperature: T of the rates `n^(1/T)`; None keeps the rates of the mixture
+      that the cache was made from.
+
+  Raises:
+    TaskMoeError: It is missing, unfinished, damaged, or of another version.
+  """
+  if temperature is not None and not temperature > 0:
+    raise TaskMoeError(
+      f"temperature {temperature} is not above 0: 1 keeps the proportions of"
+      " the corpus, a higher one evens them out. Set open_cache.temperature."
+    )
+  folder = pathlib.Path(folder)
+  manifest = read_manifest(folder)
+  cache_files.check_files(
+    folder, cache_files.files_of(manifest), every_byte=False
+  )
+  return CachedCorpus(folder, manifest, temperature)
+
+
+def verify_cache(folder: str | os.PathLike) -> int:
+  """Verifies every file of a cache; returns their number of bytes."""
+  folder = pathlib.Path(folder)
+  files = cache_files.files_of(read_manifest(folder))
+  cache_files.check_files(folder, files, every_byte=True)
+  return sum(file["bytes"] for file in files.values())
+
+
+def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
+  """Returns the manifest of a finished cache."""
+  path = folder / cache_files.MANIFEST
+  try:
+    manifest = json.loads(path.read_text())
+    found = manifest["format"]
+  except OSError:
+    if (folder / cache_files.SETTINGS).exists():
+      raise TaskMoeError(
+        f"the cache {str(folder)!r} is unfinished: it has no"
+        f" {cache_files.MANIFEST}. Run `taskmoe cache` again, which resumes"
+        " where it stopped."
+      ) from None
+    raise TaskMoeError(
+      f"no cache at {str(folder)!r}. Make one with `taskmoe cache"
+      " --gin_file=...`, or set CACHE to one that exists."
+    ) from None
+  except (ValueError, LookupError, TypeError) as error:
+    reason = f"no manifest: {type(error).__name__} {error}"
+    raise cache_files.damaged(folder, cache_files.MANIFEST, reason) from None
+  if found != cache_files.FORMAT:
+    raise TaskMoeError(
+      f"the cache {str(folder)!r} is of format {found}, and this version reads"
+      f" {cache_files.FORMAT}. Make it again with `taskmoe cache`."
+    )
+  return manifest
+
+
 @dataclasses.dataclass(frozen=True)
 class CachedColumns:
   """Sources and targets by index: token ids, or bytes of UTF-8.
 
   Attributes:
-    folder: Of the cache.
-    shards: All, in order.
-    per_shard: Examples in each but the last.
+    folder: The cache's folder.
+    shards: All shards, in order.
+    per_shard: Number of examples in each shard but the last.
     swapped: Whether the first column is the target.
   """
 
@@ -63,7 +126,7 @@ class CachedColumns:
   def _offsets_of(
     self, indices: Int[np.ndarray, "examples"]
   ) -> Int[np.ndarray, "examples 3"]:
-    """Where the sides of each example begin, and where the second ends."""
+    """Offsets where the sides of each example begin and the second ends."""
     shards, examples = np.divmod(indices, self.per_shard)
     places = 2 * examples[:, None] + np.arange(3)
     return self._from_shards(self._offsets, shards, places)
@@ -86,7 +149,7 @@ class CachedColumns:
     shards: Int[np.ndarray, "n"],
     places: Int[np.ndarray, "..."],
   ) -> np.ndarray:
-    """Reads places of shards, one shard after another."""
+    """Reads positions of shards, one shard after another."""
     if len(self.shards) == 1:
       return arrays[0][places]
     found = np.empty(places.shape, arrays[0].dtype)
@@ -112,71 +175,10 @@ def _map(path: pathlib.Path) -> np.ndarray:
     raise cache_files.damaged(path.parent, path.name, str(error)) from None
 
 
-def open_cache(
-  folder: str | os.PathLike, *, temperature: float | None
-) -> "CachedCorpus":
-  """Opens a cache, having seen that all its files are whole.
-
-  Args:
-    folder: What `taskmoe cache` wrote.
-    temperature: T of the rates `n^(1/T)`; None keeps those of the mixture that
-      the cache was made of.
-
-  Raises:
-    TaskMoeError: There is none, it is unfinished or damaged, or of another
-      version.
-  """
-  if temperature is not None and not temperature > 0:
-    raise TaskMoeError(
-      f"temperature {temperature} is not above 0: 1 keeps the proportions of"
-      " the corpus, a higher one evens them out. Set open_cache.temperature."
-    )
-  folder = pathlib.Path(folder)
-  manifest = read_manifest(folder)
-  cache_files.check_files(
-    folder, cache_files.files_of(manifest), every_byte=False
-  )
-  return CachedCorpus(folder, manifest, temperature)
-
-
-def verify_cache(folder: str | os.PathLike) -> int:
-  """Reads through every file of a cache; returns how many bytes they are."""
-  folder = pathlib.Path(folder)
-  files = cache_files.files_of(read_manifest(folder))
-  cache_files.check_files(folder, files, every_byte=True)
-  return sum(file["bytes"] for file in files.values())
-
-
-def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
-  """Returns what a finished cache says of itself."""
-  path = folder / cache_files.MANIFEST
-  try:
-    manifest = json.loads(path.read_text())
-    found = manifest["format"]
-  except OSError:
-    if (folder / cache_files.SETTINGS).exists():
-      raise TaskMoeError(
-        f"the cache {str(folder)!r} is unfinished: it has no"
-        f" {cache_files.MANIFEST}. Run `taskmoe cache` again, which goes on"
-        " where it stopped."
-      ) from None
-    raise TaskMoeError(
-      f"no cache at {str(folder)!r}. Make one with `taskmoe cache"
-      " --gin_file=...`, or set CACHE to one that exists."
-    ) from None
-  except (ValueError, LookupError, TypeError) as error:
-    reason = f"no manifest: {type(error).__name__} {error}"
-    raise cache_files.damaged(folder, cache_files.MANIFEST, reason) from None
-  if found != cache_files.FORMAT:
-    raise TaskMoeError(
-      f"the cache {str(folder)!r} is of format {found}, and this version reads"
-      f" {cache_files.FORMAT}. Make it again with `taskmoe cache`."
-    )
-  return manifest
-
-
 class CachedCorpus(Corpus):
-  """The pairs of a cache; no file is opened before it is asked for."""
+  """The pairs of a cache; no file is opened before it is needed."""
+
+  vocabulary: Vocabulary
 
   def __init__(
     self,
@@ -190,7 +192,17 @@ class CachedCorpus(Corpus):
     self.vocabulary = Vocabulary.load(folder / cache_files.VOCABULARY)
     self._folder = folder
     self._manifest = manifest
-    self.rates = self._rates(temperature)
+    self._temperature = temperature
+
+  @functools.cached_property
+  def rates(self) -> Mapping[str, float]:
+    pairs = self._manifest["pairs"]
+    rates = {name: pair["rate"] for name, pair in pairs.items() if pair["rate"]}
+    if self._temperature is not None:
+      exponent = 1 / self._temperature
+      rates = {name: self.size(name, "train") ** exponent for name in rates}
+    total = sum(rates.values())
+    return {name: rate / total for name, rate in rates.items()}
 
   def parts(self, pair: str) -> tuple[str, ...]:
     return tuple(self._parts(pair))
@@ -199,7 +211,7 @@ class CachedCorpus(Corpus):
     return self._part(pair, part)["size"]
 
   def text(self, pair: str, part: str) -> Text:
-    """As it was read; of the train part, which is kept as tokens, decoded."""
+    """The text as it was read; the train part is decoded from its tokens."""
     decode = _decode_bytes
     if part == "train":
       decode = self._decode_tokens
@@ -218,15 +230,6 @@ class CachedCorpus(Corpus):
 
   def _decode_tokens(self, lines: list[np.ndarray]) -> list[str]:
     return self.vocabulary.decode([line.tolist() for line in lines])
-
-  def _rates(self, temperature: float | None) -> dict[str, float]:
-    pairs = self._manifest["pairs"]
-    rates = {name: pair["rate"] for name, pair in pairs.items() if pair["rate"]}
-    if temperature is not None:
-      sizes = {name: self.size(name, "train") for name in rates}
-      rates = {name: size ** (1 / temperature) for name, size in sizes.items()}
-    total = sum(rates.values())
-    return {name: rate / total for name, rate in rates.items()}
 
   def _parts(self, pair: str) -> Mapping[str, Any]:
     if pair not in self._manifest["pairs"]:
@@ -258,7 +261,7 @@ class CachedCorpus(Corpus):
 
 
 class _CachedExamples(TrainExamples):
-  """Token ids from the cache, where lengths cost next to nothing."""
+  """Token ids from the cache, where lengths are nearly free."""
 
   blocks_ahead = 16
 

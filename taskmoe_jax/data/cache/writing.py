@@ -1,9 +1,10 @@
-"""Writes a mixture's tokens to a cache, once, with as many processes as wish.
+"""Writes a mixture's tokens to a cache, with any number of processes.
 
-The work is in shards. A process takes one that nobody holds (a lock that the
-system lifts when its holder is killed), writes it, and takes the next. Shards
-that are whole stay, so that the same command goes on after a kill; whoever
-finishes the last one writes the manifest, without which there is no cache.
+The work is divided into shards. A process takes one that no other holds (by a
+lock that the system releases when its holder is killed), writes it, and takes
+the next. Complete shards are kept, so that the same command resumes after a
+kill; the process that finishes the last one writes the manifest, without which
+there is no cache. `ShardProgress` shows how far all of them are.
 """
 
 import contextlib
@@ -31,12 +32,106 @@ from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.files import write_whole
 from taskmoe_jax.vocabulary import Vocabulary
 
+# A shard is some tens of megabytes, which is also a process's memory.
+EXAMPLES_PER_SHARD = 1 << 18
+_EXAMPLES_AT_ONCE = 2048
+
+
+def write_cache(
+  *,
+  mixture: Mixture,
+  vocabulary: VocabularySource,
+  folder: str,
+  endless_examples: int | None,
+  console: rich.console.Console | None = None,
+  examples_per_shard: int = EXAMPLES_PER_SHARD,
+) -> bool:
+  """Writes a cache, alone or together with other processes.
+
+  The train parts are kept as token ids, without `<2xx>` and end of sentence,
+  once for both directions of a pair; validation and test parts as raw text,
+  byte for byte.
+
+  Args:
+    mixture: What to read; its rates are stored.
+    vocabulary: The vocabulary to tokenise with. Without a path one is made in
+      the cache.
+    folder: The cache's folder.
+    endless_examples: How many examples to take of an endless train part.
+    console: Where progress is shown.
+    examples_per_shard: Number of examples in a shard.
+
+  Returns:
+    Whether the cache is finished; otherwise other processes still write it.
+
+  Raises:
+    TaskMoeError: The folder holds a cache of other settings or text.
+  """
+  console = console or rich.console.Console()
+  corpus = open_corpus(mixture)
+  if corpus.vocabulary is not None:
+    raise TaskMoeError(
+      f"mixture {corpus.name!r} is a cache already ({corpus.origin}). Set"
+      " MIXTURE to what it was made of."
+    )
+  root = pathlib.Path(folder)
+  try:
+    root.mkdir(parents=True, exist_ok=True)
+    with _held(root / "vocabulary.lock", wait=True):
+      path = root / cache_files.VOCABULARY
+      tokens = vocabulary.load_or_train(corpus, epath.Path(path))
+      if not path.exists():
+        write_whole(epath.Path(path), tokens.model)
+    content = content_of(corpus, endless_examples)
+    settings = settings_of(corpus.name, content, tokens, examples_per_shard)
+    _agree(root, settings)
+    work = _work(content, examples_per_shard)
+    with ShardProgress(list(work), console) as progress:
+      _write_shards(root, work, tokens, progress)
+    return _finish(root, settings, content, console)
+  except OSError as error:
+    raise TaskMoeError(
+      f"cannot write the cache {str(root)!r} ({error.strerror or error}). Set"
+      " CACHE to a folder with room, or fix it and run `taskmoe cache` again,"
+      " which resumes where it stopped."
+    ) from None
+
+
+def _work(
+  content: Content, examples_per_shard: int
+) -> dict[Shard, tuple[str, Text]]:
+  """The part and the text of every shard."""
+  return {
+    shard: (part, found.columns)
+    for text, parts in content.texts.items()
+    for part, found in parts.items()
+    for shard in cache_files.shards_of(
+      text, part, found.size, examples_per_shard
+    )
+  }
+
+
+def _agree(root: pathlib.Path, settings: Mapping[str, Any]) -> None:
+  """Refuses to resume a cache that was begun with other settings."""
+  path = root / cache_files.SETTINGS
+  with _held(root / "settings.lock", wait=True):
+    if not path.exists():
+      cache_files.write_json(path, settings)
+    found = json.loads(path.read_text())
+  for name in sorted(found.keys() | settings.keys()):
+    if found.get(name) != settings.get(name):
+      raise TaskMoeError(
+        f"the cache {str(root)!r} was begun with another {name}:"
+        f" {found.get(name)}, and now it is {settings.get(name)}. Set CACHE to"
+        " another folder, or remove this one."
+      )
+
 
 class ShardProgress:
   """Counts examples that are in the cache; a context manager.
 
-  The time left is judged by what this process wrote itself, since shards that
-  are there already cost nothing.
+  The time left is estimated from what this process wrote itself, since existing
+  shards cost nothing.
   """
 
   def __init__(
@@ -69,17 +164,17 @@ class ShardProgress:
     self._bar.stop()
 
   def advance(self, examples: int) -> None:
-    """Sees that this process has taken examples in."""
+    """Counts examples that this process has read."""
     self._written += examples
     self._update()
 
   def kept(self, shard: Shard) -> None:
-    """Sees that a shard was there already."""
+    """Counts a shard that existed already."""
     self._kept += shard.end - shard.begin
     self._update()
 
   def wrote(self, shard: Shard) -> None:
-    """Sees that a shard is finished."""
+    """Reports a shard that is finished."""
     if not self._console.is_terminal:
       done = self._written + self._kept
       self._console.print(
@@ -105,107 +200,13 @@ class ShardProgress:
     return f"{speed:.0f} a second  ETA {minutes}:{seconds:02}"
 
 
-# A shard is some tens of megabytes, which is also what a process holds.
-EXAMPLES_PER_SHARD = 1 << 18
-_EXAMPLES_AT_ONCE = 2048
-
-
-def write_cache(
-  *,
-  mixture: Mixture,
-  vocabulary: VocabularySource,
-  folder: str,
-  endless_examples: int | None,
-  console: rich.console.Console | None = None,
-  examples_per_shard: int = EXAMPLES_PER_SHARD,
-) -> bool:
-  """Writes a cache, or its part of one that other processes write too.
-
-  The train parts are kept as token ids, without `<2xx>` and end of sentence,
-  once for both directions of a pair; validation and test parts as raw text,
-  every byte as it was read.
-
-  Args:
-    mixture: What to read; its rates are kept.
-    vocabulary: Tokenises. Without a path one is made in the cache.
-    folder: Where the cache is, or shall be.
-    endless_examples: How many to take of the train part of endless text.
-    console: Where progress is shown.
-    examples_per_shard: The unit of work.
-
-  Returns:
-    Whether the cache is finished; else other processes still write.
-
-  Raises:
-    TaskMoeError: The folder holds a cache of other settings or text.
-  """
-  console = console or rich.console.Console()
-  corpus = open_corpus(mixture)
-  if corpus.vocabulary is not None:
-    raise TaskMoeError(
-      f"mixture {corpus.name!r} is a cache already ({corpus.origin}). Set"
-      " MIXTURE to what it was made of."
-    )
-  root = pathlib.Path(folder)
-  try:
-    root.mkdir(parents=True, exist_ok=True)
-    with _held(root / "vocabulary.lock", wait=True):
-      path = root / cache_files.VOCABULARY
-      tokens = vocabulary.load_or_train(corpus, epath.Path(path))
-      if not path.exists():
-        write_whole(epath.Path(path), tokens.model)
-    content = content_of(corpus, endless_examples)
-    settings = settings_of(corpus.name, content, tokens, examples_per_shard)
-    _agree(root, settings)
-    work = _work(content, examples_per_shard)
-    with ShardProgress(list(work), console) as progress:
-      _write_shards(root, work, tokens, progress)
-    return _finish(root, settings, content, console)
-  except OSError as error:
-    raise TaskMoeError(
-      f"cannot write the cache {str(root)!r} ({error.strerror or error}). Set"
-      " CACHE to a folder with room, or mend it and run `taskmoe cache` again,"
-      " which goes on where it stopped."
-    ) from None
-
-
-def _work(
-  content: Content, examples_per_shard: int
-) -> dict[Shard, tuple[str, Text]]:
-  """The part and the text of every shard."""
-  return {
-    shard: (part, found.columns)
-    for text, parts in content.texts.items()
-    for part, found in parts.items()
-    for shard in cache_files.shards_of(
-      text, part, found.size, examples_per_shard
-    )
-  }
-
-
-def _agree(root: pathlib.Path, settings: Mapping[str, Any]) -> None:
-  """Refuses to go on with a cache that was begun with other settings."""
-  path = root / cache_files.SETTINGS
-  with _held(root / "settings.lock", wait=True):
-    if not path.exists():
-      cache_files.write_json(path, settings)
-    found = json.loads(path.read_text())
-  for name in sorted(found.keys() | settings.keys()):
-    if found.get(name) != settings.get(name):
-      raise TaskMoeError(
-        f"the cache {str(root)!r} was begun with another {name}:"
-        f" {found.get(name)}, and now it is {settings.get(name)}. Set CACHE to"
-        " another folder, or remove this one."
-      )
-
-
 def _write_shards(
   root: pathlib.Path,
   work: Mapping[Shard, tuple[str, Text]],
   tokens: Vocabulary,
   progress: ShardProgress,
 ) -> None:
-  """Writes what nobody else does, until others hold all that is left."""
+  """Writes shards that no other process holds, until all left are held."""
   left = dict(work)
   while left:
     before = len(left)
@@ -215,7 +216,7 @@ def _write_shards(
       with _held(path, wait=False) as held:
         if not held:
           continue
-        if _is_whole(root, shard):
+        if _is_complete(root, shard):
           progress.kept(shard)
         else:
           _write(root, shard, part, columns, tokens, progress)
@@ -224,8 +225,8 @@ def _write_shards(
       return
 
 
-def _is_whole(root: pathlib.Path, shard: Shard) -> bool:
-  """Whether a shard is there, with the bytes that were written."""
+def _is_complete(root: pathlib.Path, shard: Shard) -> bool:
+  """Whether a shard exists with the bytes that were written."""
   record = cache_files.read_record(root, shard)
   if record is None:
     return False
@@ -270,9 +271,10 @@ def _finish(
   content: Content,
   console: rich.console.Console,
 ) -> bool:
-  """Writes the manifest if all shards are there; says how things stand."""
+  """Writes the manifest if all shards are complete; reports the state."""
   per_shard = settings["examples_per_shard"]
-  texts, missing = {}, 0
+  texts: dict[str, dict[str, Any]] = {}
+  missing = 0
   for text, parts in content.texts.items():
     texts[text] = {}
     for part, found in parts.items():
@@ -324,7 +326,7 @@ def _finish(
 
 @contextlib.contextmanager
 def _held(path: pathlib.Path, *, wait: bool) -> Iterator[bool]:
-  """Holds a lock that the system lifts when this process is killed."""
+  """Holds a lock that the system releases when this process is killed."""
   with open(path, "w") as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

@@ -1,7 +1,7 @@
 """Endless parallel text, generated offline from Unicode CLDR.
 
-A sentence is drawn as phrases without a language (`cldr_phrases`), which every
-language renders by itself:
+A sentence is drawn as phrases without a language (`phrases.py`), which are then
+rendered in each language:
 
   en  Monday, March 3, 2031 – Poland (5 kilometers)
   de  Montag, 3. März 2031 – Polen (5 Kilometer)
@@ -14,7 +14,7 @@ import itertools
 import zlib
 from collections.abc import Callable, Sequence
 from decimal import Decimal
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from taskmoe_jax.data.cldr import phrases
 from taskmoe_jax.data.cldr.phrases import LANGUAGES, Phrase, pools, render
@@ -25,7 +25,7 @@ PARTS = ("train", "validation", "test")
 _PART_OF_TENTH = 8 * ("train",) + ("validation", "test")
 _T = TypeVar("_T")
 
-# A duration and the next shorter one, and how many of that are no whole longer.
+# A duration and the next shorter one, and the most of that below a longer one.
 _DURATIONS = tuple(itertools.pairwise(phrases.DURATIONS))
 _MOST_OF = {
   "month": 11, "week": 3, "day": 6, "hour": 23, "minute": 59, "second": 59,
@@ -65,18 +65,20 @@ class CldrText:
   def __getitem__(self, index: int) -> tuple[str, str]:
     """Returns English and the other language of example `index`, from 0 on."""
     assert index >= 0, "there is no last example to count from"
-    for attempt in itertools.count():
+    attempt = 0
+    while True:
       sentence = draw_sentence(Draws(f"{self._key}/{index}/{attempt}"))
       english = render(sentence, "en")
       if part_of(english) == self._part:
         return english, render(sentence, self._language)
+      attempt += 1
 
 
 def part_of(english: str) -> str:
   """The only part in which an English sentence may occur, for any seed.
 
-  A tenth of all sentences each is for validation and test. Parts are told by
-  the text, not by what it was drawn from, so that they share no sentence.
+  Validation and test have a tenth of all sentences each. The part is a function
+  of the text, not of what it was drawn from, so that parts share no sentence.
   """
   return _PART_OF_TENTH[zlib.crc32(english.encode()) % 10]
 
@@ -109,7 +111,8 @@ class Draws:
 def draw_sentence(draws: Draws) -> Phrase:
   """Draws a sentence: phrases in one of the shapes below."""
   pattern, kinds = draws.choose(_SENTENCES)
-  return (phrases.joined, pattern, *(draw(draws) for draw in kinds))
+  arguments: tuple[Any, ...] = (pattern, *(draw(draws) for draw in kinds))
+  return (phrases.joined, *arguments)
 
 
 # Kinds of phrases.
@@ -171,7 +174,7 @@ def _percent(draws: Draws) -> Phrase:
 
 
 def _compact(draws: Draws) -> Phrase:
-  """2 thousand to 999 billion; the mantissa is never 1 (see cldr_phrases)."""
+  """2 thousand to 999 billion; the mantissa is never 1 (see phrases.py)."""
   power = draws.choose((3, 6, 6, 9))
   if power > 3 and draws.below(2):
     mantissa = _with_tenth(draws, 20)
@@ -209,7 +212,8 @@ def _moneys(draws: Draws) -> Phrase:
 
 
 def _listed(draws: Draws, items: list[Phrase]) -> Phrase:
-  return (phrases.listed, draws.choose(("standard", "or")), *items)
+  arguments: tuple[Any, ...] = (draws.choose(("standard", "or")), *items)
+  return (phrases.listed, *arguments)
 
 
 def _mixed(*kinds: Callable[[Draws], Phrase]) -> Callable[[Draws], Phrase]:

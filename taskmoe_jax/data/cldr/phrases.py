@@ -11,6 +11,9 @@ The words are CLDR's, through Babel. Where Babel does not follow CLDR we avoid
 the case or do it here: root aliases (a pattern equal to that of the short form
 is stored only there), four-digit numbers (Babel groups them in every language,
 Spanish does not) and compact numbers with mantissa 1 (French "1 millions").
+
+`pools` has the arguments to draw from: the territories, languages, currencies
+and units that all of the languages have words for.
 """
 
 import datetime
@@ -18,11 +21,12 @@ import functools
 import math
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from babel import Locale, dates, lists, numbers
 
 Phrase = tuple[Callable[..., str], *tuple[Any, ...]]
+Duration = Literal["year", "month", "week", "day", "hour", "minute", "second"]
 
 LANGUAGES = (
   "en", "cs", "de", "es", "et", "fi", "fr", "gu",
@@ -30,7 +34,7 @@ LANGUAGES = (
 )  # fmt: skip
 
 # From long to short, with their seconds as `format_timedelta` counts them.
-DURATIONS = {
+DURATIONS: dict[Duration, int] = {
   "year": 31_536_000,
   "month": 2_592_000,
   "week": 604_800,
@@ -45,7 +49,7 @@ def render(phrase: Phrase, language: str) -> str:
   """Says the phrase in a language, with plain spaces.
 
   CLDR's no-break spaces are typesetting: a vocabulary that normalises text as
-  SentencePiece does (NFKC) cannot give them back, and BLEU should not ask it.
+  SentencePiece does (NFKC) cannot restore them, and BLEU should not ask for it.
   """
   text = _render(phrase, language)
   return text.replace("\xa0", " ").replace("\u202f", " ")
@@ -85,7 +89,7 @@ def date_time(
   )
 
 
-def relative(language: str, duration: str, count: int) -> str:
+def relative(language: str, duration: Duration, count: int) -> str:
   """A time from now: "in 3 days", and "3 days ago" for a negative count."""
   return dates.format_timedelta(
     count * DURATIONS[duration],
@@ -158,7 +162,9 @@ def language_name(language: str, code: str) -> str:
   return locale(language).languages[code]
 
 
-def listed(language: str, style: str, *phrases: Phrase) -> str:
+def listed(
+  language: str, style: Literal["standard", "or"], *phrases: Phrase
+) -> str:
   """A list that ends with "and" (`standard`) or with "or" (`or`)."""
   return lists.format_list(
     [_render(phrase, language) for phrase in phrases], style, locale(language)

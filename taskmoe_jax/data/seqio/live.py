@@ -6,7 +6,7 @@ flat arrays, not in lists of numbers.
 """
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import seqio
@@ -19,9 +19,9 @@ from taskmoe_jax.vocabulary import Vocabulary
 
 Example = tuple[Int[np.ndarray, "_"], Int[np.ndarray, "_"]]
 
-# Each block costs its tokens, whether it will be used or not.
+# Each block has to be tokenised, whether it will be used or not.
 _BLOCKS_AHEAD = 4
-# What was planned last, and what of the plan before it is still to be made.
+# The latest plan, and the one before it, whose last rows may not be made yet.
 _PLANS_REMEMBERED = 2
 
 
@@ -37,7 +37,7 @@ class LiveCorpus(Corpus):
     self.pairs = tuple(self._sources)
 
   @property
-  def rates(self) -> dict[str, float]:
+  def rates(self) -> Mapping[str, float]:
     return sources.rates(self._mixture)
 
   def parts(self, pair: str) -> tuple[str, ...]:
@@ -59,7 +59,7 @@ class LiveCorpus(Corpus):
 
 
 class _LiveExamples(TrainExamples):
-  """Tokenises what is asked for, and remembers the plans made last."""
+  """Tokenises what is requested, and remembers the most recent plans."""
 
   blocks_ahead = _BLOCKS_AHEAD
 
@@ -85,7 +85,7 @@ class _LiveExamples(TrainExamples):
   ) -> tuple[Ragged, Ragged]:
     wanted = indices.tolist()
     known = collections.ChainMap(*self._plans)
-    # Nothing, unless far more is planned than is made.
+    # Empty, unless far more is planned than is made.
     missing = self._tokenise([i for i in wanted if i not in known])
     found = [missing[i] if i in missing else known[i] for i in wanted]
     sources, targets = map(_join, zip(*found, strict=True))

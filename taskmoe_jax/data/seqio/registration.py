@@ -10,6 +10,7 @@ import tensorflow as tf
 from taskmoe_jax.data.corpus import Text
 from taskmoe_jax.data.seqio.sources import ParallelSource
 from taskmoe_jax.data.text.cleaning import Cleaning, clean
+from taskmoe_jax.data.text.text_store import TextStore
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.vocabulary import Vocabulary
 
@@ -30,8 +31,8 @@ def register_mixture(
   under the same names are replaced.
 
   Args:
-    name: Of the mixture.
-    sources: One per direction.
+    name: Name of the mixture.
+    sources: One source per direction.
     vocabulary: Path of the SentencePiece model. It is opened at the first
       example, because a vocabulary is trained from the mixture itself. Without
       one the seqio tasks give text, not tokens.
@@ -70,16 +71,16 @@ def add_task(
 
 def both_directions(
   languages: tuple[str, str],
-  texts: Mapping[str, Callable[[], Text]],
+  texts: Mapping[str, Callable[[], TextStore]],
   *,
   cleaning: Cleaning | None = None,
 ) -> list[ParallelSource]:
   """Returns the two sources of a text, which they share.
 
   Args:
-    languages: Of the first and second side.
-    texts: Opens the text of each part there is.
-    cleaning: What to leave out of the train part; None for nothing.
+    languages: Languages of the first and second side.
+    texts: Opens the text of each existing part.
+    cleaning: What to remove from the train part; None for nothing.
   """
   opened = cleaned_texts(languages, texts, cleaning)
   first, second = languages
@@ -91,15 +92,17 @@ def both_directions(
 
 def cleaned_texts(
   languages: tuple[str, str],
-  texts: Mapping[str, Callable[[], Text]],
+  texts: Mapping[str, Callable[[], TextStore]],
   cleaning: Cleaning | None,
 ) -> dict[str, Callable[[], Text]]:
-  """Returns what opens each part: once, and the train part cleaned."""
-  opened = {part: functools.cache(open_) for part, open_ in texts.items()}
+  """Returns functions that open each part, once; the train part is cleaned."""
+  opened: dict[str, Callable[[], Text]] = {
+    part: functools.cache(open_) for part, open_ in texts.items()
+  }
   if cleaning and "train" in texts:
-    whole = opened["train"]
+    open_uncleaned = texts["train"]
     opened["train"] = functools.cache(
-      lambda: clean(whole(), cleaning, languages)
+      lambda: clean(open_uncleaned(), cleaning, languages)
     )
   return opened
 

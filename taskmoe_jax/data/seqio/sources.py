@@ -7,7 +7,8 @@ access here, which lets training compute its order instead of remembering it
 
 import itertools
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from typing import cast
 
 import numpy as np
 import seqio
@@ -16,7 +17,8 @@ import tensorflow as tf
 from taskmoe_jax.data.corpus import Mixture, Text
 from taskmoe_jax.errors import TaskMoeError, one_of
 
-# So that rooms can take one and need not import seqio (`corpus.py`).
+# So that other rooms can take a seqio mixture without importing seqio
+# (`corpus.py`).
 Mixture.register(seqio.Mixture)
 
 
@@ -38,15 +40,15 @@ class _Swapped:
 
 
 class _SizedSwapped(_Swapped):
-  """One of a text that ends."""
+  """A finite text with its columns exchanged."""
 
   def __len__(self) -> int:
-    return len(self._text)
+    return len(cast(Sized, self._text))
 
 
 def swap(text: Text) -> Text:
   """Returns a text with its columns exchanged."""
-  kind = _SizedSwapped if hasattr(text, "__len__") else _Swapped
+  kind = _SizedSwapped if isinstance(text, Sized) else _Swapped
   return kind(text)
 
 
@@ -66,7 +68,7 @@ class ParallelSource(seqio.DataSource):
     Args:
       source_language: The language to translate from.
       target_language: The language to translate into.
-      texts: Opens the text of each part there is. Both directions of a pair
+      texts: Opens the text of each existing part. Both directions of a pair
         share it, so it should open a file only once.
       swapped: Whether the text has the target language first.
     """
@@ -86,13 +88,13 @@ class ParallelSource(seqio.DataSource):
     return swap(text) if self._swapped else text
 
   def columns(self, part: str) -> tuple[Text, bool]:
-    """Returns the text as it stands, and whether it has the source second."""
+    """Returns the text unswapped, and whether its source is second."""
     return self._open(part), self._swapped
 
   def size(self, part: str) -> int | None:
     """Number of examples, or None if the text is endless."""
     text = self._open(part)
-    return len(text) if hasattr(text, "__len__") else None
+    return len(text) if isinstance(text, Sized) else None
 
   @property
   def cleaning_counts(self) -> dict[str, int] | None:
@@ -134,11 +136,11 @@ class ParallelSource(seqio.DataSource):
   ) -> tf.data.Dataset:
     """Yields `inputs` and `targets`; endless text gives an endless dataset.
 
-    Endless text is random as it stands and is not shuffled again.
+    Endless text is already random and is not shuffled again.
     """
     text, size = self.text(split), self.size(split)
     if size is None:
-      order = range(sys.maxsize)
+      order: Iterable[int] = range(sys.maxsize)
     elif shuffle:
       order = np.random.default_rng(seed).permutation(size)
     else:
@@ -160,7 +162,7 @@ def parallel_sources(mixture: seqio.Mixture) -> dict[str, ParallelSource]:
   """Returns the source of each pair of a mixture, in the mixture's order.
 
   Raises:
-    TaskMoeError: If a seqio task reads something else than parallel text, or
+    TaskMoeError: A seqio task reads something other than parallel text, or
       two of them are of one pair.
   """
   return {pair: task.source for pair, task in _tasks(mixture).items()}
@@ -178,7 +180,7 @@ def rates(mixture: seqio.Mixture) -> dict[str, float]:
     if task.source.size("train") == 0:
       raise TaskMoeError(
         f"the train part of {pair} in mixture {mixture.name!r} is empty: give"
-        " it text, or take it away."
+        " it text, or remove it."
       )
     rate[pair] = mixture.get_rate(task)
     if not rate[pair] > 0:
@@ -194,7 +196,7 @@ def rates(mixture: seqio.Mixture) -> dict[str, float]:
 
 
 def _tasks(mixture: seqio.Mixture) -> dict[str, seqio.Task]:
-  tasks = {}
+  tasks: dict[str, seqio.Task] = {}
   for task in mixture.tasks:
     if not isinstance(task.source, ParallelSource):
       raise TaskMoeError(

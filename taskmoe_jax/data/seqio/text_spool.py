@@ -1,8 +1,8 @@
 """Copies the text of a TensorFlow dataset into the text cache, once.
 
-A `tf.data.Dataset` can only be read from its beginning. What training needs is
-any example by index, so the text is written down as it comes, and read from
-there ever after (`text_store.py`).
+A `tf.data.Dataset` can only be read from its beginning. Training needs any
+example by index, so the text is copied once, and read from the copy from then
+on (`text_store.py`).
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ from taskmoe_jax.data.text.text_store import (
 )
 
 _EXAMPLES_AT_ONCE = 1024
-# So many examples take seconds.
+# Fewer examples take under a second.
 _SHOWN_FROM = 1_000_000
 
 
@@ -69,7 +69,7 @@ def _write(
   records = np.empty(len(firsts), RECORD)
   records["first"] = [len(text) for text in firsts]
   records["second"] = [len(text) for text in seconds]
-  # Each with a tab between and a newline behind.
+  # Each with a tab between its sides and a newline at the end.
   sizes = records["first"].astype(np.int64) + records["second"] + 2
   ends = begin + np.cumsum(sizes)
   records["begin"] = ends - sizes

@@ -1,9 +1,12 @@
-"""Leaves out what parallel text from the web has and no one wants to learn.
+"""Filters noise out of parallel text from the web, by length, script and so on.
 
-Cleaning gives a table of the lines that stay (`text_store.py`), so that all
-that comes after sees only those, by index. It is done once for a text and a
-`Cleaning`, and how many lines each reason took away is kept with the table.
-Only train parts are cleaned: a test set is what it is.
+Cleaning makes a table of the lines that are kept (`text_store.py`), so that
+everything downstream sees only those, by index. It is done once for a text and
+a `Cleaning`, and how many lines each reason removed is stored with the table.
+Only train parts are cleaned: a test set is scored as it is.
+
+Which script a language is written in (`script_names`) is CLDR's; which script a
+letter is of (`letter_table`) is told by its Unicode name.
 """
 
 import dataclasses
@@ -27,91 +30,11 @@ from taskmoe_jax.data.text.text_store import (
 )
 from taskmoe_jax.errors import TaskMoeError
 
-# ISO 15924 codes whose English name in CLDR does not begin as the Unicode names
-# of their letters do, or that stand for several scripts.
-_NAMES = {
-  "Aran": ("ARABIC",),
-  "Beng": ("BENGALI",),
-  "Cans": ("CANADIAN",),
-  "Hani": ("CJK",),
-  "Hans": ("CJK",),
-  "Hant": ("CJK", "BOPOMOFO"),
-  "Jpan": ("CJK", "HIRAGANA", "KATAKANA"),
-  "Kore": ("HANGUL", "CJK"),
-  "Lana": ("TAI",),
-  "Latf": ("LATIN",),
-  "Latg": ("LATIN",),
-  "Lisu": ("LISU",),
-  "Mand": ("MANDAIC",),
-  "Mtei": ("MEETEI",),
-  "Nkoo": ("NKO",),
-  "Olck": ("OL",),
-  "Orya": ("ORIYA",),
-}
-# Letters that belong to a script though their names begin with another word.
-_ALIASES = {"FULLWIDTH": "LATIN", "HALFWIDTH": "KATAKANA", "KANGXI": "CJK"}
-
-
-@functools.cache
-def script_names(language: str) -> tuple[str, ...] | None:
-  """First words of the names of a language's letters; None if unknown.
-
-    >>> script_names("ja")
-    ('CJK', 'HIRAGANA', 'KATAKANA')
-
-  A code may say its script itself: `sr_Latn`.
-  """
-  language, *subtags = language.split("_")
-  scripts = [tag for tag in subtags if len(tag) == 4 and tag.isalpha()]
-  if not scripts:
-    likely = babel.core.get_global("likely_subtags").get(language, "")
-    scripts = likely.split("_")[1:2]
-  if not scripts:
-    return None
-  code = scripts[0].title()
-  if code in _NAMES:
-    return _NAMES[code]
-  name = babel.Locale("en").scripts.get(code)
-  return (name.split()[0].upper(),) if name else None
-
-
-@functools.cache
-def _letters() -> tuple[dict[str, int], UInt8[np.ndarray, "codepoints"]]:
-  """Numbers of scripts, and the number of each letter's; 0 for no letter."""
-  numbers = {}
-  table = np.zeros(sys.maxunicode + 1, np.uint8)
-  # Beyond are private use, tags and nothing, none of them letters.
-  for codepoint in range(0x40000):
-    character = chr(codepoint)
-    if character.isalpha():
-      word = unicodedata.name(character, "").split(" ")[0]
-      word = _ALIASES.get(word, word)
-      number = numbers.setdefault(word, min(len(numbers) + 1, 255))
-      table[codepoint] = number
-  return numbers, table
-
-
-@functools.cache
-def letter_table(language: str) -> UInt8[np.ndarray, "codepoints"] | None:
-  """For each codepoint: 0 no letter, 1 of the language's script, 2 of another.
-
-  None for a language whose script is not known.
-  """
-  names = script_names(language)
-  if names is None:
-    return None
-  numbers, table = _letters()
-  own = [numbers[name] for name in names if name in numbers]
-  if not own:
-    return None
-  return np.where(np.isin(table, own), 1, 2 * (table > 0)).astype(np.uint8)
-
-
 _LINES_AT_ONCE = 8192
-# Of what follows: raise it with every change to which lines stay.
+# Increment it with every change to which lines are kept.
 _VERSION = 1
 
-# In the order in which they are looked for; a line counts for its first.
+# In the order of checking; a line counts for its first reason.
 REASONS = (
   "empty",
   "too_long",
@@ -124,23 +47,23 @@ REASONS = (
 
 @dataclasses.dataclass(frozen=True)
 class Cleaning:
-  """What to leave out; a value of None or False is off.
+  """What to remove; None or False turns a check off.
 
-  Empty sides are always left out. Lengths are of the longer side; a ratio is
-  that of the longer to the shorter side, in characters, where a sentence of
-  fewer than `ratio_from_characters` may be of any ratio: two short phrases
-  differ by chance.
+  Lines with an empty side are always removed. Lengths are of the longer side; a
+  ratio is that of the longer to the shorter side, in characters. A line whose
+  longer side has fewer than `ratio_from_characters` may have any ratio: short
+  phrases differ by chance.
 
   Attributes:
-    max_characters: More than so many are too long.
-    max_words: More than so many are too long; words are what spaces part.
-    max_length_ratio: The largest that stays.
+    max_characters: The maximum number of characters.
+    max_words: The maximum number of words, separated by spaces.
+    max_length_ratio: The maximum ratio.
     ratio_from_characters: See above.
-    copies: Whether a target equal to its source goes.
-    duplicates: Whether a pair of sentences stays only once, the first time.
+    copies: Whether to remove a target equal to its source.
+    duplicates: Whether to keep only the first of equal pairs of sentences.
     min_script_share: The smallest share of a side's letters that are of its
       language's script. A side without letters, or in a language whose script
-      is not known, stays.
+      is not known, is kept.
   """
 
   max_characters: int | None
@@ -170,16 +93,15 @@ class Cleaning:
 def clean(
   text: TextStore, cleaning: Cleaning, languages: tuple[str, str]
 ) -> TextStore:
-  """Returns what stays of a text; `report["cleaning"]` counts what went.
+  """Returns what is kept of a text; `report["cleaning"]` counts what is not.
 
-  While it works it takes up to 40 bytes of memory a line, to find duplicates;
-  afterwards none.
+  Meanwhile it takes up to 40 bytes of memory per line, to find duplicates.
 
   Args:
-    text: The whole text. Where one of its languages is the other too, it is
-      text in one language, and nothing is compared between the sides.
-    cleaning: What to leave out.
-    languages: Of its first and second side.
+    text: The whole text. If both languages are the same it is text in one
+      language, and its sides are not compared.
+    cleaning: What to remove.
+    languages: Languages of its first and second side.
   """
   key = {
     "text": text.key,
@@ -245,11 +167,12 @@ def _reasons(
   cleaning: Cleaning,
   languages: tuple[str, str],
 ) -> UInt8[np.ndarray, "lines"]:
-  """Number of each line's reason, from 1; 0 for those that stay."""
+  """Number of each line's reason, from 1; 0 for those that are kept."""
   sides = [list(side) for side in zip(*lines, strict=True)]
   alone = languages[0] == languages[1]
+  compared: Sequence[str] = languages
   if alone:
-    sides, languages = sides[1:], languages[1:]
+    sides, compared = sides[1:], languages[1:]
   sizes = np.array([[len(text) for text in side] for side in sides])
   found = dict.fromkeys(REASONS, np.zeros(len(lines), bool))
   found["empty"] = np.any(
@@ -273,7 +196,7 @@ def _reasons(
     found["wrong_script"] = np.any(
       [
         _of_another_script(side, language, cleaning.min_script_share)
-        for side, language in zip(sides, languages, strict=True)
+        for side, language in zip(sides, compared, strict=True)
       ],
       axis=0,
     )
@@ -289,7 +212,7 @@ def _of_another_script(
   table = letter_table(language)
   if table is None:
     return np.zeros(len(texts), bool)
-  # One character of no script for each line, so that no line is empty.
+  # A newline for each line, so that none is empty.
   joined = "".join(text + "\n" for text in texts)
   codepoints = np.frombuffer(joined.encode("utf-32-le"), np.uint32)
   letters = table[codepoints]
@@ -297,3 +220,83 @@ def _of_another_script(
   own = np.add.reduceat(letters == 1, begins, dtype=np.int64)
   all_letters = np.add.reduceat(letters > 0, begins, dtype=np.int64)
   return own < min_share * all_letters
+
+
+# ISO 15924 codes whose English name in CLDR does not begin as the Unicode names
+# of their letters do, or that stand for several scripts.
+_NAMES = {
+  "Aran": ("ARABIC",),
+  "Beng": ("BENGALI",),
+  "Cans": ("CANADIAN",),
+  "Hani": ("CJK",),
+  "Hans": ("CJK",),
+  "Hant": ("CJK", "BOPOMOFO"),
+  "Jpan": ("CJK", "HIRAGANA", "KATAKANA"),
+  "Kore": ("HANGUL", "CJK"),
+  "Lana": ("TAI",),
+  "Latf": ("LATIN",),
+  "Latg": ("LATIN",),
+  "Lisu": ("LISU",),
+  "Mand": ("MANDAIC",),
+  "Mtei": ("MEETEI",),
+  "Nkoo": ("NKO",),
+  "Olck": ("OL",),
+  "Orya": ("ORIYA",),
+}
+# Scripts of letters whose names begin with another word.
+_ALIASES = {"FULLWIDTH": "LATIN", "HALFWIDTH": "KATAKANA", "KANGXI": "CJK"}
+
+
+@functools.cache
+def script_names(language: str) -> tuple[str, ...] | None:
+  """First words of the names of a language's letters; None if unknown.
+
+    >>> script_names("ja")
+    ('CJK', 'HIRAGANA', 'KATAKANA')
+
+  A code may say its script itself: `sr_Latn`.
+  """
+  language, *subtags = language.split("_")
+  scripts = [tag for tag in subtags if len(tag) == 4 and tag.isalpha()]
+  if not scripts:
+    full_tag = babel.core.get_global("likely_subtags").get(language, "")
+    scripts = full_tag.split("_")[1:2]
+  if not scripts:
+    return None
+  code = scripts[0].title()
+  if code in _NAMES:
+    return _NAMES[code]
+  name = babel.Locale("en").scripts.get(code)
+  return (name.split()[0].upper(),) if name else None
+
+
+@functools.cache
+def _letters() -> tuple[dict[str, int], UInt8[np.ndarray, "codepoints"]]:
+  """Numbers of scripts, and of each codepoint's script; 0 if not a letter."""
+  numbers: dict[str, int] = {}
+  table = np.zeros(sys.maxunicode + 1, np.uint8)
+  # Beyond are private use, tags and unassigned codepoints, not letters.
+  for codepoint in range(0x40000):
+    character = chr(codepoint)
+    if character.isalpha():
+      word = unicodedata.name(character, "").split(" ")[0]
+      word = _ALIASES.get(word, word)
+      number = numbers.setdefault(word, min(len(numbers) + 1, 255))
+      table[codepoint] = number
+  return numbers, table
+
+
+@functools.cache
+def letter_table(language: str) -> UInt8[np.ndarray, "codepoints"] | None:
+  """For each codepoint: 0 not a letter, 1 the language's script, 2 another.
+
+  None if the language's script is not known.
+  """
+  names = script_names(language)
+  if names is None:
+    return None
+  numbers, table = _letters()
+  own = [numbers[name] for name in names if name in numbers]
+  if not own:
+    return None
+  return np.where(np.isin(table, own), 1, 2 * (table > 0)).astype(np.uint8)

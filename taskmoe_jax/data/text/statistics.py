@@ -2,7 +2,8 @@
 
 import collections
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import sentencepiece
@@ -13,7 +14,7 @@ from taskmoe_jax.task_space import split_pair
 from taskmoe_jax.vocabulary import UNK_ID, Vocabulary
 
 PERCENTILES = (50, 90, 99)
-# An endless text is sampled from so many of its examples.
+# The number of examples of an endless text to sample from.
 _ENDLESS = 2**31
 
 
@@ -22,12 +23,12 @@ class PairStatistics:
   """A pair's train part, as a sample of it shows.
 
   Attributes:
-    pair: Its name.
-    rate: Its share of the training examples; 0 if it is only evaluated.
+    pair: The pair.
+    rate: The pair's share of the training examples; 0 if it is only evaluated.
     sizes: Number of examples of each part; None for endless ones.
     lengths: Tokens of each sampled source and target, with `<2xx>` and end.
-    odd: Of each side, how many tokens are unknown, how many are bytes of
-      characters that the vocabulary lacks, and how many there are in all.
+    odd: For each side the number of unknown tokens, of byte tokens (for
+      characters that the vocabulary lacks), and of all tokens.
     cleaning: Lines by what cleaning did, or None.
   """
 
@@ -39,7 +40,7 @@ class PairStatistics:
   cleaning: dict[str, int] | None
 
   def percentiles(self) -> Float[np.ndarray, "2 percentiles"]:
-    """Of the lengths of sources and of targets; none if nothing is sampled."""
+    """Percentiles of source and target lengths; NaN if nothing is sampled."""
     if not len(self.lengths):
       return np.full((2, len(PERCENTILES)), np.nan)
     return np.percentile(self.lengths, PERCENTILES, axis=0).T
@@ -47,8 +48,9 @@ class PairStatistics:
   def too_long(self, source_length: int, target_length: int) -> float:
     """Share of the examples that fit into no row."""
     limits = np.array([source_length, target_length])
-    found = (self.lengths > limits).any(axis=1)
-    return float(found.mean()) if len(found) else 0.0
+    if not len(self.lengths):
+      return 0.0
+    return float((self.lengths > limits).any(axis=1).mean())
 
 
 def pair_statistics(
@@ -59,17 +61,18 @@ def pair_statistics(
   num_samples: int,
   seed: int,
 ) -> PairStatistics:
-  """Looks at some of a pair's training examples, or at all where they are few.
+  """Measures a sample of a pair's training examples, or all if they are few.
 
   Args:
-    corpus: Where the pair is from.
+    corpus: The corpus that has the pair.
     pair: Such as `de-en`.
-    vocabulary: Tokenises.
-    num_samples: How many examples at most.
-    seed: Of the sample.
+    vocabulary: The vocabulary to tokenise with.
+    num_samples: The maximum number of examples to sample.
+    seed: Seed of the sample.
   """
   sizes = {part: corpus.size(pair, part) for part in corpus.parts(pair)}
-  lines, report = [], {}
+  lines: list[tuple[str, str]] = []
+  report: Mapping[str, Any] = {}
   if "train" in sizes and num_samples:
     size = sizes["train"]
     generator = np.random.default_rng(seed)
@@ -102,7 +105,9 @@ def odd_shares(
   statistics: Iterable[PairStatistics],
 ) -> dict[str, tuple[float, float]]:
   """Shares of unknown and of byte tokens in each language's text."""
-  counts = collections.defaultdict(lambda: np.zeros(3, np.int64))
+  counts: dict[str, np.ndarray] = collections.defaultdict(
+    lambda: np.zeros(3, np.int64)
+  )
   for row in statistics:
     for side, language in enumerate(split_pair(row.pair)):
       counts[language] = counts[language] + row.odd[side]

@@ -1,16 +1,17 @@
 """Test sets by their sacrebleu names: `wmt19`, `wmt20/dev`, `iwslt17`, ...
 
 Scores are comparable only if everyone scores the same lines, and sacrebleu's
-names are how the field says which. The lines are given as sacrebleu keeps
-them, which is what its own `sacrebleu -t wmt19 -l de-en` scores.
+names are how the field says which. The lines are exactly those that sacrebleu
+stores and that its own `sacrebleu -t wmt19 -l de-en` scores.
 """
 
 import contextlib
+import dataclasses
 import io
 import logging
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import ClassVar
 
 import sacrebleu
 import sacrebleu.utils
@@ -18,16 +19,17 @@ import sacrebleu.utils
 from taskmoe_jax.errors import TaskMoeError, one_of
 
 
-class TestSet(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class TestSet:
   """The lines of a test set.
 
   Attributes:
-    sources: One a sentence.
-    references: One list a translator, each as long as `sources`, in
-      sacrebleu's order, so that they can be handed to its metrics as they are.
+    sources: One line per sentence.
+    references: One list per translator, each as long as `sources`, in
+      sacrebleu's order, so that its metrics take them as they are.
   """
 
-  __test__ = False  # no test of pytest
+  __test__: ClassVar[bool] = False  # not a test for pytest to collect
 
   sources: list[str]
   references: list[list[str]]
@@ -55,7 +57,7 @@ def read_test_set(name: str, pair: str) -> TestSet:
 
   Raises:
     TaskMoeError: There is none of that name or pair, it is not in the cache
-      and cannot be downloaded, or what is in the cache is no whole test set.
+      and cannot be downloaded, or what is in the cache is incomplete.
   """
   pairs = test_set_pairs(name)
   if pair not in pairs:
@@ -74,7 +76,7 @@ def read_test_set(name: str, pair: str) -> TestSet:
 
 
 def _files(name: str, pair: str) -> tuple[str, Sequence[str]]:
-  """Paths of the source and the references, which it downloads if need be."""
+  """Paths of the source and the references; downloads them if needed."""
   dataset = sacrebleu.DATASETS[name]
   said = io.StringIO()
   listener = logging.StreamHandler(said)
@@ -108,7 +110,7 @@ def _remove_empty_files(name: str) -> None:
 
 
 def _folder(name: str) -> str:
-  # A private name, for want of a public one.
+  # A private name, because there is no public one.
   return sacrebleu.DATASETS[name]._outdir
 
 

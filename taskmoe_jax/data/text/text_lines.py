@@ -1,8 +1,8 @@
-"""Finds the good lines of a file, whole blocks at a time.
+"""Finds the well-formed lines of a file, a block at a time.
 
-Nearly all lines are good, which a few array operations see: one tab, no byte
-that could begin a blank side, valid UTF-8. Only the doubtful lines are looked
-at one by one.
+Nearly all lines are well-formed, which a few array operations show: one tab, no
+byte that could begin a blank side, valid UTF-8. Only the doubtful lines are
+checked one by one.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,15 +14,15 @@ from taskmoe_jax.data.text.text_store import RECORD
 from taskmoe_jax.errors import TaskMoeError
 
 BLOCK_BYTES = 1 << 22
-# No sentence is longer, and no row would take it.
+# No sentence is longer, and no row could hold it.
 _LONGEST_LINE = 1 << 20
-# Whoever has none in so many bytes has no lines.
+# A file without a newline in this many bytes is not a file of lines.
 _LONGEST_UNBROKEN = 1 << 26
 
 _MARK = b"\xef\xbb\xbf"
 _TAB, _NEWLINE, _RETURN = b"\t\n\r"
 _BLANK_LINE = "blank"
-# First bytes of what str.strip takes off: ASCII, U+0085 and U+00A0, and the
+# First bytes of what str.strip removes: ASCII, U+0085 and U+00A0, and the
 # spaces of U+1680, U+2000 and U+3000.
 _MAY_BE_BLANK = np.zeros(256, bool)
 _MAY_BE_BLANK[[*range(9, 14), *range(28, 33), 0xC2, 0xE1, 0xE2, 0xE3]] = True
@@ -32,16 +32,16 @@ class Lines(NamedTuple):
   """What a block holds.
 
   Attributes:
-    records: Of the good lines.
+    records: Records of the well-formed lines.
     faults: Number and fault of each malformed line; lines count from 1.
     blank: Number of blank lines, which text in one language may have.
-    count: Number of lines of all kinds.
+    total: Number of lines of all kinds.
   """
 
   records: np.ndarray
   faults: list[tuple[int, str]]
   blank: int
-  count: int
+  total: int
 
 
 def scan(
@@ -63,19 +63,19 @@ def scan(
       line = number + data.count(b"\n")
       raise TaskMoeError(
         f"{origin}:{line}: a line of more than"
-        f" {_LONGEST_UNBROKEN} bytes: this is no file of lines."
+        f" {_LONGEST_UNBROKEN} bytes: this is not a file of lines."
       )
     if end:
       lines = _scan(data[:end], position, number, columns)
       yield lines
       position += end
-      number += lines.count
+      number += lines.total
   if rest and rest != _MARK:
     yield _scan(rest + b"\n", position, number, columns)
 
 
 def _scan(data: bytes, position: int, number: int, columns: int) -> Lines:
-  """Looks at whole lines, which begin at a position of the file."""
+  """Scans complete lines, which begin at a position of the file."""
   array = np.frombuffer(data, np.uint8)
   ends = np.flatnonzero(array == _NEWLINE)
   begins = np.concatenate([[0], ends[:-1] + 1])
@@ -97,8 +97,8 @@ def _scan(data: bytes, position: int, number: int, columns: int) -> Lines:
       else:
         faults.append((number + line, fault))
   records = np.empty(good.sum(), RECORD)
-  # A record's second text stands behind its first and a tab; of one column
-  # there is no first, and what stands before the line is never read.
+  # A record's second text follows its first and a tab; with one column there
+  # is no first, and the byte before the line is never read.
   records["begin"] = position + (begins if columns == 2 else begins - 1)[good]
   records["first"] = (middles - begins)[good] if columns == 2 else 0
   records["second"] = (ends - middles - 1)[good]
@@ -108,7 +108,7 @@ def _scan(data: bytes, position: int, number: int, columns: int) -> Lines:
 def _middles(
   array: np.ndarray, begins: np.ndarray, ends: np.ndarray, columns: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Where each line's second text begins, less one, and what to look at."""
+  """Where each line's second text begins, less one, and what is doubtful."""
   if columns == 1:
     return begins - 1, (ends == begins) | _MAY_BE_BLANK[array[begins]]
   tabs = np.flatnonzero(array == _TAB)

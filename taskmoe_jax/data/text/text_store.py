@@ -1,11 +1,10 @@
 """Text of any size by index, from a file and a table of where its lines are.
 
-What is read stays on disk: the text in its file, and in the *text cache* a
-table with one record a line, mapped into memory. So the memory used does not
-grow with the corpus, and to open it again costs nothing. The cache is in
-`$TASKMOE_CACHE/text`, which is `~/.cache/taskmoe_jax/text` unless set; what is
-there is made anew when it is missing, so all of it may be deleted when no run
-is reading.
+The text stays in its file on disk; the *text cache* has a memory-mapped table
+with one record per line. So memory does not grow with the corpus, and opening
+it again costs nothing. The cache is in `$TASKMOE_CACHE/text`,
+`~/.cache/taskmoe_jax/text` by default; it is remade when it is missing, so all
+of it may be deleted while no run reads it.
 
   record:   begin 100, first 3, second 4
   file:     ...one\teins\\n...
@@ -31,9 +30,9 @@ import rich.progress
 from taskmoe_jax.errors import TaskMoeError
 
 RECORD = np.dtype([("begin", "<i8"), ("first", "<i4"), ("second", "<i4")])
-# Of the files below, and of what decides which lines are good.
+# Version of the files below, and of the rules for well-formed lines.
 VERSION = 1
-# What takes less than seconds shows no progress.
+# Smaller files take under a second and show no progress.
 _SHOWN_FROM_BYTES = 1 << 27
 
 _RECORDS, _TEXT, _REPORT = "records", "text", "report.json"
@@ -42,14 +41,13 @@ _RECORDS, _TEXT, _REPORT = "records", "text", "report.json"
 class TextStore:
   """Sentences in two languages: `store[i]` is `(first, second)`.
 
-  Text in one language has `""` for the first. Reading is safe in any number of
-  threads and processes. A file that changes while it is read is an error and
-  never a wrong sentence.
+  Text in one language has `""` for the first. Any number of threads and
+  processes may read. A file that changes while it is read is an error, never a
+  wrong sentence.
 
   Attributes:
-    key: Names the text and all that was done to it.
-    report: What its makers have to say of it, such as how many lines are left
-      out. JSON.
+    key: Identifies the text and all processing of it.
+    report: Counts from making it, such as skipped lines. JSON.
   """
 
   def __init__(
@@ -60,7 +58,7 @@ class TextStore:
     key: Mapping[str, Any],
     report: Mapping[str, Any],
   ):
-    """Reads `path`, whose `stamp` is now what it was when records were made."""
+    """Reads `path`, whose `stamp` must be unchanged since records were made."""
     self.path = path
     self.records = records
     self.key = key
@@ -86,8 +84,8 @@ class TextStore:
     """Reads many sentences as UTF-8."""
     records = self.records[np.asarray(indices, np.int64)]
     found = []
-    # By `pread` and not through a map of memory, where a file that has become
-    # shorter ends the process with a signal, and where each page read counts.
+    # By `pread`, not memory-mapped: there a file that was truncated kills the
+    # process with a signal, and each page read counts as memory.
     with self._opened() as file:
       for begin, first, second in records.tolist():
         skipped = not first  # then there is no tab before the second
@@ -106,7 +104,7 @@ class TextStore:
 
   @contextlib.contextmanager
   def _opened(self) -> Iterator[int]:
-    # Anew each time: hundreds of pairs would use up a process's open files.
+    # Opened each time: hundreds of pairs would exhaust a process's open files.
     try:
       file = os.open(self.path, os.O_RDONLY)
     except OSError as error:
@@ -129,7 +127,7 @@ class TextStore:
 
 
 def stamp(path: pathlib.Path) -> tuple[int, int]:
-  """What tells a file from an older one of its name: size and time."""
+  """Size and time, which distinguish a file from an older one of its name."""
   return _stamp(os.stat(path))
 
 
@@ -148,7 +146,7 @@ def cache_folder() -> pathlib.Path:
 
 @dataclasses.dataclass
 class Writer:
-  """Takes the records of a store, and its text where no file has it yet."""
+  """Writes the records of a store, and its text if no file has it yet."""
 
   folder: pathlib.Path
 
@@ -173,13 +171,13 @@ def cached_store(
   *,
   path: pathlib.Path | None = None,
 ) -> TextStore:
-  """Returns a store from the text cache, made first if it is not there.
+  """Returns a store from the text cache, made first if it is missing.
 
-  It is made under another name and then renamed: whoever is killed leaves no
-  half one, and of several processes that make the same, one wins.
+  It is made under a temporary name and then renamed: a killed process leaves no
+  partial one, and of several processes that make the same, one wins.
 
   Args:
-    name: For people who look into the cache.
+    name: For people who look into the cache folder.
     key: JSON of all that the store depends on.
     make: Fills the writer and returns the report.
     path: The file with the text, unless `make` writes it.
@@ -236,7 +234,7 @@ def _make(
 
 
 def _remove_abandoned(folder: pathlib.Path) -> None:
-  """Removes what processes of this machine began and did not live to end."""
+  """Removes what killed processes of this machine left unfinished."""
   host = socket.gethostname()
   for begun in folder.parent.glob(f"{folder.name}.{host}.*.begun"):
     process = begun.name.split(".")[-2]
@@ -246,9 +244,9 @@ def _remove_abandoned(folder: pathlib.Path) -> None:
 
 def _map(path: pathlib.Path, size: int) -> np.ndarray:
   if path.stat().st_size != size * RECORD.itemsize:
-    raise OSError(f"{path} is not whole; delete its folder")
+    raise OSError(f"{path} is incomplete; delete its folder")
   if not size:
-    return np.zeros(0, RECORD)  # nothing cannot be mapped
+    return np.zeros(0, RECORD)  # an empty file cannot be mapped
   return np.memmap(path, RECORD, mode="r")
 
 
@@ -256,12 +254,12 @@ def _map(path: pathlib.Path, size: int) -> np.ndarray:
 def progress(
   description: str, *, total: int, num_bytes: int
 ) -> Iterator[Callable[[int], None]]:
-  """Shows how far long work is, and how long it will take, on stderr.
+  """Shows the progress of long work, and the time left, on stderr.
 
   Args:
     description: What is being done.
-    total: What the function it yields will be told in all.
-    num_bytes: Of the text. Work on little text shows nothing.
+    total: The sum of what the yielded function will be called with.
+    num_bytes: Size of the text. Work on small text shows nothing.
   """
   with rich.progress.Progress(
     rich.progress.TextColumn("{task.description}"),

@@ -2,10 +2,10 @@
 
   en-de.train.tsv.gz:   Acid attacks metal.<TAB>Säure greift Metall an.
 
-The languages are read off the file names: the first column is `xx`, the second
-`yy`. The text is given as it stands in the file, because scores depend on every
-character; only a byte-order mark and the CR of a CRLF are taken off. Each file
-is read through once, when its text is first asked for, and then never again
+The file names say the languages: the first column is `xx`, the second `yy`. The
+text is used exactly as it is in the file, because scores depend on every
+character; only a byte-order mark and the CR of a CRLF are removed. Each file is
+scanned once, when its text is first needed, and then never again
 (`text_store.py`), so that whatever is wrong with it is found before a run.
 """
 
@@ -18,7 +18,7 @@ import os
 import pathlib
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from taskmoe_jax.data.text import text_lines
@@ -34,7 +34,7 @@ from taskmoe_jax.errors import TaskMoeError
 # Parts are called as seqio calls its splits; files say `dev`.
 FILE_PARTS = {"train": "train", "validation": "dev", "test": "test"}
 
-# What may stand for a language in a file name.
+# A language in a file name.
 LANGUAGE = r"[A-Za-z]+(?:_[A-Za-z0-9]+)*"
 _FILE_NAME = re.compile(
   rf"({LANGUAGE})-({LANGUAGE})\.(train|dev|test)\.tsv(?:\.gz)?"
@@ -49,16 +49,16 @@ _logger = logging.getLogger(__name__)
 def open_lines(
   path: str | os.PathLike, *, columns: int, part: str
 ) -> TextStore:
-  """Opens a file of lines, `text[i]` being its i-th good line.
+  """Opens a file of lines, `text[i]` being its i-th well-formed line.
 
   A malformed line (not two columns, not UTF-8, an empty side, a NUL, more than
-  1 MiB) is reported with its number and left out, as long as no more than 1 %
-  are. In evaluation text none may be: a score is of all its lines.
+  1 MiB) is reported with its number and skipped, if no more than 1 % are.
+  Evaluation text may have none: a score covers all lines.
 
   Args:
     path: Plain or `.gz`, which is unpacked into the text cache.
-    columns: 2 with a tab between, or 1; then blank lines are left out too.
-    part: `train`, or one of those that scores are of.
+    columns: 2 separated by a tab, or 1; then blank lines are skipped too.
+    part: `train`, or a part that is scored.
   """
   path = pathlib.Path(path)
   try:
@@ -90,11 +90,16 @@ def open_lines(
 def _find_lines(
   path: pathlib.Path, packed: bool, columns: int, writer: Writer
 ) -> dict[str, Any]:
-  report = {"lines": 0, "blank": 0, "malformed": 0, "first_malformed": []}
+  report: dict[str, Any] = {
+    "lines": 0,
+    "blank": 0,
+    "malformed": 0,
+    "first_malformed": [],
+  }
   blocks = _blocks(path, packed, writer)
   for lines in text_lines.scan(blocks, origin=path, columns=columns):
     writer.records.write(lines.records.tobytes())
-    report["lines"] += lines.count
+    report["lines"] += lines.total
     report["blank"] += lines.blank
     report["malformed"] += len(lines.faults)
     room = _LINES_REPORTED - len(report["first_malformed"])
@@ -105,7 +110,7 @@ def _find_lines(
 def _blocks(
   path: pathlib.Path, packed: bool, writer: Writer
 ) -> Iterator[bytes]:
-  """The bytes of a file, unpacked and then kept too."""
+  """The bytes of a file; unpacked ones are also written to the text cache."""
   size = path.stat().st_size
   with (
     open(path, "rb") as raw,
@@ -137,9 +142,9 @@ def _unreadable(path: pathlib.Path, error: OSError) -> TaskMoeError:
 
 
 def _report(
-  path: pathlib.Path, report: dict[str, Any], columns: int, part: str
+  path: pathlib.Path, report: Mapping[str, Any], columns: int, part: str
 ) -> None:
-  """Refuses a file with too many malformed lines, and names those of others."""
+  """Refuses a file with too many malformed lines; logs the first otherwise."""
   if not report["malformed"]:
     return
   number, fault = report["first_malformed"][0]
@@ -172,7 +177,7 @@ class TsvFolder:
   """The files of a folder, by pair of columns and part.
 
   Files are read when their text is asked for, once. Names that end in `.tsv`
-  but look like no part of a pair (`counts.tsv`) are left alone; names that
+  but do not look like a part of a pair (`counts.tsv`) are ignored; names that
   look like a mistake (`en-de.valid.tsv`) are an error.
   """
 
@@ -199,7 +204,7 @@ class TsvFolder:
     return tuple(self._paths)
 
   def parts(self, pair: tuple[str, str]) -> tuple[str, ...]:
-    """The parts there are files for, in the order of `FILE_PARTS`."""
+    """The parts that have files, in the order of `FILE_PARTS`."""
     return tuple(p for p in FILE_PARTS if FILE_PARTS[p] in self._paths[pair])
 
   @functools.cache  # noqa: B019 - a folder lives as long

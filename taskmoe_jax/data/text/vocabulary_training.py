@@ -23,9 +23,9 @@ from taskmoe_jax.vocabulary import (
   target_symbol,
 )
 
-# The model depends on it, so that it is not the number of cores.
+# Fixed, not the number of cores, because the model depends on it.
 _NUM_THREADS = 4
-# An endless text is sampled from so many of its examples.
+# The number of examples of an endless text to sample from.
 _ENDLESS = 2**31
 
 _logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def train_vocabulary(
       its share gives each of them once.
     size: Number of pieces, with the special ones.
     num_sentences: How many to sample, sources and targets together.
-    seed: Of the sample.
+    seed: Seed of the sample.
   """
   if num_sentences < 2:
     raise TaskMoeError(
@@ -90,10 +90,10 @@ def _sample(corpus: Corpus, num_sentences: int, seed: int) -> Iterator[str]:
   for number, (pair, rate) in enumerate(corpus.rates.items()):
     text, size = corpus.text(pair, "train"), corpus.size(pair, "train")
     source, target = split_pair(pair)
-    # Text for language modelling has no sources.
+    # Language-modelling text has no sources.
     sides = 1 if source == target else 2
     count = max(1, round(rate * num_sentences / sides))
-    # Not one sample for both directions, which share their text.
+    # Both directions share their text, but should not share their sample.
     generator = np.random.default_rng([seed, number])
     if size is None:
       indices = generator.integers(_ENDLESS, size=count)
@@ -104,7 +104,7 @@ def _sample(corpus: Corpus, num_sentences: int, seed: int) -> Iterator[str]:
 
 
 def _size_error(size: int, message: str) -> TaskMoeError:
-  """Says in our words what SentencePiece says of a size that cannot be."""
+  """Explains a vocabulary size that SentencePiece refuses."""
   limit = re.search(r"set it to a value <= (\d+)", message)
   if limit:
     return TaskMoeError(
@@ -112,11 +112,11 @@ def _size_error(size: int, message: str) -> TaskMoeError:
       f" {limit[1]} can be made of it. Set VOCAB_SIZE, or raise"
       " VOCAB_SENTENCES."
     )
-  least = re.search(r"smaller than required_chars\. \d+ vs (\d+)", message)
-  if least:
+  minimum = re.search(r"smaller than required_chars\. \d+ vs (\d+)", message)
+  if minimum:
     return TaskMoeError(
       f"a vocabulary of {size} pieces is too small for this text: its"
-      f" characters, bytes and symbols alone are {least[1]}. Set VOCAB_SIZE."
+      f" characters, bytes and symbols alone are {minimum[1]}. Set VOCAB_SIZE."
     )
   return TaskMoeError(
     f"no vocabulary of {size} pieces can be made: {message}. Set VOCAB_SIZE."
@@ -131,8 +131,8 @@ class VocabularySource:
     path: The vocabulary to use, which must be there; None makes one from the
       mixture, in the run directory.
     size: Number of pieces of a new one.
-    num_sentences: What a new one is trained on.
-    seed: Of the sample of sentences.
+    num_sentences: Number of sentences that a new one is trained on.
+    seed: Seed of the sample of sentences.
   """
 
   path: str | None

@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 import jax
 import numpy as np
 
-from taskmoe_jax.decoding.search import Beam, Greedy
+from taskmoe_jax.decoding.search import Beam, Greedy, Normalization
 from taskmoe_jax.decoding.translations import Hypothesis
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.export.formats.format import LONGEST, Expected, FormatCheck
@@ -21,7 +21,7 @@ from taskmoe_jax.export.formats.format import LONGEST, Expected, FormatCheck
 # float32. Two hypotheses whose scores are no further apart are a tie.
 TOLERANCE = 1e-3
 # What the engines do by convention, so that the same hypotheses are searched.
-SEARCH = Beam(size=4, length_penalty=0.5, normalization="power")
+SEARCH = Beam(size=4, length_penalty=0.5, normalization=Normalization.POWER)
 
 
 @runtime_checkable

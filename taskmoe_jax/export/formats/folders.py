@@ -7,8 +7,8 @@ from typing import Any
 from etils import epath
 
 from taskmoe_jax.bundles import bundle
+from taskmoe_jax.bundles.manifest import About
 from taskmoe_jax.export.formats.format import Expected, Format, formats_named
-from taskmoe_jax.export.manifest import About
 from taskmoe_jax.export.run_texts import samples_for
 
 
@@ -64,29 +64,19 @@ def add_formats(
     What the manifest now says of each.
   """
   folder = epath.Path(folder)
-  formats = formats_named(names)
+  writers = formats_named(names)
   manifest = bundle.read_manifest(folder)
   translator = bundle.load_bundle(folder)
-  for name, writer in formats.items():
+  for name, writer in writers.items():
     bundle.refuse_existing(folder / name, overwrite=overwrite)
     writer.refuse(translator.model)
   expected = Expected(translator, samples_for(folder, manifest, run_dir))
-  sizes = manifest["parameters"]
-  source = manifest["source"]
-  about = About(
-    manifest["task"],
-    source["run"],
-    source["step"],
-    (sizes["mixture"], sizes["bundle"]),
-    manifest.get("scores", {}),
-  )
   added = {}
-  for name, writer in formats.items():
+  for name, writer in writers.items():
     with bundle.new_folder(folder / name, overwrite=overwrite) as place:
-      added[name] = _write(writer, expected, place, about)
-  manifest["formats"] = {**manifest.get("formats", {}), **added}
-  del manifest["sha256"], manifest["format"]
-  bundle.write_manifest(folder, manifest)
+      added[name] = _write(writer, expected, place, manifest.about)
+  formats = {**(manifest.formats or {}), **added}
+  bundle.write_manifest(folder, manifest.with_entries(formats=formats))
   return added
 
 

@@ -1,8 +1,12 @@
 """Formats that other engines read, written beside a bundle's own files.
 
-Each is a sub-folder of the bundle with the name of the format. After writing,
+Each is a subfolder of the bundle with the name of the format. After writing,
 it is loaded by its own engine and compared with the bundle. An engine is
 imported only when its format is asked for.
+
+A format of your own needs no change here: `--formats=my.module:MyFormat` names
+an object of a module on PYTHONPATH that has the methods of `Format`, or a class
+of such objects. Its folder is called like the object, `MyFormat`.
 """
 
 import dataclasses
@@ -12,11 +16,11 @@ from typing import Protocol, runtime_checkable
 import jax
 from etils import epath
 
+from taskmoe_jax.bundles.manifest import About
 from taskmoe_jax.decoding.search import Beam, Greedy, Lengths
 from taskmoe_jax.decoding.translations import Hypothesis
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError, one_of
-from taskmoe_jax.export.manifest import About
 from taskmoe_jax.export.verify import Samples, in_float32
 from taskmoe_jax.models.config import ModelConfig
 
@@ -136,15 +140,57 @@ class Format(Protocol):
 
 
 def formats_named(names: str) -> dict[str, Format]:
-  """Writers by name, for a comma-separated list; none for an empty one.
+  """Writers by the name of their folder, for a comma-separated list.
+
+  Args:
+    names: Of formats, or `MODULE:OBJECT` for those of other packages; none if
+      it is empty.
 
   Raises:
-    TaskMoeError: A name is unknown.
+    TaskMoeError: A name is unknown, or an object is not a `Format`.
   """
-  formats = {}
+  formats: dict[str, Format] = {}
   for name in filter(None, names.split(",")):
-    if name not in _WRITERS:
-      raise TaskMoeError(one_of("format", name, _WRITERS) + ". Set --formats.")
-    module, attribute = _WRITERS[name].split(":")
-    formats[name] = getattr(importlib.import_module(module), attribute)
+    path = name if ":" in name else _WRITERS.get(name)
+    if path is None:
+      raise TaskMoeError(
+        one_of("format", name, _WRITERS)
+        + ". Set --formats, or name your own as MODULE:OBJECT."
+      )
+    folder = name.rpartition(":")[2]
+    if folder in formats or (path is name and folder in _WRITERS):
+      raise TaskMoeError(
+        f"{name!r} would be written to the folder {folder!r}, which is that of"
+        " another format. Set --formats to objects with names of their own."
+      )
+    formats[folder] = _format_at(path)
   return formats
+
+
+def _format_at(path: str) -> Format:
+  """Imports the format at `MODULE:OBJECT`."""
+  module, _, attribute = path.partition(":")
+  try:
+    found = getattr(importlib.import_module(module), attribute)
+  except (ModuleNotFoundError, AttributeError, ValueError) as error:
+    missing = getattr(error, "name", None) or module
+    if isinstance(error, ModuleNotFoundError) and not (
+      f"{module}.".startswith(f"{missing}.")
+    ):
+      raise  # Found, but it needs a package that is not installed.
+    raise TaskMoeError(
+      f"there is no format {path!r} ({error}). Set --formats to MODULE:OBJECT,"
+      " of a module on PYTHONPATH."
+    ) from None
+  if isinstance(found, type):
+    found = found()
+  if not isinstance(found, Format):
+    missing = [
+      name for name in ("refuse", "write", "check") if not hasattr(found, name)
+    ]
+    raise TaskMoeError(
+      f"{path!r} is not a format: it lacks {', '.join(lacking)}; accepted are"
+      " objects with the methods of export.formats.format.Format. Set"
+      " --formats."
+    )
+  return found

@@ -15,15 +15,16 @@ its mean probability there.
 import dataclasses
 import enum
 from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, PyTree
 
 from taskmoe_jax.errors import TaskMoeError, as_member
-from taskmoe_jax.export.extract import how_routed, slice_experts
+from taskmoe_jax.export.extract import slice_experts
+from taskmoe_jax.export.selection import how_routed
 from taskmoe_jax.models.config import ModelConfig, StackConfig
-from taskmoe_jax.moe.config import Granularity
 
 
 class PruneBy(enum.StrEnum):
@@ -68,23 +69,35 @@ class Pruning:
   """
 
   rate: float
-  by: PruneBy | str
-  layers: PruneLayers | str
-  metric: PruneMetric | str
+  by: PruneBy
+  layers: PruneLayers
+  metric: PruneMetric
   encoder_share: float | None = None
 
-  def __post_init__(self):
-    for field, kind, flag in (
-      ("by", PruneBy, "--prune_by"),
-      ("layers", PruneLayers, "--prune_layers"),
-      ("metric", PruneMetric, "--prune_metric"),
-    ):
-      member = as_member(kind, flag[2:], getattr(self, field), flag)
-      object.__setattr__(self, field, member)
+  @classmethod
+  def named(
+    cls,
+    rate: float,
+    *,
+    by: str,
+    layers: str,
+    metric: str,
+    encoder_share: float | None = None,
+  ) -> "Pruning":
+    """With members in place of their names, as flags have them."""
+    return cls(
+      rate,
+      as_member(PruneBy, "prune_by", by, "--by"),
+      as_member(PruneLayers, "prune_layers", layers, "--layers"),
+      as_member(PruneMetric, "prune_metric", metric, "--metric"),
+      encoder_share,
+    )
+
+  def __post_init__(self) -> None:
     if not 0 < self.rate < 1:
       raise TaskMoeError(
         f"prune={self.rate} is outside (0, 1): it is the share of experts to"
-        " take away. Set --prune."
+        " take away. Set --rate."
       )
     share = self.encoder_share
     if share is not None and not 0 < share < 1:
@@ -97,8 +110,8 @@ class Pruning:
     ):
       raise TaskMoeError(
         f"prune_metric 'use' cannot prune by {str(self.by)!r}: training logs"
-        " the load of tasks alone. Set --prune_by to 'task' or 'all', or"
-        " --prune_metric to 'importance'."
+        " the load of tasks alone. Set --by to 'task' or 'all', or"
+        " --metric to 'importance'."
       )
 
 
@@ -118,14 +131,15 @@ def prunable_stacks(config: ModelConfig) -> dict[str, StackConfig]:
     name: stack
     for name, stack in stacks.items()
     if stack.moe is not None
-    and stack.moe.granularity in (Granularity.TOKEN, Granularity.SENTENCE)
+    and stack.moe.granularity.has_gate
+    and not stack.moe.granularity.has_sub_network
   }
   if found:
     return found
   raise TaskMoeError(
     f"nothing can be pruned: {how_routed(config)}. Only experts that a gate"
-    " chooses by token or by sentence are; leave --prune out and export exact"
-    " sub-networks."
+    " chooses by token or by sentence are; use `taskmoe"
+    " export` for exact sub-networks."
   )
 
 
@@ -147,7 +161,9 @@ def choose_experts(
       it has.
   """
   budgets = _budgets(scores, stacks, pruning)
-  least = {name: stack.moe.num_selected for name, stack in stacks.items()}
+  fewest = {
+    name: stack.require_moe().num_selected for name, stack in stacks.items()
+  }
   if pruning.layers is PruneLayers.EVEN:
     return {
       name: _best_of_each(found, round(budgets[name] / len(found)))
@@ -155,13 +171,13 @@ def choose_experts(
     }
   if pruning.encoder_share is not None:
     return {
-      name: _by_threshold([*found], [least[name]] * len(found), budgets[name])
+      name: _by_threshold([*found], [fewest[name]] * len(found), budgets[name])
       for name, found in scores.items()
     }
   pooled = [(name, row) for name, found in scores.items() for row in found]
   kept = _by_threshold(
     [row for _, row in pooled],
-    [least[name] for name, _ in pooled],
+    [fewest[name] for name, _ in pooled],
     sum(budgets.values()),
   )
   found: Kept = {name: [] for name in scores}
@@ -192,17 +208,18 @@ def _budgets(
 
 
 def _check_budget(name: str, stack: StackConfig, budget: int) -> None:
-  least, most = stack.moe.num_selected, stack.moe.num_experts
+  moe = stack.require_moe()
+  fewest, most = moe.num_selected, moe.num_experts
   kept = budget / stack.num_blocks
-  if kept < least:
+  if kept < fewest:
     raise TaskMoeError(
       f"the {name} would keep {kept:.1f} of {most} experts a layer, and each"
-      f" token chooses {least}. Lower --prune, or change --encoder_share."
+      f" token chooses {fewest}. Lower --rate, or change --encoder_share."
     )
   if kept > most:
     raise TaskMoeError(
       f"the {name} would keep {kept:.1f} experts a layer and has {most}. Raise"
-      " --prune, or change --encoder_share."
+      " --rate, or change --encoder_share."
     )
 
 
@@ -215,18 +232,18 @@ def _ranked(scores: Float[np.ndarray, "E"]) -> Int[np.ndarray, "E"]:
 
 
 def _by_threshold(
-  layers: list[Float[np.ndarray, "E"]], least: list[int], budget: int
+  layers: list[Float[np.ndarray, "E"]], fewest: list[int], budget: int
 ) -> list[Int[np.ndarray, "n"]]:
   """Keeps as much of every layer's sum of scores as the budget allows.
 
   A global threshold, as in the paper: each layer's scores are scaled to sum to
   1, and it keeps its best experts until these make up a threshold, which is the
-  same for all layers; `least` of them in any case. So a layer that leans on few
-  experts keeps few. (The authors' program leaves those `least` out of the sum,
-  so that such a layer would keep many that are hardly used.)
+  same for all layers; `fewest` of them in any case. So a layer that relies on
+  few experts keeps few. (The authors' program leaves those `fewest` out of the
+  sum, so that such a layer would keep many that are hardly used.)
   """
   candidates, kept = [], []
-  for layer, (scores, number) in enumerate(zip(layers, least, strict=True)):
+  for layer, (scores, number) in enumerate(zip(layers, fewest, strict=True)):
     order = _ranked(scores)
     shares = scores[order] / max(scores.sum(), np.finfo(np.float32).tiny)
     better = np.cumsum(shares) - shares
@@ -277,10 +294,10 @@ def prune(
     weights["blocks"] = {**layers, place: layer}
     params[name] = weights
     moe = dataclasses.replace(
-      stack.moe, num_experts=count, has_padding=has_padding
+      stack.require_moe(), num_experts=count, has_padding=has_padding
     )
-    stack = dataclasses.replace(stack, moe=moe)
-    config = dataclasses.replace(config, **{name: stack})
+    small: dict[str, Any] = {name: dataclasses.replace(stack, moe=moe)}
+    config = dataclasses.replace(config, **small)
   return params, config
 
 

@@ -10,6 +10,11 @@ from etils import epath
 from jaxtyping import PyTree
 
 from taskmoe_jax.bundles import bundle
+from taskmoe_jax.bundles.manifest import (
+  Manifest,
+  Origin,
+  ParameterCounts,
+)
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.evaluate.texts import PairText
@@ -143,10 +148,10 @@ def _check_numbers(examples: int, scored: int) -> None:
   if examples < 1:
     raise TaskMoeError(
       f"{examples} examples are too few to rank experts on: at least 1. Set"
-      " --prune_examples."
+      " --examples."
     )
   if scored < 0:
-    raise TaskMoeError(f"prune_score={scored} is below 0. Set --prune_score.")
+    raise TaskMoeError(f"prune_score={scored} is below 0. Set --score.")
 
 
 def _statistics(
@@ -214,7 +219,7 @@ def _export(
   mixture = job.mixture
   params, config = _small(mixture, plan, kept)
   served = TaskSpace.from_pairs(plan.pairs, mixture.task_space.task_by)
-  counts = tuple(map(parameter_count, (mixture.params, params)))
+  counts = (parameter_count(mixture.params), parameter_count(params))
   with bundle.new_folder(
     folder / plan.name, overwrite=job.overwrite
   ) as temporary:
@@ -244,7 +249,7 @@ def _small(
   if plan.extracted:
     space = mixture.task_space
     task_id = space.task_id(plan.tasks[0])
-    params, config, _ = extract(params, config, task_id, len(space.tasks))
+    params, config, _ = extract(params, config, (task_id,), len(space.tasks))
   return prune(params, config, kept)
 
 
@@ -255,32 +260,32 @@ def _manifest(
   parameters: tuple[int, int],
   before: ScoresOfPairs,
   after: ScoresOfPairs,
-) -> dict:
-  size = {name: stack.block_size for name, stack in job.stacks.items()}
-  return {
-    "task": plan.name,
-    "pairs": list(plan.pairs),
-    "task_by": str(job.mixture.task_space.task_by),
-    "source": {"run": job.run, "step": job.step},
-    "parameters": {"mixture": parameters[0], "bundle": parameters[1]},
-    "stacks": {
-      name: {
-        "pruned": True,
-        "layers": [
-          {"layer": size[name] * (block + 1) - 1, "experts": ids.tolist()}
-          for block, ids in enumerate(blocks)
-        ],
-      }
-      for name, blocks in kept.items()
-    },
-    "pruning": {
+) -> Manifest:
+  stacks = {
+    name: {
+      "pruned": True,
+      "layers": [
+        {"layer": layer, "experts": ids.tolist()}
+        for layer, ids in zip(job.stacks[name].moe_layers, blocks, strict=True)
+      ],
+    }
+    for name, blocks in kept.items()
+  }
+  return Manifest(
+    task=plan.name,
+    pairs=tuple(plan.pairs),
+    task_by=str(job.mixture.task_space.task_by),
+    source=Origin(job.run, job.step),
+    parameters=ParameterCounts(*parameters),
+    stacks=stacks,
+    pruning={
       name: value if isinstance(value, float | None) else str(value)
       for name, value in dataclasses.asdict(job.pruning).items()
     },
-    "check": {
+    check={
       "exact": False,
       "mixture": {pair: before[pair] for pair in after},
       "bundle": after,
     },
-    "scores": {pair: found["bleu"] for pair, found in after.items()},
-  }
+    scores={pair: found["bleu"] for pair, found in after.items()},
+  )

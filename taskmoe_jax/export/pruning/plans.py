@@ -39,9 +39,9 @@ class Pruned:
     if not self.scores:
       return None
     before, after = zip(*self.scores.values(), strict=True)
-    return tuple(
-      statistics.fmean(found[metric] for found in side)
-      for side in (before, after)
+    return (
+      statistics.fmean(found[metric] for found in before),
+      statistics.fmean(found[metric] for found in after),
     )
 
 
@@ -67,7 +67,7 @@ def pruned_table(
     table.add_row(
       row.name,
       *(
-        f"{_spread(row.kept[name])}/{stack.moe.num_experts}"
+        f"{_spread(row.kept[name])}/{stack.require_moe().num_experts}"
         for name, stack in stacks.items()
       ),
       f"{full / 1e6:.2f}M",
@@ -80,15 +80,17 @@ def pruned_table(
 
 
 def _spread(counts: Sequence[int]) -> str:
-  least, most = min(counts), max(counts)
-  return f"{most}" if least == most else f"{least}-{most}"
+  fewest, most = min(counts), max(counts)
+  return f"{most}" if fewest == most else f"{fewest}-{most}"
 
 
 def _shown(means: tuple[float, float] | None) -> tuple[str, str]:
-  return tuple(f"{mean:.2f}" for mean in means) if means else ("-", "-")
+  if means is None:
+    return "-", "-"
+  return f"{means[0]:.2f}", f"{means[1]:.2f}"
 
 
-# Of a bundle for everything that was asked for.
+# Name of a bundle for everything that was asked for.
 _ALL = "pruned"
 
 
@@ -131,7 +133,7 @@ def plans_named(
   if by_task and by is PruneBy.ALL:
     raise TaskMoeError(
       f"prune_by 'all' keeps all tasks in one bundle, and the {by_task[0]} is"
-      " reduced to one task's. Set --prune_by to 'task', 'pair' or 'language'."
+      " reduced to one task's. Set --by to 'task', 'pair' or 'language'."
     )
 
   def plan(name: str, pairs: tuple[str, ...], ranks=None) -> Plan:
@@ -155,7 +157,7 @@ def plans_named(
 def _pairs_named(space: TaskSpace, names: str) -> tuple[str, ...]:
   if names == "all":
     return space.pairs
-  pairs = {}
+  pairs: dict[str, None] = {}
   for name in names.split(","):
     if name in space.pairs:
       pairs[name] = None

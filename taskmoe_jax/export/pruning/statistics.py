@@ -49,13 +49,13 @@ def gate_statistics(
     task_ids = jnp.full((ROWS,), task_id, jnp.int32)
     # Those of one length together, so that few shapes are compiled.
     rows = sorted(rows, key=lambda row: max(map(len, row)))
-    total = None
+    total: dict[str, GateStatistics] = {}
     for first in range(0, len(rows), ROWS):
       chosen = rows[first : first + ROWS]
       batch = reference_batch(chosen, pair, translator.vocabulary)
       left = _left_by_layers(translator.params, batch, task_ids, model=model)
       sums = {name: _of_stack(left, name, stacks[name]) for name in stacks}
-      total = sums if total is None else jax.tree.map(np.add, total, sums)
+      total = jax.tree.map(np.add, total, sums) if total else sums
       progress(len(chosen))
     found[pair] = total
   return found
@@ -94,11 +94,12 @@ def _scores(
 ) -> Float[np.ndarray, "blocks E"]:
   match metric:
     case PruneMetric.IMPORTANCE:
-      return statistics.activity * np.exp(statistics.confidence)
+      activity = np.asarray(statistics.activity)
+      return activity * np.exp(np.asarray(statistics.confidence))
     case PruneMetric.ACTIVITY:
-      return statistics.activity
+      return np.asarray(statistics.activity)
     case PruneMetric.CONFIDENCE:
-      return statistics.confidence
+      return np.asarray(statistics.confidence)
     case _:
       raise AssertionError(metric)
 
@@ -123,15 +124,16 @@ def use_in_training(
     TaskMoeError: The log has no load of these tasks.
   """
   path = epath.Path(run_dir) / "metrics.jsonl"
-  rows = map(json.loads, path.read_text().splitlines() if path.exists() else [])
-  rows = [row for row in rows if step / 2 <= row["step"] <= step]
+  lines = path.read_text().splitlines() if path.exists() else []
+  rows = [
+    row for row in map(json.loads, lines) if step / 2 <= row["step"] <= step
+  ]
   found = {}
   for name, stack in stacks.items():
-    layers = range(stack.block_size - 1, stack.num_layers, stack.block_size)
     found[name] = np.stack(
       [
         _mean_load(rows, f"routing/{name}/layer_{layer}", tasks, path)
-        for layer in layers
+        for layer in stack.moe_layers
       ]
     )
   return found
@@ -150,7 +152,7 @@ def _mean_load(
     if not loads:
       raise TaskMoeError(
         f"{str(path)!r} does not say {name}: how much task {task} used each"
-        " expert in training. Set --prune_metric to 'importance', which reads a"
+        " expert in training. Set --metric to 'importance', which reads a"
         " development set."
       )
     means.append(np.mean(loads, axis=0))

@@ -1,6 +1,6 @@
 """Makes a bundle of a bundle, smaller; and the table of what came of it."""
 
-import statistics
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,14 +9,19 @@ import rich.table
 from etils import epath
 
 from taskmoe_jax.bundles import bundle
+from taskmoe_jax.bundles.manifest import Manifest
 from taskmoe_jax.errors import TaskMoeError
-from taskmoe_jax.export.run_texts import samples_for, texts_to_score
+from taskmoe_jax.export.run_texts import (
+  mean_over_pairs,
+  samples_for,
+  texts_to_score,
+)
 from taskmoe_jax.export.shrinking.shrink import Shrinking, shrink
 
 
 def shrink_bundle(
   folder: epath.PathLike,
-  out: epath.PathLike | None,
+  out: epath.PathLike,
   shrinking: Shrinking,
   *,
   run_dir: epath.PathLike | None = None,
@@ -29,9 +34,9 @@ def shrink_bundle(
 
   Args:
     folder: The bundle.
-    out: The new one.
+    out: The folder of the new one.
     shrinking: What to do.
-    run_dir: The run with whose sentences the two are compared; the one that the
+    run_dir: The run whose sentences the two are compared on; the one that the
       bundle is from, unless given.
     overwrite: Whether what is at `out` may be replaced.
     console: Where the table is shown.
@@ -40,47 +45,39 @@ def shrink_bundle(
     What the new manifest says of it.
 
   Raises:
-    TaskMoeError: The bundle is damaged or rounded already, or there is nowhere
-      to write; and see `shrink`.
+    TaskMoeError: The bundle is damaged or rounded already, or `out`
+      exists; and see `shrink`.
   """
-  manifest = _read_float32(folder, out)
+  manifest = _read_float32(folder)
   translator = bundle.load_bundle(folder)
   samples = samples_for(epath.Path(folder), manifest, run_dir)
-  run = run_dir or manifest["source"]["run"]
-  texts = texts_to_score(run, manifest["pairs"], shrinking.score)
+  run = run_dir or manifest.source.run
+  texts = texts_to_score(run, manifest.pairs, shrinking.score)
   with bundle.new_folder(out, overwrite=overwrite) as temporary:
     bundle.write_model(temporary, translator)
     said = shrink(temporary, shrinking, samples, texts)
-    kept = {
-      name: value
-      for name, value in manifest.items()
-      if name not in ("format", "formats", "sha256")
-    }
-    after = said["cost"]["parameters"]["after"]
-    parameters = {**manifest["parameters"], "bundle": after}
+    counts = dataclasses.replace(
+      manifest.parameters, bundle=said["cost"]["parameters"]["after"]
+    )
+    # Formats of the old bundle go, and the entry comes last.
+    smaller = manifest.with_entries(formats=None)
     bundle.write_manifest(
-      temporary, {**kept, "parameters": parameters, **said, "formats": {}}
+      temporary,
+      smaller.with_entries(parameters=counts, **said, formats={}),
     )
   console = console or rich.console.Console()
-  console.print(shrunk_table({manifest["task"]: said}))
+  console.print(shrunk_table({manifest.task: said}))
   console.print(f"bundle in {out}", highlight=False, soft_wrap=True)
   return said
 
 
-def _read_float32(
-  folder: epath.PathLike, out: epath.PathLike | None
-) -> dict[str, Any]:
+def _read_float32(folder: epath.PathLike) -> Manifest:
   """Reads a manifest, if it is that of a bundle that can be made smaller."""
   manifest = bundle.read_manifest(folder)
-  if out is None:
-    raise TaskMoeError(
-      f"the bundle {str(folder)!r} stays as it is: set --out to the folder of"
-      " the smaller one."
-    )
-  if "quantization" in manifest:
+  if manifest.quantization is not None:
     raise TaskMoeError(
       f"the bundle {str(folder)!r} is rounded already, to"
-      f" {manifest['quantization']['stored_as']}. Set --bundle to one in"
+      f" {manifest.quantization['stored_as']}. Set --bundle to one in"
       " float32."
     )
   return manifest
@@ -106,7 +103,7 @@ def shrunk_table(
     cost = said["cost"]
     trimmed, rounded = said.get("trimming"), said.get("quantization")
     # Rounding comes last, and both are compared with what was before.
-    last = rounded or trimmed
+    last: Mapping[str, Any] = rounded or trimmed or {}
     table.add_row(
       name,
       _change(trimmed["pieces"]) if trimmed else "-",
@@ -132,7 +129,5 @@ def _bleu(bleu: Mapping[str, Mapping[str, float]] | None) -> str:
   """Averages over pairs."""
   if bleu is None:
     return "-"
-  averages = {
-    when: statistics.fmean(scores.values()) for when, scores in bleu.items()
-  }
-  return _change(averages, "{:.2f}")
+  means = {when: mean_over_pairs(scores) for when, scores in bleu.items()}
+  return _change(means, "{:.2f}")

@@ -30,7 +30,6 @@ from taskmoe_jax.bundles.quantization import VOCABULARIES
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.models.config import ModelConfig
-from taskmoe_jax.moe.config import Granularity
 from taskmoe_jax.vocabulary import Vocabulary, target_symbol
 
 _Piece = sentencepiece_model.ModelProto.SentencePiece
@@ -104,10 +103,10 @@ def refuse_trimming(model: ModelConfig, vocabulary: Vocabulary) -> None:
   """
   for name in ("encoder", "decoder"):
     moe = getattr(model, name).moe
-    if moe is not None and moe.granularity is Granularity.WORD:
+    if moe is not None and moe.granularity.reads_token_ids:
       raise TaskMoeError(
-        f"the {name} is routed by word, and a piece's experts hang on its id,"
-        " which would be another. Leave out --trim_vocabulary."
+        f"the {name} is routed by {moe.granularity}, and a piece's experts"
+        " hang on its id, which would be another. Leave out --trim_vocabulary."
       )
   kind = _parsed(vocabulary).trainer_spec.model_type
   if kind not in (_Trainer.UNIGRAM, _Trainer.CHAR):

@@ -1,15 +1,15 @@
-"""Writing a checkpoint beside the training loop.
+"""Writing a checkpoint in the background of the training loop.
 
 The next step overwrites the state, so what is written is a copy, made by the
-devices: the loop waits for that alone. All else that a checkpoint takes
+devices: the loop waits for that alone. Everything else that a checkpoint takes
 (folders, messages between processes, reading the copy off the devices, files)
-is done in a thread. Where a device has no room for a copy, the loop waits until
-the state has been read off it, too.
+is done in a thread. Where a device has no memory for a copy, the loop also
+waits until the state has been read off it.
 
-Nothing in the thread may be a program that processes run together: they would
-meet it in another order than those of the steps, and wait for each other for
-ever. Checksums are such a program, so the loop takes them where there are
-several processes; Orbax's meet without their devices (`checkpoints`).
+The thread must not run a program that processes run together: they would reach
+it in another order than those of the steps, and wait for each other for ever.
+Checksums are such a program, so with several processes the loop computes them;
+Orbax synchronizes without the devices (`checkpoints`).
 """
 
 import concurrent.futures
@@ -23,14 +23,14 @@ from jaxtyping import PyTree
 
 from taskmoe_jax.runs.checkpoint_items import saved_items
 
-# Of a device's memory; what lies between arrays cannot be used.
+# Share of a device's memory; the gaps between arrays cannot be used.
 _USABLE = 0.95
 
 
-class Writing:
+class BackgroundWriter:
   """Writes one checkpoint after the other with Orbax.
 
-  Which is only ever called in the thread: it raises an error once in each.
+  Orbax is only ever called in the thread: it raises an error once per thread.
   """
 
   def __init__(self, orbax: ocp.CheckpointManager):
@@ -45,13 +45,13 @@ class Writing:
     texts: Mapping[str, Any],
     score: float | None,
   ) -> None:
-    """Returns as soon as the arrays may change; the one before must be done.
+    """Returns as soon as the arrays may change; call `wait` before.
 
     Args:
       step: Names the checkpoint.
       arrays: Trees of arrays, by the item's name.
       texts: Values for JSON, by the item's name.
-      score: What the checkpoint is judged by.
+      score: The score of the checkpoint, to keep the best.
     """
     apart = has_room(arrays)
     if apart:
@@ -80,7 +80,7 @@ class Writing:
   def wait(self) -> None:
     """Waits for what is being written; raises what Orbax raised."""
     if self._written is not None:
-      # Apart from asking how it went: Ctrl-C ends this, and not the writing.
+      # Not `result()`: Ctrl-C interrupts this wait, and not the writing.
       concurrent.futures.wait([self._written])
       written, self._written = self._written, None
       written.result()
@@ -91,10 +91,10 @@ class Writing:
 
 
 def has_room(arrays: PyTree) -> bool:
-  """Whether each device here has room for its part of all arrays once more.
+  """Whether each device here has memory for a copy of its part of all arrays.
 
-  Beside the most that it has held, which is in a step. A device that does not
-  tell its memory, as a CPU, is taken to have it. Processes need not agree.
+  On top of its peak, which is in a step. A device that does not report its
+  memory, such as a CPU, is assumed to have it. Processes need not agree.
   """
   needed: dict[jax.Device, int] = {}
   for leaf in jax.tree.leaves(arrays):

@@ -1,4 +1,4 @@
-"""When checkpoints are written, and which of them stay."""
+"""When checkpoints are written, and which of them are kept."""
 
 import dataclasses
 import enum
@@ -9,13 +9,13 @@ from typing import Any
 
 import orbax.checkpoint as ocp
 
-from taskmoe_jax.errors import TaskMoeError, as_member, check_at_least
+from taskmoe_jax.errors import TaskMoeError, check_at_least, check_members
 
 _logger = logging.getLogger(__name__)
 
 
 class Best(enum.StrEnum):
-  """Which scores are good ones."""
+  """Which scores are better."""
 
   LOWEST = "lowest"
   HIGHEST = "highest"
@@ -26,15 +26,15 @@ class CheckpointPolicy:
   """When to save and what to keep.
 
   Attributes:
-    every_steps: A checkpoint is written after each so many steps, and after the
-      last one.
-    keep: How many of the newest stay on disk.
-    every_minutes: One is written, too, when the last is this old, at the next
-      report; None for by steps alone.
-    keep_best: How many of the best stay besides. A checkpoint is scored if its
-      step was evaluated: see `train.loop.train`.
+    every_steps: Number of steps between checkpoints; one is also written after
+      the last step.
+    keep: Number of recent checkpoints to keep on disk.
+    every_minutes: A checkpoint is also written when the last is this old, at
+      the next report; None for by steps alone.
+    keep_best: Number of best checkpoints to keep besides. A checkpoint has a
+      score if its step was evaluated: see `train.loop.train`.
     best_metric: The name of the score in `metrics.jsonl`.
-    best: Which scores are good ones.
+    best: Which scores are better.
   """
 
   every_steps: int
@@ -42,11 +42,10 @@ class CheckpointPolicy:
   every_minutes: float | int | None = None
   keep_best: int = 0
   best_metric: str = "eval/loss"
-  best: Best | str = Best.LOWEST
+  best: Best = Best.LOWEST
 
   def __post_init__(self):
-    member = as_member(Best, "best", self.best, "CheckpointPolicy.best")
-    object.__setattr__(self, "best", member)
+    check_members("CheckpointPolicy", best=(Best, self.best))
     check_at_least(
       1, "CheckpointPolicy", every_steps=self.every_steps, keep=self.keep
     )
@@ -61,13 +60,13 @@ class CheckpointPolicy:
     """Refuses checkpoints between reports."""
     if log_every < 1 or self.every_steps % log_every:
       raise TaskMoeError(
-        f"every_steps={self.every_steps} is no multiple of"
-        f" log_every={log_every}, so a restarted run would not report what an"
-        " unbroken one does. Set CHECKPOINT_EVERY or LOG_EVERY."
+        f"every_steps={self.every_steps} is not a multiple of"
+        f" log_every={log_every}, so a resumed run would not report what an"
+        " uninterrupted one does. Set CHECKPOINT_EVERY or LOG_EVERY."
       )
 
   def score(self, metrics: Mapping[str, Any]) -> float | None:
-    """What a checkpoint is judged by; None if its step was not evaluated."""
+    """The score of a checkpoint; None if its step was not evaluated."""
     value = metrics.get(self.best_metric)
     if value is None or not math.isfinite(value):
       if self.keep_best:
@@ -78,7 +77,7 @@ class CheckpointPolicy:
     return float(value)
 
   def preservation(self) -> Any:
-    """Orbax's policy: the newest, and the best."""
+    """Orbax's policy: keep the newest, and the best."""
     policies = ocp.checkpoint_managers
     sign = -1 if self.best is Best.LOWEST else 1
 

@@ -2,9 +2,9 @@
 
 Items of one checkpoint: `params` apart from `optimizer`, because evaluation and
 export read only the former; `position` of the data; `run`, what it is a
-checkpoint of; `contents`, shapes and checksums of it all. Orbax writes to a
-temporary name and renames it when all is there, so that an unfinished one is
-never read; and what has been damaged later is recognised by its checksums.
+checkpoint of; `contents`, shapes and checksums of all arrays. Orbax writes to a
+temporary name and renames it when it is complete, so that an unfinished one is
+never read; and later damage is recognized by the checksums.
 """
 
 import contextlib
@@ -32,13 +32,13 @@ from taskmoe_jax.runs.checkpoint_items import (
   read_text,
   size,
 )
-from taskmoe_jax.train.checkpoints.background_writer import Writing
+from taskmoe_jax.train.checkpoints.background_writer import BackgroundWriter
 from taskmoe_jax.train.checkpoints.checkpoint_policy import CheckpointPolicy
 from taskmoe_jax.train.step.state import TrainState
 
 _logger = logging.getLogger(__name__)
 
-# Of one checkpoint, until it counts as an error.
+# After this long, writing one checkpoint counts as an error.
 _TIMEOUT_SECONDS = 3600
 
 
@@ -46,8 +46,8 @@ class Restored(NamedTuple):
   """What was read, and how.
 
   Attributes:
-    state: On the devices.
-    position: Of the data.
+    state: The state, on the devices.
+    position: The position of the data.
     description: One line for the log: from where, how many bytes and seconds.
   """
 
@@ -59,8 +59,8 @@ class Restored(NamedTuple):
 class Checkpoints:
   """The checkpoints of a run directory; a context manager.
 
-  Writing goes on in the background (`writing`); `check` raises what went wrong
-  in it, as soon as that is known, and leaving the context waits for it.
+  They are written in the background (`background_writer`); `check` raises any
+  error of that as soon as it is known, and leaving the context waits for it.
   """
 
   def __init__(
@@ -74,7 +74,7 @@ class Checkpoints:
     self._policy = policy
     self._clock = clock
     self._saved_at = clock()
-    self._step: int | None = None  # Of the checkpoint being written.
+    self._step: int | None = None  # The checkpoint being written.
     self._manager = ocp.CheckpointManager(
       self._folder,
       item_names=("params", "optimizer", "position", "run", "contents"),
@@ -88,7 +88,7 @@ class Checkpoints:
         multiprocessing_options=_all_processes(),
       ),
     )
-    self._writing = Writing(self._manager)
+    self._writer = BackgroundWriter(self._manager)
 
   def __enter__(self) -> "Checkpoints":
     return self
@@ -96,9 +96,9 @@ class Checkpoints:
   def __exit__(self, kind, error, traceback) -> None:
     try:
       self.wait()
-      self._writing.close()
+      self._writer.close()
     except Exception:
-      # What went wrong first is what is to be read.
+      # The first error is the one to be read.
       if error is None:
         raise
 
@@ -111,9 +111,9 @@ class Checkpoints:
 
     Args:
       step: Steps done.
-      last_step: After which the run ends.
-      may_ask: Whether it may be time for it by the clock. All hosts do as the
-        first one's clock says, which takes a message: not after every step.
+      last_step: The step after which the run ends.
+      may_ask: Whether it may be time by the clock. All hosts follow the clock
+        of the first one, which takes a message: not after every step.
     """
     policy = self._policy
     if step % policy.every_steps == 0 or step == last_step:
@@ -134,20 +134,20 @@ class Checkpoints:
 
     Args:
       state: Its step names the checkpoint.
-      position: Of the data, after that step.
-      description: What run this is a checkpoint of, and its recipe; for people
-        and tools that have the checkpoint alone.
-      metrics: What is known of the step, by name; the policy's may be there.
+      position: The position of the data after that step.
+      description: The run that this is a checkpoint of, and its recipe; for
+        people and tools that have the checkpoint alone.
+      metrics: Metrics of the step, by name; the policy's may be among them.
 
     Raises:
-      TaskMoeError: The checkpoint before could not be written; or this one, so
-        far as that is known already.
+      TaskMoeError: The checkpoint before could not be written; or this one, if
+        that is known already.
     """
     self.wait()
     self._saved_at = self._clock()
     self._step = int(state.step)
     with self._naming_what_fails():
-      self._writing.begin(
+      self._writer.begin(
         self._step,
         _items(state),
         {"position": dict(position), "run": dict(description)},
@@ -155,24 +155,24 @@ class Checkpoints:
       )
 
   def check(self) -> None:
-    """Raises what went wrong in the background, if anything did."""
-    if self._writing.is_done:
+    """Raises the error of writing in the background, if there was one."""
+    if self._writer.is_done:
       self.wait()
 
   def wait(self) -> None:
     """Waits until what is being written has been written, or raises."""
     with self._naming_what_fails():
-      self._writing.wait()
+      self._writer.wait()
     self._step = None
 
   def restore(self, abstract: TrainState) -> Restored:
     """Reads the newest complete checkpoint and the position of its data.
 
-    What is damaged is moved aside, with a warning, and the one before it read.
+    A damaged one is moved aside, with a warning, and the one before it is read.
 
     Args:
       abstract: Shapes, dtypes and shardings of the state to fill; the mesh may
-        be another than that of the run that wrote it.
+        differ from that of the run that wrote it.
 
     Raises:
       TaskMoeError: The state has other arrays than this run's; or all
@@ -180,10 +180,11 @@ class Checkpoints:
     """
     self.wait()
     steps = sorted(self._manager.all_steps(), reverse=True)
-    damaged = []
+    damaged: list[int] = []
     for step in steps:
       restored, reason = self._try_restore(step, abstract)
       if _all_say(restored is not None):
+        assert restored is not None
         if damaged:
           set_aside(self._folder, damaged)
           self._manager.reload()
@@ -195,13 +196,13 @@ class Checkpoints:
     raise TaskMoeError(
       f"all checkpoints in {str(self._folder)!r} are damaged"
       f" ({', '.join(map(str, steps))}); the newest: {reason}. Copy one back"
-      " from elsewhere, or set RUN_DIR to another folder to begin anew."
+      " from elsewhere, or set RUN_DIR to another folder to start over."
     )
 
   def _try_restore(
     self, step: int, abstract: TrainState
   ) -> tuple[Restored | None, str]:
-    """Reads one, or says why that cannot be."""
+    """Reads one, or returns why it could not be read."""
     begin = time.perf_counter()
     folder = self._folder / str(step)
     try:
@@ -229,7 +230,7 @@ class Checkpoints:
 
   @contextlib.contextmanager
   def _naming_what_fails(self) -> Iterator[None]:
-    """Turns what Orbax raises while it writes into a message for the user."""
+    """Turns an error that Orbax raises while writing into a message."""
     step = self._step
     try:
       yield
@@ -238,7 +239,7 @@ class Checkpoints:
       self._step = None
       raise TaskMoeError(
         f"checkpoint {step} could not be written to {str(self._folder)!r}"
-        f" ({first_line(error)}); {good}. Make room there, or correct its"
+        f" ({first_line(error)}); {good}. Free space there, or correct its"
         " permissions, and start the run again."
       ) from error
 
@@ -253,7 +254,7 @@ class Checkpoints:
 
 
 def _items(state: TrainState) -> dict[str, Any]:
-  """The items of arrays; of shapes of a state, their shapes."""
+  """The items that hold arrays, of a state or of its shapes."""
   return {
     "params": state.params,
     "optimizer": {
@@ -278,11 +279,11 @@ def _all_say(value: bool) -> bool:
 
 
 def _all_processes() -> ocp.options.MultiprocessingOptions:
-  """Named one by one, Orbax lets processes meet without their devices.
+  """Lets Orbax synchronize processes without their devices.
 
-  Otherwise its threads would run collectives of their own beside the step's,
-  and two processes that have them in another order wait for each other for
-  ever.
+  It does so if all are named one by one. Otherwise its threads would run
+  collectives beside those of the step, and two processes that run them in
+  different orders wait for each other for ever.
   """
   if jax.process_count() == 1:
     return ocp.options.MultiprocessingOptions()

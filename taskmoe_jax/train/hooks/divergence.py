@@ -1,4 +1,4 @@
-"""The hook that sees a run go wrong: skipped updates, spikes of the loss."""
+"""Stops or rolls back a run that diverges: skipped updates, loss spikes."""
 
 import collections
 import dataclasses
@@ -10,25 +10,26 @@ import numpy as np
 
 from taskmoe_jax.errors import TaskMoeError, check_at_least
 from taskmoe_jax.train.checkpoints.checkpoints import Checkpoints
-from taskmoe_jax.train.hooks.hook import Hook, Moment
+from taskmoe_jax.train.hooks.hook import Hook, Moment, Place
 from taskmoe_jax.train.step.state import TrainState
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DivergencePolicy:
-  """When to go back, and when to give up.
+  """When to roll back, and when to give up.
 
   Attributes:
-    stop_after_skipped: After so many skipped updates in a row there is trouble
-      (see `train.step.step`: their loss or gradients were not finite).
-    spike_factor: So is there if the mean loss of the steps of a report is this
-      many times the median of the steps before them; None for never.
-    spike_window: How many steps that median is of.
-    max_rollbacks: In trouble the run goes back to its last checkpoint, and on
-      with the batches that come next, so that those of the trouble are left
-      out (as PaLM did, arXiv 2204.02311, section 5.1). So many times in one
-      start; then, or with 0, it stops.
-    stall_minutes: After so many without a step the process ends (see
+    stop_after_skipped: A run has diverged after this many skipped updates in a
+      row (see `train.step.step`: their loss or gradients were not finite).
+    spike_factor: It has also diverged if the mean loss of the steps of a report
+      is more than this many times the median of the steps before them; None for
+      never.
+    spike_window: Number of steps that the median is taken over.
+    max_rollbacks: On divergence the run returns to its last checkpoint and
+      continues with the batches that come next, so that those of the divergence
+      are left out (as PaLM did, arXiv 2204.02311, section 5.1): at most this
+      many times in one start. Then, or with 0, it stops.
+    stall_minutes: Minutes without a step after which the process ends (see
       `train.hooks.stall`); None for never.
   """
 
@@ -59,13 +60,13 @@ class DivergencePolicy:
 
 
 class Divergence(Hook):
-  """Looks at the steps of every report; before the hook that saves.
+  """Examines the steps of every report.
 
-  Not at each step: that would wait for it. And at reports all hosts see the
-  same, so that they act alike.
+  Not each step, since that would wait for it. At reports all hosts see the same
+  numbers, so that they act alike.
   """
 
-  name = "divergence"
+  place = Place.JUDGE
 
   def __init__(
     self,
@@ -79,7 +80,9 @@ class Divergence(Hook):
     self._abstract_state = abstract_state
     self._say = say
     self._steps: list[tuple] = []
-    self._before = collections.deque(maxlen=policy.spike_window)
+    self._before: collections.deque[float] = collections.deque(
+      maxlen=policy.spike_window
+    )
     self._in_a_row = 0
     self._rollbacks = 0
 
@@ -88,22 +91,22 @@ class Divergence(Hook):
     self._steps.append((metrics.loss, metrics.tokens, metrics.skipped))
     if not moment.report_due:
       return
-    trouble = self._look()
-    if trouble is None:
+    problem = self._problem()
+    if problem is None:
       return
-    trouble = f"step {moment.done}: {trouble}"
+    problem = f"step {moment.done}: {problem}"
     if self._rollbacks == self._policy.max_rollbacks:
-      # What is being written will be there when the run has stopped.
+      # A checkpoint that is being written is to be there when the run stops.
       self._checkpoints.wait()
       raise TaskMoeError(
-        f"{trouble}, and the run has gone back {self._rollbacks} times of"
-        f" DivergencePolicy.max_rollbacks={self._policy.max_rollbacks};"
+        f"{problem}, and the run has been rolled back {self._rollbacks} times"
+        f" of DivergencePolicy.max_rollbacks={self._policy.max_rollbacks};"
         f" {self._checkpoints.last_good()}. Lower the learning rate or set"
-        " clip_global_norm, and start the run again to go on from there."
+        " clip_global_norm, and start the run again to resume from there."
       )
-    self._go_back(moment, trouble)
+    self._roll_back(moment, problem)
 
-  def _look(self) -> str | None:
+  def _problem(self) -> str | None:
     """What is wrong with the steps since the last report, if anything."""
     steps, self._steps = jax.device_get(self._steps), []
     losses = []
@@ -128,10 +131,10 @@ class Divergence(Hook):
       return None
     return f"a loss of {now:.3f} is more than {factor} times {usual:.3f}"
 
-  def _go_back(self, moment: Moment, trouble: str) -> None:
+  def _roll_back(self, moment: Moment, problem: str) -> None:
     if self._checkpoints.latest_step is None:
       raise TaskMoeError(
-        f"{trouble}; there is no checkpoint yet to go back to. Lower the"
+        f"{problem}; there is no checkpoint yet to return to. Lower the"
         " learning rate, set clip_global_norm, or lower CHECKPOINT_EVERY."
       )
     restored = self._checkpoints.restore(self._abstract_state())
@@ -139,9 +142,9 @@ class Divergence(Hook):
     self._in_a_row = 0
     self._before.clear()
     self._say(
-      f"{trouble}; going back ({self._rollbacks} of"
-      f" {self._policy.max_rollbacks} times), and on behind the batches of that"
-      f" trouble: {restored.description}"
+      f"{problem}; rolling back ({self._rollbacks} of"
+      f" {self._policy.max_rollbacks} times), and continuing after the batches"
+      f" that led here: {restored.description}"
     )
-    # The data goes on from where it is.
+    # The data continues from where it is.
     moment.go_back_to(restored.state, moment.position)

@@ -1,7 +1,7 @@
-"""Evaluation on the way: loss on the validation parts, BLEU of samples.
+"""Evaluation during training: loss on the validation parts, BLEU of samples.
 
-Both are computed with the parameters where they lie, by the same programs on
-all hosts: none is copied, and each program is compiled once.
+Both use the parameters as they are sharded, by the same programs on all hosts:
+none is copied, and each program is compiled once.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from taskmoe_jax.data.corpus import Corpus, examples
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError, check_at_least
 from taskmoe_jax.runs.directory import Run
-from taskmoe_jax.train.hooks.hook import Hook, Moment
+from taskmoe_jax.train.hooks.hook import Hook, Moment, Place, TimeUse
 from taskmoe_jax.train.hooks.validation_loss import ValidationLoss
 from taskmoe_jax.train.program import Program
 
@@ -29,12 +29,14 @@ class EvaluationPolicy:
   """How often a run is evaluated, and on how much.
 
   Attributes:
-    every_steps: After each so many steps, and after the last; None for never.
-    loss_examples: The loss is that of the first so many validation examples of
-      each pair.
-    bleu_examples: So many of them are translated too, greedily; 0 for none.
-    batch_size: Rows together, rounded up to fill the devices.
-    score: Scores translations, such as `evaluate.groups`.
+    every_steps: Number of steps between evaluations; there is also one after
+      the last step; None for never.
+    loss_examples: Number of validation examples of each pair, from the first,
+      that the loss is computed on.
+    bleu_examples: Number of them that are also translated, greedily; 0 for
+      none.
+    batch_size: Rows of a batch, rounded up to fill the devices.
+    score: Scores translations, such as `evaluate.groups.sample_scores`.
   """
 
   every_steps: int | None
@@ -59,15 +61,16 @@ class EvaluationPolicy:
 
 
 class Evaluation(Hook):
-  """Reports `eval/...` every so many steps.
+  """Reports `eval/...` every `every_steps` steps.
 
   `eval/loss` (nats a target token, without label smoothing) and
   `eval/accuracy`, as `ValidationLoss` names them, and `eval/bleu` and the
-  others of the policy's `score`. `eval/loss` and `eval/bleu` are what the best
-  checkpoints can be chosen by.
+  others of the policy's `score`. The best checkpoints can be chosen by
+  `eval/loss` or `eval/bleu`.
   """
 
-  name = "evaluation"
+  place = Place.EVALUATE
+  time_use = TimeUse.EVALUATION
 
   def __init__(
     self,
@@ -82,16 +85,19 @@ class Evaluation(Hook):
     """Reads the examples.
 
     Args:
-      policy: Its `every_steps` is given.
-      run: Tells vocabulary and tasks.
-      program: Tells the model and where its parameters lie.
-      corpus: Whose validation parts are read.
-      source_length: S; examples that do not fit are left out of the loss.
-      target_length: T.
+      policy: How often and how much; `every_steps` is not None.
+      run: Has the vocabulary and the tasks.
+      program: Has the model and the shardings of its parameters.
+      corpus: Its validation parts are read.
+      source_length: Length S of a source row; examples that do not fit are left
+        out of the loss.
+      target_length: Length T of a target row.
 
     Raises:
       TaskMoeError: No pair has a validation part.
     """
+    assert policy.every_steps is not None, "no evaluation was asked for"
+    self._every_steps = policy.every_steps
     self._policy, self._run, self._program = policy, run, program
     self._examples = validation_examples(
       corpus, max(policy.loss_examples, policy.bleu_examples)
@@ -110,7 +116,7 @@ class Evaluation(Hook):
 
   def after_step(self, moment: Moment) -> None:
     at_last = moment.done == moment.last_step
-    if at_last or moment.done % self._policy.every_steps == 0:
+    if at_last or moment.done % self._every_steps == 0:
       found = self._loss(moment.state.params)
       if self._policy.bleu_examples:
         found |= self._policy.score(self._translations(moment.state.params))

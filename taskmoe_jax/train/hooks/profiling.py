@@ -7,7 +7,7 @@ import jax
 from etils import epath
 
 from taskmoe_jax.errors import TaskMoeError, check_at_least
-from taskmoe_jax.train.hooks.hook import Hook, Moment
+from taskmoe_jax.train.hooks.hook import Hook, Moment, Place, TimeUse
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -15,9 +15,9 @@ class TracedSteps:
   """Which steps to trace.
 
   Attributes:
-    first_step: The first one traced, counted from 1; None for none. Later than
-      the first of a start, which compiles.
-    num_steps: How many. A trace of more than a few is too long to look at.
+    first_step: The first step traced, counted from 1; None for no trace. Choose
+      one after the first step of a start, which compiles.
+    num_steps: Number of steps. A trace of more than a few is unwieldy.
   """
 
   first_step: int | None
@@ -35,12 +35,13 @@ class TracedSteps:
 class Trace(Hook):
   """Has `jax.profiler` trace the chosen steps into `RUN_DIR/profile`.
 
-  Every host writes its own devices. Before it ends the trace waits for the last
-  step, so that all of it is there. A run that ends before the last traced step
-  leaves what it has.
+  Every host writes the traces of its devices. Before it ends, the trace waits
+  for the last step, so that it is complete. A run that ends before the last
+  traced step writes what it has.
   """
 
-  name = "profiling"
+  place = Place.MEASURE
+  time_use = TimeUse.PROFILING
 
   def __init__(
     self,
@@ -54,7 +55,7 @@ class Trace(Hook):
 
     Args:
       run_dir: The run directory.
-      steps: Which.
+      steps: Which steps to trace.
       done: Steps done before.
       say: Prints a line.
     """

@@ -2,15 +2,20 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import rich.console
 import rich.progress
 from etils import epath
-from jaxtyping import ArrayLike
 
 from taskmoe_jax.runs.directory import Run
-from taskmoe_jax.train.hooks.hook import Hook, Moment
+from taskmoe_jax.train.hooks.hook import (
+  Hook,
+  Moment,
+  Place,
+  examples_read,
+)
 from taskmoe_jax.train.metrics.metric_sums import MetricSums
 from taskmoe_jax.train.metrics.metric_writer import MetricWriter, Sink
 from taskmoe_jax.train.program import Program
@@ -19,7 +24,7 @@ from taskmoe_jax.train.step.gradient_statistics import (
   histograms_of,
 )
 
-# Metrics that a person follows, and how many digits of them.
+# Metrics that a person follows, and their number of digits.
 _SHOWN = {
   "loss": 3,
   "accuracy": 3,
@@ -37,8 +42,8 @@ class Progress:
 
     step 200/2000  loss 3.214  accuracy 0.412  12.3k tokens/s  ETA 4:10
 
-  The time left is judged by the steps since the first report, because the
-  steps before it include compilation.
+  The time left is estimated from the steps since the first report, because
+  earlier steps include compilation.
   """
 
   def __init__(
@@ -49,13 +54,13 @@ class Progress:
     *,
     clock: Callable[[], float] = time.monotonic,
   ):
-    """Prepares a bar from `start_step`, where a resumed run goes on.
+    """Prepares a bar from `start_step`, where a resumed run continues.
 
     Args:
       total_steps: The step at which the run ends, not how many are left.
       start_step: Steps done before this start of the run.
-      console: Where to show it; whether it is a terminal is asked of it.
-      clock: Seconds, from any beginning.
+      console: Where to show it, as a bar if it is a terminal.
+      clock: Seconds, from any starting point.
     """
     self._total_steps = total_steps
     self._console = console
@@ -82,13 +87,13 @@ class Progress:
   def __exit__(self, *_) -> None:
     self._bar.stop()
 
-  def report(self, step: int, metrics: Mapping[str, ArrayLike]) -> None:
+  def report(self, step: int, metrics: Mapping[str, Any]) -> None:
     """Shows a step and, of its metrics, those that a person follows.
 
     Args:
       step: Steps done.
       metrics: `loss`, `accuracy`, `eval/loss`, `eval/bleu`, `mfu` and
-        `tokens_per_second` are shown if they are there, others are not.
+        `tokens_per_second` are shown if present; all others are ignored.
     """
     parts = [
       f"{name.replace('/', ' ')} {float(metrics[name]):.{digits}f}"
@@ -130,7 +135,7 @@ def _count(number: float) -> str:
 
 
 def _duration(seconds: float) -> str:
-  """Minutes and seconds, with hours before them if there are any."""
+  """Minutes and seconds, preceded by hours if it is at least one."""
   minutes, seconds = divmod(round(seconds), 60)
   hours, minutes = divmod(minutes, 60)
   if hours:
@@ -139,7 +144,9 @@ def _duration(seconds: float) -> str:
 
 
 class ReportEvery(Hook):
-  """Asks for a report every so many steps, and at the last."""
+  """Asks for a report every `log_every` steps, and at the last."""
+
+  place = Place.REQUEST
 
   def __init__(self, log_every: int):
     self._log_every = log_every
@@ -151,7 +158,9 @@ class ReportEvery(Hook):
 
 
 class StepReports(Hook):
-  """What the steps measured, as `train.metrics.metric_sums` sums it up."""
+  """What the steps measured, summed up by `train.metrics.metric_sums`."""
+
+  place = Place.COUNT
 
   def __init__(self, run: Run):
     self._sums = MetricSums(run.model, run.task_space)
@@ -159,24 +168,32 @@ class StepReports(Hook):
   def after_step(self, moment: Moment) -> None:
     self._sums.add(moment.metrics)
     if moment.report_due:
-      moment.report |= self._sums.report()
+      report = self._sums.report()
+      moment.tokens = report.pop("tokens")
+      moment.report |= report
 
 
 class DataReports(Hook):
-  """What the data's position says: it counts from the beginning of the run."""
+  """Counts from the position of the data, since the beginning of the run."""
+
+  place = Place.COUNT
 
   def after_step(self, moment: Moment) -> None:
     if moment.report_due:
       pairs = moment.position["pairs"].values()
-      for name in ("examples", "skipped_too_long"):
-        moment.report[f"data/{name}"] = sum(pair[name] for pair in pairs)
+      moment.report["data/examples"] = examples_read(moment.position)
+      moment.report["data/skipped_too_long"] = sum(
+        pair["skipped_too_long"] for pair in pairs
+      )
 
 
 class Histograms(Hook):
-  """Reports every so many steps how numbers are spread.
+  """Reports histograms of each parameter and of its gradients.
 
-  Those of each parameter, and of its gradients, which the step has counted.
+  Every `every_steps` steps; those of the gradients are counted in the step.
   """
+
+  place = Place.MEASURE
 
   def __init__(self, every_steps: int):
     self._every_steps = every_steps
@@ -195,6 +212,8 @@ _histograms_of = jax.jit(histograms_of)
 class WriteReports(Hook):
   """Writes every report to the run directory; see `metrics.metric_writer`."""
 
+  place = Place.REPORT
+
   def __init__(
     self, run_dir: epath.PathLike, first_step: int, sinks: Sequence[Sink]
   ):
@@ -203,7 +222,7 @@ class WriteReports(Hook):
 
   def after_step(self, moment: Moment) -> None:
     if moment.done <= self._last:
-      # The run went back: what was said of these steps is taken back as well.
+      # The run was rolled back: what was logged of these steps is removed too.
       self._writer.go_back(moment.done - 1)
     self._last = moment.done
     if moment.report:
@@ -214,7 +233,9 @@ class WriteReports(Hook):
 
 
 class ShowReports(Hook):
-  """Shows how far the run is; see `train.hooks.reporting`."""
+  """Shows how far the run is; see `Progress`."""
+
+  place = Place.REPORT
 
   def __init__(
     self, last_step: int, first_step: int, console: rich.console.Console
@@ -237,7 +258,7 @@ def say_what_is_trained(
   program: Program,
   batch_size: int,
 ) -> None:
-  """Prints sizes, mesh and run directory, and how experts are reached."""
+  """Prints sizes, mesh, run directory, and how tokens reach experts."""
   say(
     f"{program.num_parameters / 1e6:.1f}M parameters,"
     f" {len(run.task_space.pairs)} pairs, {len(run.task_space.tasks)} tasks,"

@@ -1,14 +1,14 @@
-"""One trainer a run directory: a lock that a killed trainer does not keep.
+"""One trainer per run directory: a lock that a killed trainer does not keep.
 
-RUN_DIR/lock.json says who trains there, and is written anew every few seconds:
+RUN_DIR/lock.json says who trains there, and is rewritten every few seconds:
 
   {"host": "vm-3", "pid": 4711, "start": "1763868000.25", "beat": 12}
 
-A process of the same host can be asked whether it lives. Of another host's only
-the beat tells, and it is watched for a while instead of being compared with our
-clock, so that clocks need not agree. It is a plain file, so that it works in a
-bucket as well. Two that start in the same instant may both think that they have
-it, so its holder looks at every beat whether it still does.
+Whether a process of the same host is alive can be checked. For one of another
+host only the beat tells; it is watched for a while instead of being compared
+with our clock, so that clocks need not agree. It is a plain file, so that it
+works in a bucket as well. Two trainers that start at the same instant may both
+believe that they hold it, so the holder checks that at every beat.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.files import write_whole
 from taskmoe_jax.hosts import processes
 from taskmoe_jax.runs.directory import make_folder
-from taskmoe_jax.train.hooks.hook import Hook, Moment
+from taskmoe_jax.train.hooks.hook import Hook, Moment, Place
 
 BEAT_SECONDS = 10.0
 
@@ -47,12 +47,12 @@ class RunLock:
     self._path = epath.Path(run_dir) / "lock.json"
     self._say = say
     self._beat_seconds = beat_seconds
-    self._ended = threading.Event()
+    self._released = threading.Event()
     self.lost: TaskMoeError | None = None
     self._thread = threading.Thread(
       target=self._keep, name="run lock", daemon=True
     )
-    self._content = {
+    self._content: dict[str, Any] = {
       "host": socket.gethostname(),
       "pid": os.getpid(),
       "start": _start_of(os.getpid()),
@@ -64,19 +64,19 @@ class RunLock:
     """Takes the lock.
 
     Raises:
-      TaskMoeError: Another trainer has it, and lives.
+      TaskMoeError: Another trainer holds it, and is alive.
     """
     holder = self._read()
     if holder is not None:
       self._check_dead(holder)
     self._write()
-    self._look()
+    self._check_holder()
     self.check()
     self._thread.start()
     return self
 
   def __exit__(self, *_) -> None:
-    self._ended.set()
+    self._released.set()
     self._thread.join()
     if self._is_ours(self._read()):
       self._path.unlink(missing_ok=True)
@@ -86,7 +86,7 @@ class RunLock:
     if self.lost:
       raise self.lost
 
-  def _look(self) -> None:
+  def _check_holder(self) -> None:
     holder = self._read()
     if not self._is_ours(holder):
       self.lost = self._error(holder)
@@ -98,8 +98,8 @@ class RunLock:
     else:
       seconds = 3 * self._beat_seconds
       self._say(
-        f"{self._path} is of {_name(holder)}; waiting {seconds:.0f} s for a"
-        " sign of life"
+        f"{self._path} belongs to {_name(holder)}; waiting {seconds:.0f} s to"
+        " see whether it is alive"
       )
       time.sleep(seconds)
       if (now := self._read()) != holder:
@@ -110,20 +110,20 @@ class RunLock:
 
   def _error(self, holder: dict[str, Any] | None) -> TaskMoeError:
     return TaskMoeError(
-      f"{_name(holder or {})} trains in {self._run_dir!r} already. Stop it"
-      " first, or set RUN_DIR to another folder."
+      f"{_name(holder or {})} is already training in {self._run_dir!r}. Stop"
+      " it first, or set RUN_DIR to another folder."
     )
 
   def _keep(self) -> None:
-    while not self._ended.wait(self._beat_seconds):
+    while not self._released.wait(self._beat_seconds):
       self._content["beat"] += 1
       try:
-        self._look()
+        self._check_holder()
         if self.lost:
           return
         self._write()
       except OSError:
-        continue  # A full disk: whoever saves will say it.
+        continue  # A full disk: saving will report it.
 
   def _is_ours(self, holder: dict[str, Any] | None) -> bool:
     return (holder or {}).get("token") == self._content["token"]
@@ -145,7 +145,7 @@ class RunLock:
 def held(
   run_dir: epath.PathLike, console: rich.console.Console
 ) -> Iterator[RunLock | None]:
-  """Makes the folder, and holds it for the job; process 0 has the lock."""
+  """Makes the folder, and locks it for the job; process 0 holds the lock."""
   if not processes.is_first():
     yield None
     return
@@ -161,6 +161,8 @@ def held(
 class HoldLock(Hook):
   """Ends a run whose directory another trainer has taken."""
 
+  place = Place.JUDGE
+
   def __init__(self, lock: RunLock):
     self._lock = lock
 
@@ -175,24 +177,24 @@ def _name(holder: dict[str, Any]) -> str:
 
 
 def _start_of(pid: Any) -> str | None:
-  """When a process of this host began; None if there is none.
+  """When a process of this host began; None if it does not exist.
 
-  Numbers of processes are given again, above all in containers.
+  Process ids are reused, above all in containers.
   """
   try:
     with open("/proc/sys/kernel/random/boot_id") as file:
       boot = file.read().strip()
     with open(f"/proc/{pid}/stat") as file:
-      # The name before may have spaces and brackets.
+      # The name before these may contain spaces and brackets.
       fields = file.read().rpartition(")")[2].split()
   except OSError:
     return None if os.path.exists("/proc/self/stat") else _alive(pid)
-  # A process that has ended, but was not waited for, trains no more.
+  # A zombie no longer trains.
   return None if fields[0] in "ZX" else f"{boot} {fields[19]}"
 
 
 def _alive(pid: Any) -> str | None:
-  """Without /proc, as on macOS: whether there is such a process at all."""
+  """Without /proc, as on macOS: whether such a process exists at all."""
   try:
     os.kill(int(pid), 0)
   except (OSError, TypeError, ValueError):

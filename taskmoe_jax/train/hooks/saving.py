@@ -1,4 +1,4 @@
-"""The hook that saves."""
+"""The hooks that save: when a checkpoint is due, and at SIGTERM."""
 
 import signal
 import threading
@@ -9,19 +9,21 @@ import jax
 from jax.experimental import multihost_utils
 
 from taskmoe_jax.train.checkpoints.checkpoints import Checkpoints
-from taskmoe_jax.train.hooks.hook import Hook, Moment
+from taskmoe_jax.train.hooks.hook import Hook, Moment, Place, TimeUse
 
 
 class Interruption(Hook):
   """Asks for a report, a checkpoint and the end of the run at SIGTERM.
 
   That is how Slurm, Kubernetes and the preemption of a TPU VM announce
-  themselves. With several processes JAX has taken the signal, and lets all of
-  them learn of it at one and the same step.
+  themselves. With several processes JAX handles the signal, and lets all of
+  them learn of it at the same step.
 
   The report is so that no step goes unreported: what is collected for the next
-  one is no part of a checkpoint.
+  one is not part of a checkpoint.
   """
+
+  place = Place.REQUEST
 
   def __init__(self):
     self._signalled = False
@@ -47,13 +49,10 @@ class Interruption(Hook):
 
 
 class Saving(Hook):
-  """Saves when a checkpoint is due; behind everything that may change a state.
+  """Saves when a checkpoint is due."""
 
-  It follows the hooks that write reports: so a checkpoint's run has the lines
-  of all its steps.
-  """
-
-  name = "checkpoints"
+  place = Place.SAVE
+  time_use = TimeUse.CHECKPOINTS
 
   def __init__(self, checkpoints: Checkpoints, description: Mapping[str, Any]):
     self._checkpoints = checkpoints
@@ -63,7 +62,7 @@ class Saving(Hook):
     self._checkpoints.check()
     if moment.went_back:
       return
-    # Between reports nobody is asked for the time: all hosts have to agree.
+    # Between reports the clock is not consulted: all hosts have to agree on it.
     due = moment.save_due or self._checkpoints.is_due(
       moment.done, moment.last_step, may_ask=moment.report_due
     )

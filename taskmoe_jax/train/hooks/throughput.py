@@ -1,4 +1,4 @@
-"""How fast a run trains, found out without making the devices wait."""
+"""How fast a run trains, measured without making the devices wait."""
 
 import contextlib
 import queue
@@ -13,44 +13,54 @@ import jax
 import numpy as np
 
 from taskmoe_jax.models.flops import peak_flops, token_flops
-from taskmoe_jax.train.hooks.hook import Hook, Moment
+from taskmoe_jax.train.hooks.hook import (
+  Hook,
+  Moment,
+  Place,
+  TimeUse,
+  examples_read,
+)
 from taskmoe_jax.train.program import Program
 
-# What trains nothing. All else is steps, and what they are reported by.
+# Time that trains nothing. The rest is steps and their reports.
 _LOST = (
-  "restoring",
-  "compilation",
-  "input",
-  "checkpoints",
-  "evaluation",
-  "profiling",
+  TimeUse.RESTORING,
+  TimeUse.COMPILATION,
+  TimeUse.INPUT,
+  TimeUse.CHECKPOINTS,
+  TimeUse.EVALUATION,
+  TimeUse.PROFILING,
 )
 
 
 class Goodput(Hook):
-  """The share of this start's time that went into steps, and what had the rest.
+  """The share of time since this start that went into steps, and the rest.
 
   `time/input` (waiting for batches), `time/checkpoints` and `time/evaluation`,
-  `time/compilation`, `time/restoring` (or drawing the parameters) and
+  `time/compilation`, `time/restoring` (or initializing the parameters) and
   `time/profiling` are shares of all the time since the run was started, and
-  `goodput` is 1 without them.
+  `goodput` is 1 minus their sum.
   """
+
+  place = Place.MEASURE
 
   def after_step(self, moment: Moment) -> None:
     if moment.report_due:
       seconds, total = moment.spent.seconds, moment.spent.total
-      shares = {name: seconds.get(name, 0.0) / total for name in _LOST}
+      shares = {use: seconds.get(use, 0.0) / total for use in _LOST}
       moment.report["goodput"] = 1 - sum(shares.values())
-      moment.report |= {f"time/{name}": share for name, share in shares.items()}
+      moment.report |= {f"time/{use}": share for use, share in shares.items()}
 
 
 class Memory(Hook):
   """Peak memory since the start of the process, in units of 1e9 bytes.
 
-  `memory/host_peak_gb` of this process and, where the devices can tell,
+  `memory/host_peak_gb` of this process and, where the devices report them,
   `memory/device_peak_gb` of the fullest of its devices and
-  `memory/device_limit_gb`, what that one has. A CPU cannot tell.
+  `memory/device_limit_gb`, all the memory of that device. A CPU does not.
   """
+
+  place = Place.MEASURE
 
   def after_step(self, moment: Moment) -> None:
     if not moment.report_due:
@@ -69,7 +79,7 @@ class Memory(Hook):
 
 
 def host_peak_bytes() -> int:
-  """The most memory that this process has had at once."""
+  """The peak memory of this process."""
   # Linux counts in units of 1024 bytes, macOS in bytes.
   unit = 1 if sys.platform == "darwin" else 1024
   return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -79,11 +89,11 @@ _PERCENTILES = (50, 90, 99)
 
 
 class StepClock:
-  """When each step was done, told by a thread that waits in the loop's place.
+  """When each step was done, by a thread that waits in place of the loop.
 
-  The loop hands a step to the devices long before they get to it, so its own
-  clock says nothing of a single step; and if it waited for each, the devices
-  would wait for it in turn.
+  The loop hands a step to the devices long before they run it, so its clock
+  says nothing about a single step; and if it waited for each, the devices would
+  wait for it in turn.
   """
 
   def __init__(self, clock: Callable[[], float] = time.perf_counter):
@@ -96,11 +106,11 @@ class StepClock:
     self._thread.start()
 
   def add(self, result: Any) -> None:
-    """Adds a step, by something that it computes and nobody gives away."""
+    """Adds a step, by an output of it that is not donated."""
     self._steps.put(result)
 
   def take(self) -> list[float]:
-    """When the steps since the last call were done, once all of them are."""
+    """Waits for the steps since the last call; when each of them was done."""
     self._steps.join()
     done, self._done = self._done, []
     return done
@@ -111,7 +121,7 @@ class StepClock:
 
   def _wait(self) -> None:
     while (result := self._steps.get()) is not None:
-      # The loop meets the failure of a step too, and reports it.
+      # The loop sees the failure of a step as well, and reports it.
       with contextlib.suppress(Exception):
         jax.block_until_ready(result)
       self._done.append(self._clock())
@@ -123,17 +133,18 @@ class Throughput(Hook):
 
   `tokens_per_second` counts target tokens and `examples_per_second` sentence
   pairs, of all devices and hosts together, over all of the time.
-  `step_seconds/p50`, `p90`, `p99` and `max` are of the times from the end of
-  one step to that of the next, so that whatever held up a step shows.
+  `step_seconds/p50`, `p90`, `p99` and `max` are over the times from the end of
+  one step to the end of the next, so that anything that delays a step shows.
   `model_tflops_per_second_per_device` and, where the chip's peak is known,
   `mfu`, its share of that, count what the mathematics needs for the places of
-  the batch (`models.flops`). The first report of a start holds compilation.
-
-  Behind the hooks that report `tokens` and `data/examples`.
+  the batch (`models.flops`). The first report of a start includes
+  compilation.
 
   Attributes:
     tokens_per_second: Over all reports but the first.
   """
+
+  place = Place.MEASURE
 
   def __init__(
     self,
@@ -144,14 +155,14 @@ class Throughput(Hook):
     first_examples: int,
     clock: Callable[[], float] = time.perf_counter,
   ):
-    """Begins to measure.
+    """Starts the clock.
 
     Args:
-      program: Tells the devices.
+      program: Knows the devices and the model.
       batch_size: Rows of a batch.
-      lengths: Of a source row and of a target row.
-      first_examples: `data/examples` where this start of the run begins.
-      clock: In seconds.
+      lengths: Tokens of a source row and of a target row.
+      first_examples: Examples read before this start of the run.
+      clock: Seconds, from any starting point.
     """
     devices = program.partitioning.mesh.devices
     source, target = lengths
@@ -175,7 +186,7 @@ class Throughput(Hook):
     self._steps.add(moment.metrics.tokens)
     if moment.report_due:
       moment.report |= self._report(
-        moment.report.pop("tokens"), moment.report["data/examples"]
+        moment.tokens, examples_read(moment.position)
       )
 
   def _report(self, tokens: float, examples: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The loss of sentences that training has not seen."""
+"""The loss on sentences that training has not seen."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from taskmoe_jax.partitioning.rules import activate
 from taskmoe_jax.runs.directory import Run
 from taskmoe_jax.task_space import split_pair
 from taskmoe_jax.train.program import Program
-from taskmoe_jax.vocabulary import EOS_ID, PAD_ID
+from taskmoe_jax.vocabulary import EOS_ID, PAD_ID, right_shift
 
 Rows = list[tuple[str, list[int], list[int]]]
 
@@ -24,9 +24,9 @@ Rows = list[tuple[str, list[int], list[int]]]
 class ValidationLoss:
   """Cross-entropy of given translations, with given parameters.
 
-  One sentence a row, and each row among others of its task, as in training.
-  Nothing is dropped out, and no token for lack of capacity. Examples that do
-  not fit into a row are left out.
+  Each row has one sentence, and is grouped with rows of its task, as in
+  training. There is no dropout, and no token is dropped for lack of capacity.
+  Examples that do not fit into a row are left out.
   """
 
   def __init__(
@@ -39,7 +39,7 @@ class ValidationLoss:
     source_length: int,
     target_length: int,
   ):
-    """Tokenises the examples of every pair and lays them in batches.
+    """Tokenizes the examples of every pair and puts them in batches.
 
     Raises:
       TaskMoeError: None of them fits into a row.
@@ -50,7 +50,7 @@ class ValidationLoss:
     unit = math.lcm(group, program.partitioning.num_row_shards)
     self._batch_size = -(-batch_size // unit) * unit
     self._lengths = source_length, target_length
-    rows = [row for row in _tokenised(examples, run) if self._fits(row)]
+    rows = [row for row in _tokenized(examples, run) if self._fits(row)]
     if not rows:
       raise TaskMoeError(
         "no validation example fits into a row of SOURCE_LENGTH="
@@ -63,11 +63,11 @@ class ValidationLoss:
     )
 
   def __call__(self, params: PyTree) -> dict[str, float]:
-    """Returns `loss` and `accuracy`, and both of each pair and direction.
+    """Returns `loss` and `accuracy`, overall and of each pair and direction.
 
     `loss/pair/de-en` is a mean over the pair's target tokens. `loss`, and
     `loss/xx-en` and `loss/en-xx` where there are such pairs, are means over
-    pairs, of which every one counts the same, as in the paper's tables.
+    pairs, each of which counts the same, as in the paper's tables.
     """
     spread = self._program.partitioning.spread_rows
     totals = np.zeros((3, len(self._task_space.pairs)))
@@ -77,7 +77,7 @@ class ValidationLoss:
         totals += jax.device_get(self._sums(params, arrays))
     losses, right, tokens = totals
     seen = tokens > 0
-    report = {}
+    report: dict[str, float] = {}
     for name, sums in (("loss", losses), ("accuracy", right)):
       means = sums[seen] / tokens[seen]
       pairs = np.array(self._task_space.pairs)[seen]
@@ -85,7 +85,7 @@ class ValidationLoss:
     return report
 
   def _sums_of(self, params: PyTree, batch: Batch) -> jax.Array:
-    """Loss, right guesses and target tokens of each pair."""
+    """Loss, correct predictions and target tokens of each pair."""
     space, step = self._task_space, self._program.step
     languages = batch["source_language"], batch["target_language"]
     logits, _ = step.model.apply(
@@ -114,7 +114,7 @@ class ValidationLoss:
     return len(source) <= self._lengths[0] and len(target) <= self._lengths[1]
 
   def _in_batches(self, rows: Rows) -> list[dict[str, np.ndarray]]:
-    """Whole batches: the last one is filled up with empty rows."""
+    """Full batches: the last one is filled up with empty rows."""
     missing = -len(rows) % self._batch_size
     rows = rows + [(rows[-1][0], [], [])] * missing
     return [
@@ -136,7 +136,7 @@ class ValidationLoss:
       "encoder_input_tokens": _padded(
         [source for _, source, _ in rows], source_length
       ),
-      "decoder_input_tokens": np.pad(targets, ((0, 0), (1, 0)))[:, :-1],
+      "decoder_input_tokens": right_shift(targets),
       "decoder_target_tokens": targets,
       "decoder_loss_weights": (targets != PAD_ID).astype(np.float32),
       "source_language": languages[:, 0],
@@ -144,7 +144,7 @@ class ValidationLoss:
     }
 
 
-def _tokenised(examples: Mapping[str, Any], run: Run) -> Rows:
+def _tokenized(examples: Mapping[str, Any], run: Run) -> Rows:
   rows = []
   for pair, texts in examples.items():
     symbol = run.vocabulary.target_id(split_pair(pair)[1])

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from taskmoe_jax.models.config import ModelConfig
 from taskmoe_jax.moe.statistics import RoutingStatistics, overlap
@@ -16,7 +16,7 @@ from taskmoe_jax.train.step.step import StepMetrics
 class MetricSums:
   """Collects the metrics of steps until they are reported.
 
-  They stay on the devices till then, so that the loop runs ahead of them.
+  Until then they stay on the devices, so that the loop runs ahead of them.
   """
 
   def __init__(self, model: ModelConfig, task_space: TaskSpace):
@@ -28,17 +28,17 @@ class MetricSums:
     self._steps.append(metrics)
 
   def report(self) -> dict[str, Any]:
-    """Returns means over the tokens of the collected steps, and begins anew.
+    """Returns means over the tokens of the collected steps, and starts over.
 
     The names: `loss` (nats a target token), `accuracy`, `z_loss` (mean square
-    of the logits' log-partitions), `learning_rate` (of the last step),
-    `gradient_norm`, and `gradient_norm/routers` and others of groups of
-    parameters, `data/row_fill` (share of a row's places that hold a token, of
-    its fuller side), `tokens` (target tokens, a sum), `skipped_updates` (how
-    many of the steps), `loss/pair/de-en` for each pair that was seen, and for
-    each stack and MoE layer, counted from 0, what `routing_report` says.
-    All but the last two counts are of the steps that were not skipped, or
-    nothing would be left to read; if all were, of them.
+    of the logits' log-partitions), `learning_rate` (of the last step, if the
+    optimizer says it), `gradient_norm`, and `gradient_norm/routers` and others
+    of groups of parameters, `data/row_fill` (share of places that hold a token,
+    in the fuller side of each row), `tokens` (target tokens, a sum),
+    `skipped_updates` (number of steps), `loss/pair/de-en` for each pair that
+    was seen, and for each stack and MoE layer, counted from 0, what
+    `routing_report` says. All but the two sums leave out skipped steps, which
+    are not finite; unless all steps were skipped.
     """
     collected, self._steps = jax.device_get(self._steps), []
     steps = [step for step in collected if not step.skipped] or collected
@@ -51,7 +51,7 @@ class MetricSums:
       "loss": total(lambda step: step.loss) / max(tokens, 1.0),
       "accuracy": total(lambda step: step.correct) / max(tokens, 1.0),
       "z_loss": total(lambda step: step.z_loss) / max(tokens, 1.0),
-      "learning_rate": float(steps[-1].learning_rate),
+      **_learning_rate(steps[-1]),
       "gradient_norm": total(lambda step: step.gradient_norm) / len(steps),
       "data/row_fill": total(lambda step: step.row_fill) / len(steps),
       "tokens": sum(float(step.tokens) for step in collected),
@@ -70,12 +70,16 @@ class MetricSums:
     for name in steps[0].routing:
       stack = getattr(self._model, name)
       statistics = together([step.routing[name] for step in steps])
-      for block in range(stack.num_blocks):
-        layer = (block + 1) * stack.block_size - 1
+      for block, layer in enumerate(stack.moe_layers):
         found = routing_report(statistics, block, self._task_space.tasks)
         prefix = f"routing/{name}/layer_{layer}"
         report |= {f"{prefix}/{key}": value for key, value in found.items()}
     return report
+
+
+def _learning_rate(step: StepMetrics) -> dict[str, float]:
+  rate = step.learning_rate
+  return {} if rate is None else {"learning_rate": float(rate)}
 
 
 def together(steps: Sequence[RoutingStatistics]) -> RoutingStatistics:
@@ -102,22 +106,22 @@ def together(steps: Sequence[RoutingStatistics]) -> RoutingStatistics:
 def routing_report(
   statistics: RoutingStatistics, block: int, tasks: Sequence[str]
 ) -> dict[str, Any]:
-  """What is logged of the MoE layer of a block.
+  """What is logged about the MoE layer of a block.
 
   `load` (an array: the share of choices that fell on each expert), `entropy`,
   `dropped`, `balance_loss`, `z_loss`; of each task that was seen
   `task/de/{load,entropy,dropped}`; and, once two tasks were, `overlap`, see
   there, and `overlap_mean`, its mean over every two tasks.
   """
-  report = {"load": _short(statistics.load[block])}
+  report: dict[str, Any] = {"load": _short(statistics.load[block])}
   for name in ("entropy", "dropped", "balance_loss", "z_loss"):
     report[name] = getattr(statistics, name)[block]
-  load = statistics.task_load[block]
+  load = np.asarray(statistics.task_load[block])
   entropy = statistics.task_entropy[block]
   dropped = statistics.task_dropped[block]
   seen = np.flatnonzero(statistics.task_tokens[block])
   for task in seen:
-    name = f"task/{tasks[task]}"
+    name = f"task/{tasks[int(task)]}"
     report[f"{name}/load"] = _short(load[task])
     report[f"{name}/entropy"] = entropy[task]
     report[f"{name}/dropped"] = dropped[task]
@@ -127,6 +131,6 @@ def routing_report(
   return report
 
 
-def _short(shares: Float[np.ndarray, "E"]) -> Float[np.ndarray, "E"]:
-  """In float32, which takes half the place in a line of the log."""
-  return shares.astype(np.float32)
+def _short(shares: Float[Array | np.ndarray, "E"]) -> Float[np.ndarray, "E"]:
+  """In float32, which takes half the space in a line of the log."""
+  return np.asarray(shares, np.float32)

@@ -1,13 +1,13 @@
-"""Metrics of a run, to `metrics.jsonl` and to whatever else shows them.
+"""Writes the metrics of a run to `metrics.jsonl` and to other sinks.
 
 A line of `metrics.jsonl` is one report of one step:
 
   {"step": 200, "time": 1763868000.25, "loss": 3.21, "loss/pair/de-en": 3.4,
    "load/decoder": [0.1, 0.4, 0.5]}
 
-`time` is in seconds since 1970. JSON has no word for a number that is not
+`time` is in seconds since 1970. JSON cannot represent a number that is not
 finite, so such a number is the string "nan", "inf" or "-inf", which Python's
-`float()` and most readers of tables turn back; `null` would not say which.
+`float()` and most readers of tables convert back; `null` would not say which.
 """
 
 import contextlib
@@ -35,22 +35,22 @@ class Sink:
   def write(
     self, step: int, values: Mapping[str, Value], *, now: float
   ) -> None:
-    """Writes what is reported of a step, at so many seconds since 1970."""
+    """Writes the report of a step; `now` is in seconds since 1970."""
 
   def close(self) -> None:
-    """Called once, when nothing follows."""
+    """Called once, after the last report."""
 
 
 class MetricWriter:
-  """Writes what a training loop reports, as one unbroken run.
+  """Writes what a training loop reports, as if the run had never stopped.
 
-  A killed run goes on from its last checkpoint, and so reports the steps after
-  it a second time. The first report of them is taken back when the writer is
-  opened: their lines leave `metrics.jsonl`, and other sinks see to themselves.
+  A killed run resumes from its last checkpoint, and so reports the steps after
+  it a second time. Their first reports are removed when the writer is opened:
+  their lines are deleted from `metrics.jsonl`, and other sinks do it their way.
 
-  Scalars and arrays alike go to `metrics.jsonl`, an array of float32 with as
-  many digits as that has. A matrix, such as the overlap of every two tasks, and
-  a `Histogram` go to the other sinks alone: lines of them would be long, and
+  Scalars and arrays go to `metrics.jsonl`, an array of float32 with as many
+  digits as that has. A matrix, such as the overlap of every two tasks, and a
+  `Histogram` go to the other sinks alone: lines of them would be long, and
   unread.
   """
 
@@ -62,7 +62,7 @@ class MetricWriter:
     sinks: Sequence[Sink] = (),
     clock: Callable[[], float] = time.time,
   ):
-    """Opens the file of a run, or makes it.
+    """Opens the file of a run, or creates it.
 
     Args:
       folder: The run's folder; any path that `epath` understands.
@@ -72,11 +72,10 @@ class MetricWriter:
       clock: Seconds since 1970.
 
     Raises:
-      TaskMoeError: A line of `metrics.jsonl` is not one of ours.
+      TaskMoeError: A line of `metrics.jsonl` was not written by this class.
     """
-    folder = epath.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "metrics.jsonl"
+    path = epath.Path(folder) / "metrics.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
       _remove_after(path, resume_step)
     self._clock = clock
@@ -91,7 +90,7 @@ class MetricWriter:
 
     Args:
       step: Training steps done; several reports of one step are several lines.
-      metrics: By name; parts of a name are joined with slashes.
+      metrics: Values by name; parts of a name are joined with slashes.
     """
     assert not metrics.keys() & {"step", "time"}, sorted(metrics)
     now = self._clock()
@@ -111,7 +110,7 @@ class MetricWriter:
       sink.write(step, values, now=now)
 
   def go_back(self, step: int) -> None:
-    """Takes back, from `metrics.jsonl`, what was said of later steps."""
+    """Removes, from `metrics.jsonl`, the reports of later steps."""
     self._lines.close()
     _remove_after(self._path, step)
     self._lines = self._path.open("a", encoding="utf-8")
@@ -130,10 +129,10 @@ class MetricWriter:
 
 
 def _json_value(value: np.ndarray | np.generic) -> Any:
-  """A number, or a list of them, without those that JSON has no word for."""
-  if value.ndim:
+  """A number, or a list of them, with strings for those JSON does not have."""
+  if isinstance(value, np.ndarray) and value.ndim:
     return [_json_value(element) for element in value]
-  # The shortest text that is this float32 again.
+  # The shortest text that reads back as this float32.
   number = float(str(value)) if value.dtype == np.float32 else value.item()
   if isinstance(number, float) and not math.isfinite(number):
     return str(number)
@@ -152,13 +151,13 @@ def _kept(lines: list[str], last_step: int, path: epath.Path) -> Iterable[str]:
     try:
       step = json.loads(line)["step"]
     except (ValueError, TypeError, KeyError):
-      # What follows the last line break is empty, or the beginning of a line
-      # that was being written when the run was killed.
+      # After the last line break comes nothing, or the beginning of a line that
+      # was being written when the run was killed.
       if number == len(lines):
         return
       raise TaskMoeError(
         f"{path}:{number} is not a line of metrics with a step: {line[:40]!r}."
-        " Mend that line or move the file away."
+        " Correct that line or move the file away."
       ) from None
     if step <= last_step:
       yield line

@@ -1,4 +1,4 @@
-"""Metrics to Weights & Biases, if it is installed and asked for."""
+"""Metrics for Weights & Biases, if it is installed and asked for."""
 
 import importlib
 from collections.abc import Mapping
@@ -16,20 +16,20 @@ from taskmoe_jax.train.step.gradient_statistics import Histogram
 class WeightsAndBiases(Sink):
   """One run of Weights & Biases for one run directory.
 
-  Its id is kept in `RUN_DIR/wandb_id.txt`, so that a run that goes on is the
-  same one there too. Weights & Biases takes no step twice: of steps that come a
-  second time, it keeps the first report.
+  Its id is kept in `RUN_DIR/wandb_id.txt`, so that a run that resumes is the
+  same one there too. Weights & Biases accepts no step twice: of steps that are
+  repeated, it keeps the first report.
   """
 
   def __init__(
     self, run_dir: epath.PathLike, *, project: str, config: Mapping[str, Any]
   ):
-    """Begins, or goes on with, a run.
+    """Starts or resumes a run.
 
     Args:
       run_dir: The run directory.
-      project: Of Weights & Biases.
-      config: What it shows beside the run.
+      project: The project of Weights & Biases.
+      config: Settings that it shows beside the run.
 
     Raises:
       TaskMoeError: Weights & Biases is not installed.
@@ -56,7 +56,7 @@ class WeightsAndBiases(Sink):
   def write(
     self, step: int, values: Mapping[str, Value], *, now: float
   ) -> None:
-    del now  # It keeps its own time.
+    del now  # It has its own clock.
     self._run.log(
       {name: self._converted(value) for name, value in values.items()},
       step=step,

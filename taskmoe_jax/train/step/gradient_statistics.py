@@ -1,4 +1,4 @@
-"""How the numbers of large arrays are spread, counted where the arrays lie."""
+"""Norms and histograms of large arrays, computed on their devices."""
 
 import collections
 from collections.abc import Mapping, Sequence
@@ -17,11 +17,11 @@ _EMBEDDINGS = {"embedding", "decoder_embedding", "softmax"}
 def gradient_norms(gradients: PyTree) -> dict[str, Float[Array, ""]]:
   """The norm of each group's gradients, before clipping, in float32.
 
-  The groups, of those that there are: `embeddings`, `routers`, `experts`, and
-  `encoder` and `decoder`, which are all the rest of each stack. Every parameter
-  is in one of them, so that the squares add up to that of the global norm.
-  Routers and experts stand apart because they are what diverges or starves by
-  itself in a mixture of experts.
+  The groups, where present: `embeddings`, `routers`, `experts`, and `encoder`
+  and `decoder`, which are the rest of each stack. Every parameter is in one of
+  them, so that the squares add up to that of the global norm. Routers and
+  experts are separate because in a mixture of experts they can diverge or
+  starve on their own.
   """
   groups = collections.defaultdict(list)
   for path, leaf in jax.tree_util.tree_flatten_with_path(gradients)[0]:
@@ -50,7 +50,7 @@ class Histogram:
 
   Attributes:
     counts: How many numbers are in each bin.
-    edges: Of the bins; the least and the greatest number are the outermost.
+    edges: Edges of the bins; the outermost are the minimum and the maximum.
     total: Sum of the numbers.
     squares: Sum of their squares.
   """
@@ -62,7 +62,7 @@ class Histogram:
 
   @classmethod
   def of(cls, numbers: jax.Array) -> "Histogram":
-    """Counts the finite ones, into bins of one width."""
+    """Counts the finite numbers, into bins of equal width."""
     numbers = numbers.astype(jnp.float32).reshape(-1)
     finite = jnp.isfinite(numbers)
     numbers = jnp.where(finite, numbers, 0.0)
@@ -103,7 +103,7 @@ def histograms_every(
 ) -> dict[str, Histogram]:
   """`histograms_of` inside a compiled step, counted only when they are due.
 
-  At other steps they are empty; if none are ever due there are none.
+  At other steps they are empty; if none are ever due the result is empty.
 
   Args:
     every_steps: Steps between them; None for never.
@@ -130,7 +130,7 @@ def histogram_report(
 ) -> dict[str, Histogram | float]:
   """Each as `name/<path>`, and `name/<path>/rms`, the root of its mean square.
 
-  A number by which a parameter that grows without end shows.
+  The latter shows a parameter that grows without bound.
   """
   report = {}
   for path, histogram in jax.device_get(found).items():

@@ -15,7 +15,7 @@ from taskmoe_jax.partitioning.rules import active, constrain
 def check_microbatches(
   batch_size: int, num_microbatches: int, num_row_shards: int
 ) -> None:
-  """Refuses microbatches of which not all devices have as many rows."""
+  """Refuses microbatches whose rows do not divide evenly over the devices."""
   parts = num_microbatches * num_row_shards
   if num_microbatches < 1 or batch_size % parts:
     raise TaskMoeError(
@@ -28,7 +28,7 @@ def check_microbatches(
 def rows_together(
   batch_size: int, num_microbatches: int, rows_per_task_group: int
 ) -> int:
-  """How many rows of one task stand together in a microbatch.
+  """Number of consecutive rows of one task in a microbatch.
 
   As many as in the batch, unless a device has fewer of them than it has
   microbatches: then groups are split, and so microbatches may have other rows
@@ -43,15 +43,15 @@ def rows_together(
 def split(
   rows: Mapping[str, jax.Array], num_microbatches: int, together: int
 ) -> dict[str, jax.Array]:
-  """Deals the rows of arrays `[B, ...]` out: `[microbatches, B / them, ...]`.
+  """Deals out the rows of arrays `[B, ...]`: `[microbatches, rows, ...]`.
 
   Groups of rows are dealt like cards. So every device keeps its own rows, of
   which each microbatch takes an equal share, and which rows are in which
   microbatch does not depend on how many devices there are.
 
   Args:
-    rows: By name.
-    num_microbatches: How many to make.
+    rows: Arrays by name.
+    num_microbatches: Number of microbatches to make.
     together: Rows of a group, which are not separated.
   """
 
@@ -78,7 +78,7 @@ def sum_over_microbatches(
     compute: Takes rows and their numbers in the batch; returns two trees of
       arrays. The first may be large: one sum of it is kept, not all terms.
     batch: All rows.
-    num_microbatches: How many parts to make.
+    num_microbatches: Number of microbatches.
     together: See `split`.
     like: Arrays with the shapes of the first tree.
   """
@@ -93,8 +93,8 @@ def sum_over_microbatches(
     nonlocal structure
     numbers = part.pop("row")
     large, small = compute(part, numbers)
-    # As leaves: the tree's types say how many axes each has, without those of
-    # the scan.
+    # As leaves: the annotations of the tree's types do not count the axis that
+    # the scan adds.
     leaves, structure = jax.tree.flatten(small)
     return jax.tree.map(jnp.add, total, large), leaves
 

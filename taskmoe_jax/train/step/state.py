@@ -24,7 +24,7 @@ from taskmoe_jax.train import optimizers
 class TrainState:
   """State of a run after `step` steps.
 
-  There is no random state: the keys of a step are made from the run's seed and
+  It has no random state: the keys of a step are made from the run's seed and
   the step alone, so that they depend neither on the mesh nor on interruptions.
 
   The same tree holds the shapes or the shardings of a state.
@@ -32,8 +32,8 @@ class TrainState:
   Attributes:
     step: A scalar, int32.
     params: Unboxed.
-    optimizer_state: See `train.optimizers`.
-    skipped: How many of the steps updated nothing, because their loss or their
+    optimizer_state: That of the optax transformation, see `train.optimizers`.
+    skipped: Number of steps that updated nothing, because their loss or their
       gradients were not finite; a scalar, int32.
   """
 
@@ -56,13 +56,13 @@ def state_shardings(
   boxed: PyTree, optimizer: optimizers.Optimizer, partitioning: Partitioning
 ) -> TrainState:
   """Where the step, the parameters and the optimizer's state lie."""
-  names = optimizers.state_axes(optimizer, nn.unbox(boxed), logical_axes(boxed))
+  params = nn.unbox(boxed)
+  shapes = jax.eval_shape(optimizer.transformation.init, params)
+  names = optimizers.state_axes(shapes, params, logical_axes(boxed))
   return TrainState(
     partitioning.replicated,
     parameter_shardings(boxed, partitioning),
-    jax.tree.map(
-      lambda axes: partitioning.sharding(*axes), names, is_leaf=_is_names
-    ),
+    jax.tree.map(lambda _, axes: partitioning.sharding(*axes), shapes, names),
     partitioning.replicated,
   )
 
@@ -87,18 +87,12 @@ def initial_state(
   shardings: TrainState,
   seed: int,
 ) -> TrainState:
-  """Draws the parameters, each device only its own part of them."""
-  initialise = initializer(model)
+  """Draws the parameters, each device only its part of them."""
+  initialize = initializer(model)
 
   def build(key):
-    params = nn.unbox(initialise(key))
+    params = nn.unbox(initialize(key))
     zero = jnp.zeros((), jnp.int32)
     return TrainState(zero, params, optimizer.transformation.init(params), zero)
 
   return jax.jit(build, out_shardings=shardings)(jax.random.key(seed))
-
-
-def _is_names(leaf: Any) -> bool:
-  return type(leaf) is tuple and all(
-    name is None or isinstance(name, str) for name in leaf
-  )

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import operator
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import flax.struct
 import jax
@@ -39,11 +39,11 @@ from taskmoe_jax.vocabulary import PAD_ID
 
 
 def row_fill(batch: Batch) -> Float[Array, ""]:
-  """Mean share of places that hold a token, of each row's fuller side.
+  """Mean share of places that hold a token, in the fuller side of each row.
 
   It is `TrainBatches.stats["row_fill"]` of one batch. Counted in the step, it
-  is of just the batches that were trained on, of all hosts, and not of those
-  that wait to be.
+  covers just the batches that were trained on, of all hosts, and not those that
+  were read ahead.
   """
   sides = batch["encoder_input_tokens"], batch["decoder_target_tokens"]
   fills = [(tokens != PAD_ID).mean(axis=1) for tokens in sides]
@@ -58,18 +58,20 @@ class StepMetrics:
 
   Attributes:
     loss: Sum of the cross-entropy (label-smoothed), in nats.
-    correct: How many target tokens were the most likely ones.
-    tokens: How many target tokens there were.
+    correct: Number of target tokens that were the most likely ones.
+    tokens: Number of target tokens.
     pair_loss: `loss` for each pair.
     pair_tokens: `tokens` for each pair.
     z_loss: Sum of the squares of the logits' log-partitions, not weighted.
-    row_fill: Share of a row's places that hold a token, of its fuller side.
-    gradient_norm: Global, before any clipping.
-    gradient_norms: Of each group of parameters; see `gradient_statistics`.
-    learning_rate: Of the update; of the next one if this was skipped.
+    row_fill: Share of places that hold a token, in the fuller side of each row.
+    gradient_norm: Global norm, before any clipping.
+    gradient_norms: Norm of each group of parameters; see `gradient_statistics`.
+    learning_rate: That of the update, or of the next one if this was skipped;
+      None if the optimizer has no schedule to say it.
     skipped: 1 if loss or gradients were not finite and so nothing was updated.
     routing: Statistics by stack; a leading axis counts blocks.
-    gradients: Histograms of each parameter's, at the steps that ask for them.
+    gradients: Histograms of the gradients of each parameter, at the steps that
+      ask for them.
   """
 
   loss: Float[Array | np.ndarray, ""]
@@ -81,7 +83,7 @@ class StepMetrics:
   row_fill: Float[Array | np.ndarray, ""]
   gradient_norm: Float[Array | np.ndarray, ""]
   gradient_norms: Mapping[str, Float[Array | np.ndarray, ""]]
-  learning_rate: Float[Array | np.ndarray, ""]
+  learning_rate: Float[Array | np.ndarray, ""] | None
   skipped: Float[Array | np.ndarray, ""]
   routing: Mapping[str, RoutingStatistics]
   gradients: Mapping[str, Histogram] = dataclasses.field(default_factory=dict)
@@ -92,10 +94,11 @@ class TrainStep:
   """Computes loss and gradients of a batch and applies the optimizer.
 
   With microbatches the loss is still the mean over the target tokens of the
-  whole batch, and every row meets the noise that it would meet without. Two
-  things are of a microbatch: the balance loss, which is no mean over tokens
-  (the mean of the microbatches' own is taken, weighted by their tokens), and
-  the places that the tokens of a group compete for under a capacity.
+  whole batch, and every row gets the noise that it would get without. Two
+  things are per microbatch: the balance loss, which is not a mean over tokens
+  (the mean of the microbatches' balance losses is taken, weighted by their
+  tokens), and the places that the tokens of a group compete for under a
+  capacity.
 
   A step whose loss or gradients are not finite changes nothing but the count of
   steps and that of skipped updates: neither parameters, nor moments, nor
@@ -106,10 +109,10 @@ class TrainStep:
     model: The mixture.
     optimizer: Called once a step.
     task_space: Tells tasks and pairs of rows from their languages.
-    rows_per_task_group: Rows stand in groups of this many of one task each.
+    rows_per_task_group: Rows come in groups of this many, of one task each.
     objective: The loss of a token.
-    seed: Of dropout.
-    num_microbatches: In how many parts a batch is computed.
+    seed: Seed of dropout.
+    num_microbatches: Number of parts in which a batch is computed.
     histograms_every: Steps between histograms of gradients; None for none.
   """
 
@@ -125,7 +128,7 @@ class TrainStep:
   def __call__(
     self, state: TrainState, batch: Batch
   ) -> tuple[TrainState, StepMetrics]:
-    """Returns the next state, and metrics of the state given."""
+    """Returns the next state, and metrics of the given state."""
     gradients, metrics = self._gradients(state, batch)
     norm = optax.tree.norm(gradients)
     finite = jnp.isfinite(metrics.loss) & jnp.isfinite(norm)
@@ -139,12 +142,12 @@ class TrainStep:
       (params, optimizer_state),
       (state.params, state.optimizer_state),
     )
-    rate = self.optimizer.schedule(state.step - state.skipped)
-    metrics = metrics.replace(
+    metrics = dataclasses.replace(
+      metrics,
       row_fill=row_fill(batch),
       gradient_norm=norm,
       gradient_norms=gradient_norms(gradients),
-      learning_rate=jnp.asarray(rate, jnp.float32),
+      learning_rate=self._learning_rate(state),
       skipped=(~finite).astype(jnp.float32),
       gradients=histograms_every(
         self.histograms_every, state.step + 1, gradients
@@ -152,6 +155,12 @@ class TrainStep:
     )
     skipped = state.skipped + (~finite).astype(jnp.int32)
     return TrainState(state.step + 1, params, optimizer_state, skipped), metrics
+
+  def _learning_rate(self, state: TrainState) -> Float[Array, ""] | None:
+    schedule = self.optimizer.schedule
+    if schedule is None:
+      return None
+    return jnp.asarray(schedule(state.step - state.skipped), jnp.float32)
 
   def _gradients(
     self, state: TrainState, batch: Batch
@@ -162,12 +171,12 @@ class TrainStep:
       self.num_microbatches,
       self.rows_per_task_group,
     )
-    whole = _Whole.of(batch)
+    totals = _BatchTotals.of(batch)
 
     def compute(rows, numbers):
       with rows_at_hand(numbers):
         (_, metrics), gradients = jax.value_and_grad(self._loss, has_aux=True)(
-          state.params, rows, key, whole, together
+          state.params, rows, key, totals, together
         )
       return gradients, metrics
 
@@ -184,20 +193,23 @@ class TrainStep:
     params: PyTree,
     batch: Batch,
     key: jax.Array,
-    whole: "_Whole",
+    totals: "_BatchTotals",
     rows_per_task_group: int,
   ) -> tuple[Float[Array, ""], StepMetrics]:
     """What these rows add to the loss of the whole batch."""
     languages = batch["source_language"], batch["target_language"]
     task_ids = jnp.asarray(self.task_space.task_table)[languages]
     pair_ids = jnp.asarray(self.task_space.pair_table)[languages]
-    logits, routing = self.model.apply(
-      {"params": params},
-      batch,
-      task_ids,
-      train=True,
-      rows_per_task_group=rows_per_task_group,
-      rngs={"dropout": key},
+    logits, routing = cast(
+      tuple[jax.Array, Mapping[str, RoutingStatistics]],
+      self.model.apply(
+        {"params": params},
+        batch,
+        task_ids,
+        train=True,
+        rows_per_task_group=rows_per_task_group,
+        rngs={"dropout": key},
+      ),
     )
     weights = batch["decoder_loss_weights"]
     targets = batch["decoder_target_tokens"]
@@ -205,27 +217,29 @@ class TrainStep:
       logits, targets, label_smoothing=self.objective.label_smoothing
     )
     losses *= weights
+    total_loss = losses.sum()
+    total_z_loss = (weights * jnp.square(log_partition)).sum()
 
     def by_pair(rows):
       return jax.ops.segment_sum(rows, pair_ids, len(self.task_space.pairs))
 
     zero = jnp.zeros(())
     metrics = StepMetrics(
-      loss=losses.sum(),
+      loss=total_loss,
       correct=(weights * correct(logits, targets)).sum(),
       tokens=weights.sum(),
       pair_loss=by_pair(losses.sum(1)),
       pair_tokens=by_pair(weights.sum(1)),
-      z_loss=(weights * jnp.square(log_partition)).sum(),
+      z_loss=total_z_loss,
       row_fill=zero,
       gradient_norm=zero,
       gradient_norms={},
       learning_rate=zero,
       skipped=zero,
-      routing=whole.shares(routing),
+      routing=totals.shares(routing),
     )
-    loss = metrics.loss + self.objective.z_loss_weight * metrics.z_loss
-    loss /= jnp.maximum(whole.loss_weight, 1.0)
+    loss = total_loss + self.objective.z_loss_weight * total_z_loss
+    loss /= jnp.maximum(totals.loss_weight, 1.0)
     return loss + self._routing_loss(metrics.routing), metrics
 
   def _balanced(
@@ -234,7 +248,7 @@ class TrainStep:
     before: PyTree,
     routing: Mapping[str, RoutingStatistics],
   ) -> PyTree:
-    """Moves the balance biases, whatever the optimizer has made of them."""
+    """Moves the balance biases, in place of what the optimizer did to them."""
     for name, statistics in routing.items():
       stack = getattr(self.model.config, name)
       rate = stack.moe.balance_bias_rate
@@ -243,7 +257,7 @@ class TrainStep:
         path = (name, "blocks", layer, "moe", "router", "balance_bias")
         bias = functools.reduce(operator.getitem, path, before)
         params = _with_leaf(
-          params, path, balanced_bias(bias, statistics.load, rate)
+          params, path, balanced_bias(bias, jnp.asarray(statistics.load), rate)
         )
     return params
 
@@ -259,19 +273,19 @@ class TrainStep:
 
 
 @flax.struct.dataclass
-class _Whole:
-  """How much there is in a whole batch, of which rows have their shares.
+class _BatchTotals:
+  """Totals of a whole batch, to weight its microbatches by.
 
   Attributes:
-    loss_weight: Of all target tokens.
-    tokens: By stack, those that are routed.
+    loss_weight: Sum of the weights of all target tokens.
+    tokens: Number of routed tokens, by stack.
   """
 
   loss_weight: Float[Array, ""]
   tokens: Mapping[str, Int[Array, ""]]
 
   @classmethod
-  def of(cls, batch: Batch) -> "_Whole":
+  def of(cls, batch: Batch) -> "_BatchTotals":
     segments = {
       "encoder": source_segments(batch),
       "decoder": target_segments(batch),
@@ -284,12 +298,13 @@ class _Whole:
   def shares(
     self, routing: Mapping[str, RoutingStatistics]
   ) -> dict[str, RoutingStatistics]:
-    """Makes of losses, which are means over tokens, shares that add up."""
+    """Turns losses, which are means over tokens, into shares that add up."""
     shares = {}
     for name, statistics in routing.items():
       tokens = statistics.task_tokens.sum(-1)
       share = tokens / jnp.maximum(self.tokens[name], 1)
-      shares[name] = statistics.replace(
+      shares[name] = dataclasses.replace(
+        statistics,
         balance_loss=share * statistics.balance_loss,
         z_loss=share * statistics.z_loss,
       )

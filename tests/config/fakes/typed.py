@@ -1,5 +1,6 @@
 """A function with one parameter of each kind of type."""
 
+import dataclasses
 import enum
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,6 +10,19 @@ from fakes.config import MoeConfig, StackConfig
 
 class Side(enum.StrEnum):
   LEFT = "left"
+  RIGHT = "right"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Page:
+  """Takes enums, as the constructors of ours do."""
+
+  side: Side = Side.LEFT
+  back: Side | None = None
+  inner: "Page | None" = None
+
+  def __post_init__(self):
+    pass
 
 
 def run(
@@ -23,6 +37,8 @@ def run(
   moe: MoeConfig | None = None,
   stack: StackConfig | None = None,
   side: Side | str = "left",
+  start: Side = Side.LEFT,
+  end: Side | None = None,
   mixture: Any = None,
   later: "Unknown" = None,
   plain=None,
@@ -41,3 +57,11 @@ def count(step: int) -> int:
 
 def load(path: str = "x"):
   return path
+
+
+def turn(step: int, *, side: Side = Side.LEFT) -> tuple[int, Side]:
+  return step, side
+
+
+def side_of_a_file() -> str:
+  return "right"

@@ -135,6 +135,7 @@ def test_the_seed_decides_who_is_first(mixture, batches_of):
   assert len(firsts) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pack", [True, False])
 def test_goes_on_after_any_batch(mixture, batches_of, pack):
   options = {"batch_size": 24, "rows_per_task_group": 3, "pack": pack}
@@ -252,8 +253,8 @@ def test_where_the_text_is_from(mixture, batches_of):
 @pytest.mark.parametrize(
   ("batch_size", "group", "message"),
   [
-    (8, 3, "a batch of 8 rows is no multiple of 3, .* ROWS_PER_TASK_GROUP"),
-    (2, 4, "a batch of 2 rows is no multiple of 4, .* Set BATCH_SIZE or"),
+    (8, 3, "a batch of 8 rows is not a multiple of 3, .* ROWS_PER_TASK_GROUP"),
+    (2, 4, "a batch of 2 rows is not a multiple of 4, .* Set BATCH_SIZE or"),
     (0, 1, "a batch of 0 rows in groups of 1: both are at least 1"),
     (4, 0, "4 rows in groups of 0: .* Set BATCH_SIZE and ROWS_PER_TASK_GROUP"),
   ],

@@ -9,6 +9,7 @@ from taskmoe_jax.data.corpus import task_space_of
 from taskmoe_jax.data.opening import open_corpus
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", [1, 4])
 @pytest.mark.parametrize("pack", [True, False])
 def test_rates_hold_in_examples_at_any_time(
@@ -34,6 +35,7 @@ def _ids(planned):
   return [(pair, row.examples.tolist()) for pair, row in planned]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pack", [True, False])
 def test_no_example_is_skipped_or_seen_twice_wherever_it_is_killed(
   lengths_corpus, batches_of, pack

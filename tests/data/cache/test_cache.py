@@ -56,7 +56,7 @@ def write(small_vocabulary):
 @pytest.fixture(scope="module")
 def written(mixture, write, tmp_path_factory):
   folder = tmp_path_factory.mktemp("cache") / "cache"
-  finished, lines = write(open_corpus(mixture), folder)
+  finished, lines = write(mixture, folder)
   assert finished
   assert lines[-1].startswith(f"cache in {folder}: 4 pairs, 21 files, 0.0")
   return folder
@@ -139,7 +139,7 @@ def test_both_directions_are_tokenised_once(written):
 def test_directions_with_texts_of_their_own(mixture_of, write, tmp_path):
   there, back = [("haus", "house")] * 3, [("dog", "hund")] * 2
   mixture = mixture_of({"de-en": {"train": there}, "en-de": {"train": back}})
-  write(open_corpus(mixture), tmp_path)
+  write(mixture, tmp_path)
   cached = open_cache(tmp_path, temperature=None)
   assert list(cached.text("de-en", "train")) == there
   assert list(cached.text("en-de", "train")) == back
@@ -157,8 +157,8 @@ def test_endless_text(mixture_of, write, tmp_path):
     {"de-fr": {"train": EndlessText(), "test": EndlessText()}}
   )
   with pytest.raises(TaskMoeError, match=r"Set write_cache\.endless_examples"):
-    write(open_corpus(mixture), tmp_path / "none")
-  write(open_corpus(mixture), tmp_path / "cache", endless_examples=20)
+    write(mixture, tmp_path / "none")
+  write(mixture, tmp_path / "cache", endless_examples=20)
   corpus = open_cache(tmp_path / "cache", temperature=None)
   assert corpus.size("de-fr", "train") == corpus.size("de-fr", "test") == 20
   assert corpus.text("de-fr", "train")[17] == ("haus 17", "maison 17")
@@ -217,7 +217,7 @@ def test_damage_is_refused_by_name_and_mended(
       f"{path}: this file of the cache is damaged ({reason}). Run `taskmoe"
       " cache` again, which writes damaged parts anew, or copy it again."
     )
-    _, lines = write(open_corpus(mixture), cache)
+    _, lines = write(mixture, cache)
     assert len(lines) == 2  # the shard that was damaged, and no other
     assert path.read_bytes() == whole
     assert open_cache(cache, temperature=None).pairs
@@ -247,7 +247,7 @@ def test_no_cache_half_a_cache_and_one_of_another_format(cache, tmp_path):
   with pytest.raises(TaskMoeError, match=r"manifest\.json: this file of the"):
     open_cache(cache, temperature=None)
   manifest.unlink()
-  with pytest.raises(TaskMoeError, match=r"is unfinished: .* goes on where it"):
+  with pytest.raises(TaskMoeError, match=r"is unfinished: .* resumes where it"):
     open_cache(cache, temperature=None)
 
 
@@ -255,14 +255,14 @@ def test_writing_with_other_settings_is_refused(
   cache, mixture, mixture_of, write, tmp_path, vocabulary_of_letters
 ):
   with pytest.raises(TaskMoeError, match="begun with another vocabulary: "):
-    write(open_corpus(mixture), cache, vocabulary=vocabulary_of_letters)
+    write(mixture, cache, vocabulary=vocabulary_of_letters)
   with pytest.raises(TaskMoeError, match="examples_per_shard: 15, and now it "):
-    write(open_corpus(mixture), cache, examples_per_shard=16)
+    write(mixture, cache, examples_per_shard=16)
   text = [("haus", "house")] * 3
-  write(open_corpus(mixture_of({"de-en": {"train": text}})), tmp_path / "one")
+  write(mixture_of({"de-en": {"train": text}}), tmp_path / "one")
   text[1] = ("hund", "dog")
   with pytest.raises(TaskMoeError, match="another train text of de-en: 3 exam"):
-    write(open_corpus(mixture_of({"de-en": {"train": text}})), tmp_path / "one")
+    write(mixture_of({"de-en": {"train": text}}), tmp_path / "one")
   with pytest.raises(TaskMoeError, match="'tsv' is a cache already"):
     write(open_cache(cache, temperature=None), tmp_path / "two")
 

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
 _WRITE = """
 import os, sys, time
 import taskmoe_jax.data.cache.writing as writing
@@ -59,6 +61,7 @@ def _whole(folder):
   return set(folder.glob("*/*-?????.json"))
 
 
+@pytest.mark.expensive("it starts processes")
 def test_two_processes_and_a_kill(small_recipe, tmp_path):
   folder = tmp_path / "cache"
   first = _start(small_recipe, folder)

@@ -64,6 +64,7 @@ def test_random_access_equals_iteration():
   ]
 
 
+@pytest.mark.slow
 def test_parts_share_no_english_sentence():
   english = {
     part: {
@@ -103,10 +104,12 @@ def test_languages_and_seeds_train_on_different_text():
     assert len(one & other) <= 2
 
 
+@pytest.mark.slow
 def test_the_test_part_seldom_repeats_itself():
   assert len({english for english, _ in read("lv", "test", count=500)}) > 495
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", FOREIGN)
 def test_every_sentence_is_clean_text(language):
   for pair in read(language, count=400):

@@ -164,7 +164,7 @@ def test_a_cache_that_is_not_whole(cache, file):
   with open(folder / "records", "ab") as end:
     end.truncate(20)
   with pytest.raises(
-    TaskMoeError, match=r"records is not whole; .* Set the env.* TASKMOE_CACHE"
+    TaskMoeError, match=r"records is incomplete; .* Set the env.* TASKMOE_CACHE"
   ):
     _open(file)
   (folder / "report.json").write_text("{")

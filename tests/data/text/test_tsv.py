@@ -198,7 +198,7 @@ def test_file_without_lines(tmp_path, monkeypatch):
   with pytest.raises(TaskMoeError) as error:
     _open(path)
   assert str(error.value) == (
-    f"{path}:3: a line of more than 1000 bytes: this is no file of lines."
+    f"{path}:3: a line of more than 1000 bytes: this is not a file of lines."
   )
 
 

@@ -46,6 +46,7 @@ def test_size_and_special_pieces(vocabulary):
     vocabulary.target_id("fr")
 
 
+@pytest.mark.slow
 def test_the_same_arguments_give_the_same_bytes(model):
   options = {"size": 900, "num_sentences": 3000}
   assert train_vocabulary(open_corpus(_mixture()), **options, seed=2) == model

@@ -7,6 +7,7 @@ from etils import epath
 
 from benchmarks import formats
 from taskmoe_jax.bundles import bundle
+from taskmoe_jax.bundles.manifest import Manifest
 
 TEXTS = {"en-de": (["abc", "hh a", "hg fe"], ["cba", "ab", "efgh"])}
 
@@ -17,7 +18,7 @@ def bundles(sub_network, tmp_path):
   folder = epath.Path(tmp_path) / "bundles" / "de"
   folder.mkdir(parents=True)
   bundle.write_model(folder, sub_network())
-  bundle.write_manifest(folder, {"task": "de"})
+  bundle.write_manifest(folder, Manifest(task="de"))
   return folder.parent
 
 
@@ -32,6 +33,7 @@ def texts(tmp_path):
   return folder
 
 
+@pytest.mark.slow
 def test_rows_of_json_and_their_summary(bundles, texts, tmp_path, monkeypatch):
   # As long as in other tests, so that the search is compiled once.
   monkeypatch.setattr(formats, "_LONGEST", 64)

@@ -95,6 +95,7 @@ def test_scores(bundle, expected, sign):
     check(expected, Ours(bundle, np.nan))
 
 
+@pytest.mark.slow
 def test_ties(bundle, expected):
   for other in (TOLERANCE * -0.8, 0.0, 1.0):
     found = check(expected, Ours(bundle, other=other))

@@ -7,6 +7,7 @@ import pytest
 import taskmoe_jax
 from taskmoe_jax.bundles import bundle
 from taskmoe_jax.bundles.integrity import check_bundles, damages
+from taskmoe_jax.bundles.manifest import Manifest
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.export.formats.folders import add_formats
 
@@ -23,19 +24,19 @@ def run_dir(tmp_path, samples):
 def folder(mixture_of, tmp_path, run_dir, plain):
   with bundle.new_folder(tmp_path / "out" / "de", overwrite=False) as folder:
     bundle.write_model(folder, mixture_of("token", "sentence"))
-    manifest = {
+    entries = {
       "task": "de",
       "pairs": ["en-de"],
       "source": {"run": str(run_dir), "step": 30},
       "parameters": {"mixture": 9, "bundle": 4},
       "scores": {"en-de": 71.5},
     }
-    bundle.write_manifest(folder, manifest)
+    bundle.write_manifest(folder, Manifest.from_dict(entries))
   return tmp_path / "out" / "de"
 
 
 def test_a_format_is_added(folder, capsys, taskmoe):
-  taskmoe("export", f"--bundle={folder}", "--formats=plain")
+  taskmoe("convert", f"--bundle={folder}", "--formats=plain")
   assert "de/plain: 0.00 MB, plain 3, scores within 0.0e+00, 3 of 3 trans" in (
     capsys.readouterr().out
   )
@@ -43,17 +44,15 @@ def test_a_format_is_added(folder, capsys, taskmoe):
   about = json.loads((folder / "plain" / "about.json").read_text())
   assert about["parameters"] == [9, 4]
   assert about["scores"] == {"en-de": 71.5}
-  said = manifest["formats"]["plain"]
+  said = manifest.formats["plain"]
   assert said["engine"] == "plain 3"
   assert said["sentences"] == 3
   assert said["bytes"] == 7 + (folder / "plain" / "about.json").stat().st_size
-  assert {"plain/deep/model.bin", "plain/about.json"} < manifest[
-    "sha256"
-  ].keys()
+  assert {"plain/deep/model.bin", "plain/about.json"} < manifest.sha256.keys()
   assert damages(folder) == []
   # A second one leaves the first.
   add_formats(folder, "other")
-  assert bundle.read_manifest(folder)["formats"].keys() == {"plain", "other"}
+  assert bundle.read_manifest(folder).formats.keys() == {"plain", "other"}
   with pytest.raises(TaskMoeError, match="/plain' exists and is left as it is"):
     add_formats(folder, "plain")
   add_formats(folder, "plain", overwrite=True)
@@ -83,9 +82,9 @@ def test_a_run_that_moved_is_named(folder, run_dir, tmp_path):
 
 
 def test_damage_in_a_folder_of_an_engine(folder, capsys, taskmoe):
-  """Loading does not read it; `--verify` does."""
+  """Loading does not read it; `taskmoe verify` does."""
   add_formats(folder, "plain")
-  taskmoe("export", f"--verify={folder}")
+  taskmoe("verify", f"--bundle={folder}")
   assert "de: 5 files, all as they were written" in capsys.readouterr().out
   (folder / "plain" / "deep" / "model.bin").write_bytes(b"weightz")
   taskmoe_jax.load(folder)

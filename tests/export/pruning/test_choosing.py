@@ -12,18 +12,19 @@ from taskmoe_jax.export.pruning.choosing import (
 )
 from taskmoe_jax.export.pruning.plans import plans_named
 from taskmoe_jax.models.config import StackConfig
-from taskmoe_jax.moe.config import MoeConfig
+from taskmoe_jax.moe.config import Dispatch, MoeConfig
+from taskmoe_jax.moe.granularity import TOKEN
 
 SETTINGS = {"by": "task", "layers": "even", "metric": "importance"}
 
 
 def stack_of(num_experts, num_blocks, num_selected=2):
   moe = MoeConfig(
-    granularity="token",
+    granularity=TOKEN,
     num_experts=num_experts,
     num_selected=num_selected,
     expert_mlp_dim=3,
-    dispatch="auto",
+    dispatch=Dispatch.AUTO,
     capacity_factor=2.0,
     group_size=8,
     balance_loss_weight=0.0,
@@ -39,7 +40,7 @@ def chosen(scores, num_selected=2, **changes):
     name: stack_of(rows.shape[1], rows.shape[0], num_selected)
     for name, rows in scores.items()
   }
-  pruning = Pruning(**{**SETTINGS, **changes})
+  pruning = Pruning.named(**{**SETTINGS, **changes})
   return {
     name: [ids.tolist() for ids in blocks]
     for name, blocks in choose_experts(scores, stacks, pruning).items()
@@ -101,15 +102,15 @@ def test_a_threshold_for_both_stacks():
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
-    ({"rate": 0.0}, r"prune=0.0 is outside \(0, 1\).*Set --prune\.$"),
+    ({"rate": 0.0}, r"prune=0.0 is outside \(0, 1\).*Set --rate\.$"),
     ({"rate": 1.0}, r"prune=1.0 is outside \(0, 1\)"),
-    ({"by": "lang"}, r"unknown prune_by 'lang'.*'language'\?.*Set --prune_by"),
-    ({"layers": "x"}, "unknown prune_layers 'x'.*Set --prune_layers"),
-    ({"metric": "x"}, "unknown prune_metric 'x'.*Set --prune_metric"),
+    ({"by": "lang"}, r"unknown prune_by 'lang'.*'language'\?.*Set --by"),
+    ({"layers": "x"}, "unknown prune_layers 'x'.*Set --layers"),
+    ({"metric": "x"}, "unknown prune_metric 'x'.*Set --metric"),
     ({"encoder_share": 1.0}, "encoder_share=1.0 is outside .*--encoder_share"),
     (
       {"metric": "use", "by": "pair"},
-      "'use' cannot prune by 'pair'.*Set --prune_by to 'task' or 'all'",
+      "'use' cannot prune by 'pair'.*Set --by to 'task' or 'all'",
     ),
     (
       {"rate": 0.75},
@@ -117,11 +118,11 @@ def test_a_threshold_for_both_stacks():
     ),
     (
       {"encoder_share": 0.25, "layers": "global"},
-      "encoder would keep 1.0 of 4 experts .* Lower --prune",
+      "encoder would keep 1.0 of 4 experts .* Lower --rate",
     ),
     (
       {"encoder_share": 0.9, "rate": 0.25},
-      "encoder would keep 5.5 experts a layer and has 4. Raise --prune",
+      "encoder would keep 5.5 experts a layer and has 4. Raise --rate",
     ),
   ],
 )

@@ -38,6 +38,7 @@ def run_model(params, batch, *, config):
   return model.apply({"params": params}, batch, ids, train=False)
 
 
+@pytest.mark.expensive("it compiles models")
 def test_experts_that_nobody_chose_may_go(mixture_of, vocabulary):
   """Then nothing changes, though blocks keep different numbers of experts."""
   mixture = mixture_of("sentence", "token")
@@ -78,6 +79,7 @@ def statistics(mixture_of):
   return mixture, found, told
 
 
+@pytest.mark.slow
 def test_statistics_of_pairs(statistics, vocabulary):
   """The symbol, three letters, the end: that many tokens choose in a block."""
   mixture, found, told = statistics
@@ -176,7 +178,7 @@ def exported(mixture_of, samples, tmp_path, monkeypatch):
     )
     monkeypatch.setattr(exporting, "score_pairs", scores_of)
     settings = {"examples": 2, "scored": 1, **changes}
-    pruning = Pruning(**{**HALF, **settings.pop("pruning", {})})
+    pruning = Pruning.named(**{**HALF, **settings.pop("pruning", {})})
     return export_pruned(tmp_path, pruning, read_text, tasks=tasks, **settings)
 
   return run, asked

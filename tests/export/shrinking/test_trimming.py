@@ -133,6 +133,7 @@ SAMPLES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("embeddings", ["one", "three"])
 def test_logits_of_kept_pieces_are_the_same(trimmed_of, embeddings):
   whole, small, kept = trimmed_of(embeddings)
@@ -148,6 +149,7 @@ def test_logits_of_kept_pieces_are_the_same(trimmed_of, embeddings):
     np.testing.assert_allclose(theirs, ours[..., kept], atol=2e-5)
 
 
+@pytest.mark.slow
 def test_translations_are_the_same(trimmed_of):
   whole, small, kept = trimmed_of()
   check = check_trimmed(whole, small, kept, SAMPLES)
@@ -170,6 +172,7 @@ def test_other_numbers_are_noticed(trimmed_of):
     check_trimmed(whole, other, kept, SAMPLES)
 
 
+@pytest.mark.slow
 def test_both_at_once(sub_network, tmp_path):
   whole = sub_network()
   (tmp_path / "text.txt").write_text("abc\tdad\nbad\n")

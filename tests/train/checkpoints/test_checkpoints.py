@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from taskmoe_jax.errors import TaskMoeError
+from taskmoe_jax.errors import TaskMoeError, as_members
 from taskmoe_jax.runs.restoring import restore_params
 from taskmoe_jax.train.checkpoints import background_writer
-from taskmoe_jax.train.checkpoints.checkpoint_policy import CheckpointPolicy
+from taskmoe_jax.train.checkpoints.checkpoint_policy import (
+  Best,
+  CheckpointPolicy,
+)
 from taskmoe_jax.train.checkpoints.checkpoints import Checkpoints
 from taskmoe_jax.train.step.state import TrainState
 
@@ -28,7 +31,10 @@ def _state(step, shift=0.0):
 
 
 def _policy(**changes):
-  return CheckpointPolicy(**{"every_steps": 1, "keep": 3, **changes})
+  values = {"every_steps": 1, "keep": 3, **changes}
+  return CheckpointPolicy(
+    **as_members({"best": Best}, "CheckpointPolicy", values)
+  )
 
 
 def _on(number):
@@ -242,7 +248,7 @@ def test_a_full_disk(tmp_path, save, no_room):
         TaskMoeError,
         match=r"checkpoint 6 could not be written to '.*/checkpoints'"
         r" \(ValueError: .*File too large .*\); the last good checkpoint is"
-        r" .*/4\. Make room there",
+        r" .*/4\. Free space there",
       ):
         checkpoints.wait()
     assert checkpoints.latest_step == 4
@@ -263,7 +269,7 @@ def test_what_fails_in_the_background_is_raised(tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoints._manager, "_finalize_checkpoint", fail)
     checkpoints.save(_state(2), {}, {})
-    while not checkpoints._writing.is_done:
+    while not checkpoints._writer.is_done:
       time.sleep(0.01)
     with pytest.raises(TaskMoeError, match=r"checkpoint 2 could not .*\(OSErr"):
       checkpoints.check()

@@ -69,6 +69,7 @@ def _damages(data):
   }
 
 
+@pytest.mark.slow
 def test_each_file_in_each_way(run_dir, caplog):
   """Either it is seen, or what is read is still, to the bit, what was written.
 

@@ -90,7 +90,7 @@ def watch():
 def test_a_spike_goes_back_to_the_checkpoint_and_past_its_batches(watch):
   assert watch([3, 3, 3, 2.9, 9, 9, 3, 3]) == [1, 2, 3, 4, 5, 2, 3, 4]
   assert watch.said == [
-    "step 6: a loss of 9.000 is more than 1.5 times 2.950; going back (1 of 1"
+    "step 6: a loss of 9.000 is more than 1.5 times 2.950; rolling back (1 of 1"
     " times), and on behind the batches of that trouble: step 2 restored"
   ]
 
@@ -99,8 +99,8 @@ def test_going_back_is_bounded(watch):
   with pytest.raises(
     TaskMoeError,
     match=r"step 6: a loss of 9\.000 is more than 1\.5 times 3\.000, and the"
-    r" run has gone back 1 times of DivergencePolicy\.max_rollbacks=1; the last"
-    r" good checkpoint is 2\. Lower the learning rate",
+    r" run has been rolled back 1 times of DivergencePolicy\.max_rollbacks=1;"
+    r" the last good checkpoint is 2\. Lower the learning rate",
   ):
     watch([3, 3, 3, 3, 9, 9, 3, 3, 9, 9])
 
@@ -120,7 +120,7 @@ def test_skipped_updates_in_a_row(watch):
 
 
 def test_no_checkpoint_to_go_back_to(watch):
-  with pytest.raises(TaskMoeError, match="no checkpoint yet to go back to"):
+  with pytest.raises(TaskMoeError, match="no checkpoint yet to return to"):
     watch([NAN] * 4, latest_step=None)
 
 
@@ -132,7 +132,7 @@ def test_spikes_may_be_left_alone(watch):
   ("changes", "message"),
   [
     ({"stop_after_skipped": 0}, "stop_after_skipped=0 is not at least 1"),
-    ({"spike_factor": 1}, r"spike_factor=1 is not above 1\. Set TroublePol"),
+    ({"spike_factor": 1}, r"spike_factor=1 is not above 1\. Set DivergencePol"),
     ({"max_rollbacks": -1}, "max_rollbacks=-1 is not at least 0"),
     ({"stall_minutes": 0}, r"stall_minutes=0 is not above 0\. Set STALL_MIN"),
   ],

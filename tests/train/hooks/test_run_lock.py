@@ -30,8 +30,8 @@ def test_a_second_trainer_is_refused_until_the_first_has_ended(tmp_path, path):
     with (
       pytest.raises(
         TaskMoeError,
-        match=rf"process {os.getpid()} on host '.*' trains in '.*' already\."
-        r" Stop it first, or set RUN_DIR to another folder\.",
+        match=rf"process {os.getpid()} on host '.*' is already training in"
+        r" '.*'\. Stop it first, or set RUN_DIR to another folder\.",
       ),
       RunLock(tmp_path),
     ):
@@ -64,8 +64,18 @@ def test_a_number_that_another_process_has_now_does_not_count(tmp_path, path):
   with RunLock(tmp_path):
     ours = json.loads(path.read_text())
   write(path, **{**ours, "token": "t", "start": "an earlier boot 12"})
-  with RunLock(tmp_path):
-    pass
+  said = []
+  with RunLock(tmp_path, say=said.append) as lock:
+    holder = json.loads(path.read_text())
+    assert holder["start"] == ours["start"]
+    assert holder["token"] not in ("t", ours["token"])
+    lock.check()
+  (line,) = said
+  assert line == (
+    f"process {os.getpid()} on host {ours['host']!r} trained here and was"
+    " killed; this trainer takes over"
+  )
+  assert not path.exists()
 
 
 def test_a_trainer_of_another_host_that_is_silent(tmp_path, path):
@@ -73,7 +83,7 @@ def test_a_trainer_of_another_host_that_is_silent(tmp_path, path):
   said = []
   with RunLock(tmp_path, say=said.append, beat_seconds=QUICK):
     pass
-  assert said[0].endswith("waiting 0 s for a sign of life")
+  assert said[0].endswith("waiting 0 s to see whether it is alive")
   assert said[1].startswith("process 7 on host 'far-away' trained here")
 
 
@@ -81,7 +91,9 @@ def test_a_trainer_of_another_host_that_lives(tmp_path, path, monkeypatch):
   write(path)
   monkeypatch.setattr(time, "sleep", lambda _: write(path, beat=1))
   with (
-    pytest.raises(TaskMoeError, match="process 7 on host 'far-away' trains in"),
+    pytest.raises(
+      TaskMoeError, match="process 7 on host 'far-away' is already training in"
+    ),
     RunLock(tmp_path),
   ):
     pass
@@ -91,8 +103,17 @@ def test_a_trainer_of_another_host_that_lives(tmp_path, path, monkeypatch):
 def test_a_damaged_lock_is_nobodys(tmp_path, path, monkeypatch):
   monkeypatch.setattr(time, "sleep", lambda _: None)
   path.write_text("{")
-  with RunLock(tmp_path):
-    pass
+  said = []
+  with RunLock(tmp_path, say=said.append) as lock:
+    assert json.loads(path.read_text())["pid"] == os.getpid()
+    lock.check()
+  # Whose it was cannot be read; a host that is not this one is waited for.
+  assert said == [
+    f"{path} belongs to another trainer; waiting 30 s to see whether it is"
+    " alive",
+    "another trainer trained here and was killed; this trainer takes over",
+  ]
+  assert not path.exists()
 
 
 def test_who_has_lost_the_lock_stops_and_leaves_it_alone(tmp_path, path):
@@ -103,7 +124,7 @@ def test_who_has_lost_the_lock_stops_and_leaves_it_alone(tmp_path, path):
     while lock.lost is None:
       assert time.monotonic() < deadline
       time.sleep(QUICK)
-    with pytest.raises(TaskMoeError, match="'far-away' trains in"):
+    with pytest.raises(TaskMoeError, match="'far-away' is already training in"):
       lock.check()
   assert json.loads(path.read_text())["token"] == "t"
 

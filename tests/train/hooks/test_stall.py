@@ -51,10 +51,13 @@ def test_not_before_the_first_step_and_not_after_the_last(stall, ends):
   assert not ends.wait(0.3)
 
 
-def test_there_need_be_no_limit():
+def test_without_a_limit_no_thread_is_started():
+  before = threading.enumerate()
   hook = Stall(None)
   hook.after_step(_moment(1))
+  assert threading.enumerate() == before
   hook.close()
+  assert threading.enumerate() == before
 
 
 def test_the_process_ends_and_says_where_it_stood():

@@ -20,7 +20,7 @@ from taskmoe_jax.partitioning.rules import Partitioning
 from taskmoe_jax.planning.inspection import program_of
 from taskmoe_jax.train.batch_shape import BatchShape
 from taskmoe_jax.train.hooks import throughput
-from taskmoe_jax.train.hooks.hook import Moment, TimeSpent
+from taskmoe_jax.train.hooks.hook import Moment, TimeSpent, TimeUse
 from taskmoe_jax.train.hooks.throughput import (
   Goodput,
   Memory,
@@ -40,13 +40,15 @@ class Clock:
     return float(next(self._times))
 
 
-def _moment(*, report=None, spent=None):
+def _moment(*, report=None, spent=None, tokens=0.0, examples=0):
   """With what the hooks here look at, and nothing else."""
   moment = object.__new__(Moment)
   moment.metrics = types.SimpleNamespace(tokens=np.float32(5))
   moment.spent = spent
   moment.report = {} if report is None else report
   moment.report_due = report is not None
+  moment.tokens = tokens
+  moment.position = {"pairs": {"en-de": {"examples": examples}}}
   return moment
 
 
@@ -131,10 +133,9 @@ def test_reports_by_hand(speed):
   hook, flops = speed(0, 4, 6, 7, 10, 11, 14, 15, kind="TPU v4")
   for _ in range(2):
     hook.after_step(_moment())
-  first = _moment(report={"tokens": 60.0, "data/examples": 130})
+  first = _moment(report={}, tokens=60.0, examples=130)
   hook.after_step(first)
   assert first.report == {
-    "data/examples": 130,
     "tokens_per_second": 6.0,
     "examples_per_second": 3.0,
     "model_tflops_per_second_per_device": pytest.approx(
@@ -148,7 +149,7 @@ def test_reports_by_hand(speed):
   }
   assert hook.tokens_per_second == 0.0
   hook.after_step(_moment())
-  second = _moment(report={"tokens": 40.0, "data/examples": 131})
+  second = _moment(report={}, tokens=40.0, examples=131)
   hook.after_step(second)
   # From the third step, at 7, to the fourth and the fifth.
   assert second.report["step_seconds/max"] == 4
@@ -160,11 +161,10 @@ def test_reports_by_hand(speed):
 
 def test_no_mfu_without_a_known_peak(speed):
   hook, _ = speed(0, 4, 10, kind="TPU v99")
-  moment = _moment(report={"tokens": 60.0, "data/examples": 130})
+  moment = _moment(report={}, tokens=60.0, examples=130)
   hook.after_step(moment)
   hook.close()
   assert moment.report.keys() == {
-    "data/examples",
     "tokens_per_second",
     "examples_per_second",
     "model_tflops_per_second_per_device",
@@ -173,8 +173,8 @@ def test_no_mfu_without_a_known_peak(speed):
 
 def test_where_the_time_goes():
   spent = TimeSpent(Clock(0, 10, 20, 30, 34, 40, 50, 100))
-  for name in ("restoring", "input", "evaluation"):
-    with spent.on(name):
+  for use in (TimeUse.RESTORING, TimeUse.INPUT, TimeUse.EVALUATION):
+    with spent.on(use):
       pass
   moment = _moment(report={}, spent=spent)
   Goodput().after_step(moment)

@@ -149,6 +149,7 @@ def _without_balance_loss(found):
   return change, metrics.replace(routing=routing)
 
 
+@pytest.mark.expensive("it compiles one step in many ways")
 def test_any_number_is_the_whole_batch_with_all_noise(take):
   """Here on a mesh too, whose devices have two rows of each microbatch."""
   whole = take(1)

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from taskmoe_jax.models.losses import Objective
 from taskmoe_jax.models.transformer import Transformer
@@ -18,6 +19,7 @@ def _take(step, state, batch):
   return step(state, batch)
 
 
+@pytest.mark.slow
 def test_what_is_not_finite_updates_nothing(space, batch, dense, random_params):
   """But is counted: as a step, and as skipped; the schedule counts updates."""
   optimizer = optimizers.adamw(

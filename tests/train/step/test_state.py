@@ -13,6 +13,8 @@ from taskmoe_jax.partitioning.rules import Partitioning
 from taskmoe_jax.train import optimizers
 from taskmoe_jax.train.step import state as train_state
 
+pytestmark = pytest.mark.bit_for_bit
+
 MESH = MeshShape(data=2, expert=2, model=2)
 WI = ("encoder", "blocks", "layer_1", "moe", "experts", "wi")
 
@@ -111,6 +113,7 @@ def test_the_optimizer_lies_beside_its_parameters(
   assert abstract.step.sharding.is_fully_replicated
 
 
+@pytest.mark.slow
 def test_the_same_numbers_on_any_mesh(model_config, adafactor, partitioning):
   stack = StackConfig(num_layers=1, mlp_dims=(10,))
   config = model_config(vocab_size=20, encoder=stack, decoder=stack)

@@ -1,5 +1,6 @@
 """One step against losses and updates worked out outside of it."""
 
+import dataclasses
 import functools
 
 import jax
@@ -74,8 +75,9 @@ def _log_probabilities(config, params, batch):
   return np.asarray(jax.nn.log_softmax(_apply(config, params, batch)[0]))
 
 
-def test_loss_is_the_mean_over_target_tokens(run, model_config, batch):
-  config = model_config()
+@pytest.mark.expensive("it compiles models")
+def test_loss_is_the_mean_over_target_tokens(run, dense, batch):
+  config = dense
   params, _, metrics = run(config)
   log_p = _log_probabilities(config, params, batch)
   targets = np.asarray(batch["decoder_target_tokens"])
@@ -100,8 +102,9 @@ def test_loss_is_the_mean_over_target_tokens(run, model_config, batch):
   np.testing.assert_array_equal(metrics.pair_tokens, [3, 0, 0, 5])
 
 
-def test_label_smoothing_is_part_of_the_loss(run, model_config, batch):
-  config = model_config()
+@pytest.mark.slow
+def test_label_smoothing_is_part_of_the_loss(run, dense, batch):
+  config = dense
   params, _, metrics = run(config, label_smoothing=0.25)
   log_p = _log_probabilities(config, params, batch)
   targets = np.asarray(batch["decoder_target_tokens"])
@@ -113,6 +116,7 @@ def test_label_smoothing_is_part_of_the_loss(run, model_config, batch):
   assert float(metrics.loss) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.expensive("it compiles models")
 def test_routing_losses_are_weighted(run, model_config, batch):
   config = model_config(moe={"balance_loss_weight": 0.3, "z_loss_weight": 0.07})
   params, after, metrics = run(config)
@@ -167,16 +171,18 @@ def test_routing_losses_are_weighted(run, model_config, batch):
       assert np.abs(np.subtract(*tables)).max() > 1e-4
 
 
-def test_gradients_are_clipped_after_their_norm_is_measured(run, model_config):
-  params, after, metrics = run(model_config(), _sgd(1.0, clip=0.1))
+@pytest.mark.slow
+def test_gradients_are_clipped_after_their_norm_is_measured(run, dense):
+  params, after, metrics = run(dense, _sgd(1.0, clip=0.1))
   change = jax.tree.map(lambda old, new: np.asarray(new - old), params, after)
   norm = np.sqrt(sum(np.sum(c**2) for c in jax.tree.leaves(change)))
   assert float(metrics.gradient_norm) > 0.2
   assert norm == pytest.approx(0.1, rel=1e-3)
 
 
-def test_dropout_is_of_the_seed_and_the_step(run, model_config):
-  config = model_config(dropout_rate=0.3)
+@pytest.mark.expensive("it compiles models")
+def test_dropout_is_of_the_seed_and_the_step(run, dense):
+  config = dataclasses.replace(dense, dropout_rate=0.3)
   losses = [
     float(run(config, seed=seed, at_step=step)[2].loss)
     for seed, step in ((0, 0), (0, 0), (1, 0), (0, 1))
@@ -185,9 +191,9 @@ def test_dropout_is_of_the_seed_and_the_step(run, model_config):
   assert len(set(losses)) == 3
 
 
-def test_a_batch_without_target_tokens(run, model_config, batch):
+def test_a_batch_without_target_tokens(run, dense, batch):
   batch["decoder_loss_weights"] *= 0.0
-  _, after, metrics = run(model_config())
+  _, after, metrics = run(dense)
   assert float(metrics.loss) == 0.0
   assert float(metrics.tokens) == 0.0
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after))
@@ -207,14 +213,17 @@ def _greedy_adam():
   )
 
 
+@pytest.mark.expensive("it compiles models")
 @pytest.mark.parametrize(
   "optimizer", [_SGD, _greedy_adam()], ids=["sgd", "adam"]
 )
-def test_only_the_load_moves_a_balance_bias(run, model_config, optimizer):
+def test_only_the_load_moves_a_balance_bias(
+  run, model_config, dense, optimizer
+):
   """By the rate, towards experts that had less than the mean of a quarter."""
   rate = 0.125
   both = model_config(moe={"balance_bias_rate": rate, "granularity": "token"})
-  config = model_config(encoder=both.encoder)
+  config = model_config(encoder=both.encoder, decoder=dense.decoder)
   before, after, metrics = run(config, optimizer)
   old, new = (
     functools.reduce(dict.__getitem__, _BIAS, tree) for tree in (before, after)
@@ -227,6 +236,7 @@ def test_only_the_load_moves_a_balance_bias(run, model_config, optimizer):
   assert jax.tree.structure(before) == jax.tree.structure(after)
 
 
+@pytest.mark.expensive("it compiles models")
 def test_a_balance_bias_has_no_gradient(model_config, random_params, batch):
   both = model_config(moe={"balance_bias_rate": 0.1, "granularity": "token"})
   params = random_params(Transformer(both, 3))
@@ -244,6 +254,7 @@ def test_a_balance_bias_has_no_gradient(model_config, random_params, batch):
     assert not router["balance_bias"].any()
 
 
+@pytest.mark.slow
 def test_the_z_loss_pulls_log_partitions_to_zero(run, dense, batch):
   config = dense
   params, after, metrics = run(config, z_loss_weight=0.5)

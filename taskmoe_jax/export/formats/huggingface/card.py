@@ -3,8 +3,8 @@
 import json
 from collections.abc import Mapping
 
+from taskmoe_jax.bundles.manifest import About
 from taskmoe_jax.decoding.translator import Translator
-from taskmoe_jax.export.manifest import About
 from taskmoe_jax.task_space import split_pair
 from taskmoe_jax.vocabulary import target_symbol
 

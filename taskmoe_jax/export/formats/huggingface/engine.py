@@ -18,7 +18,13 @@ from taskmoe_jax.decoding.translations import Hypothesis
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.export.verify import Samples
 from taskmoe_jax.task_space import split_pair
-from taskmoe_jax.vocabulary import EOS_ID, PAD_ID, Vocabulary, target_symbol
+from taskmoe_jax.vocabulary import (
+  EOS_ID,
+  PAD_ID,
+  Vocabulary,
+  right_shift,
+  target_symbol,
+)
 
 _ROWS = 16
 _EARLY_STOPPING = {
@@ -160,7 +166,7 @@ class HuggingFaceEngine:
   ) -> Float[np.ndarray, "B T"]:
     """Of each token of the targets, given those before it."""
     ids, wanted = (torch.from_numpy(x).long() for x in (sources, targets))
-    before = torch.nn.functional.pad(wanted, (1, 0), value=PAD_ID)[:, :-1]
+    before = torch.from_numpy(right_shift(targets)).long()
     with torch.inference_mode():
       logits = self.model(
         input_ids=ids,

@@ -20,6 +20,7 @@ import json
 from etils import epath
 from safetensors import numpy as safetensors
 
+from taskmoe_jax.bundles.manifest import About
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.export.formats.dense import refuse_mixtures
@@ -35,7 +36,6 @@ from taskmoe_jax.export.formats.huggingface.weights import (
   t5_arrays,
   t5_config,
 )
-from taskmoe_jax.export.manifest import About
 from taskmoe_jax.models.config import ModelConfig
 from taskmoe_jax.vocabulary import EOS_ID, PAD_ID
 

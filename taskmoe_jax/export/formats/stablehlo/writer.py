@@ -23,6 +23,7 @@ from etils import epath
 from flax import traverse_util
 from safetensors import numpy as safetensors
 
+from taskmoe_jax.bundles.manifest import About
 from taskmoe_jax.decoding.search import GREEDY
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError
@@ -35,7 +36,6 @@ from taskmoe_jax.export.formats.stablehlo.programs import (
   PLATFORMS,
   export_programs,
 )
-from taskmoe_jax.export.manifest import About
 from taskmoe_jax.models.config import ModelConfig
 from taskmoe_jax.task_space import split_pair
 from taskmoe_jax.vocabulary import target_symbol

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from etils import epath
 
+from taskmoe_jax.bundles.manifest import About
 from taskmoe_jax.data.opening import open_corpus
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.export.formats.ctranslate2.engine import CTranslate2Engine
@@ -21,7 +22,6 @@ from taskmoe_jax.export.formats.ctranslate2.writer import (
 )
 from taskmoe_jax.export.formats.engine_check import score_differences
 from taskmoe_jax.export.formats.format import Expected, formats_named
-from taskmoe_jax.export.manifest import About
 
 ABOUT = About("de", "runs/a", 70, (5000, 1234), {})
 FORMATS = (FLOAT32, FLOAT16, INT8)
@@ -52,6 +52,7 @@ def test_their_names():
   assert named == {writer.name: writer for writer in FORMATS}
 
 
+@pytest.mark.expensive("it compiles models")
 def test_ctranslate2_computes_what_the_bundle_does(expected, folders):
   check = FLOAT32.check(expected, folders[FLOAT32])
   assert check.engine.startswith("ctranslate2 4.")

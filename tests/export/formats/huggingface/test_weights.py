@@ -13,7 +13,7 @@ from taskmoe_jax.export.formats.huggingface.weights import (
   t5_arrays,
   t5_config,
 )
-from taskmoe_jax.models.config import ModelConfig, StackConfig
+from taskmoe_jax.models.config import Embeddings, ModelConfig, StackConfig
 from taskmoe_jax.models.parameters import abstract_params
 from taskmoe_jax.models.transformer import Transformer
 
@@ -33,7 +33,7 @@ def config(activation="relu", **changes):
     "decoder": StackConfig(num_layers=1, mlp_dims=(6,)),
     **changes,
   }
-  return ModelConfig(**settings)
+  return ModelConfig.from_dict(settings)
 
 
 def numbered(model):
@@ -174,6 +174,6 @@ def test_what_t5_is_not(mixture_of):
       refuse_what_t5_is_not(mixture_of("task", routing).model)
   with pytest.raises(TaskMoeError, match=r"encoder is routed.*ENCODER set to"):
     refuse_what_t5_is_not(mixture_of("word", "token").model)
-  three = dataclasses.replace(config(), embeddings="three")
+  three = dataclasses.replace(config(), embeddings=Embeddings.THREE)
   with pytest.raises(TaskMoeError, match=r"'three'.*ModelConfig.embeddings ="):
     refuse_what_t5_is_not(three)

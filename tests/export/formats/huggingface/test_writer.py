@@ -13,6 +13,7 @@ import yaml
 from etils import epath
 from safetensors import numpy as safetensors
 
+from taskmoe_jax.bundles.manifest import About
 from taskmoe_jax.data.opening import open_corpus
 from taskmoe_jax.decoding.search import Lengths
 from taskmoe_jax.decoding.translator import Translator
@@ -21,7 +22,6 @@ from taskmoe_jax.export.formats.engine_check import SEARCH
 from taskmoe_jax.export.formats.format import Expected, formats_named
 from taskmoe_jax.export.formats.huggingface.engine import spare_triton
 from taskmoe_jax.export.formats.huggingface.writer import HUGGING_FACE
-from taskmoe_jax.export.manifest import About
 from taskmoe_jax.task_space import TaskSpace
 
 ABOUT = About("de", "runs/a", 70, (5000, 1234), {"en-de": 31.25, "fr-de": 8.0})
@@ -57,6 +57,7 @@ def test_it_has_a_name():
   assert formats_named("huggingface") == {"huggingface": HUGGING_FACE}
 
 
+@pytest.mark.slow
 def test_transformers_computes_what_the_bundle_does(written):
   expected, folder = written
   check = HUGGING_FACE.check(expected, folder)
@@ -66,6 +67,7 @@ def test_transformers_computes_what_the_bundle_does(written):
   assert check.exact
 
 
+@pytest.mark.slow
 def test_gated(sub_network, samples, tmp_path):
   # Of bfloat16 the check makes float32.
   translator = sub_network("gated_gelu", dtype="bfloat16")
@@ -152,6 +154,7 @@ def test_model_card(written):
     assert f"| {name} | `{checksum}` |" in body
 
 
+@pytest.mark.slow
 def test_the_card_says_how(written, capsys):
   expected, folder = written
   card = (folder / "README.md").read_text()

@@ -13,12 +13,12 @@ from etils import epath
 from safetensors import numpy as safetensors
 
 from taskmoe_jax.bundles import bundle
+from taskmoe_jax.bundles.manifest import About
 from taskmoe_jax.data.opening import open_corpus
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.export.formats.format import Expected, formats_named
 from taskmoe_jax.export.formats.stablehlo import runner
 from taskmoe_jax.export.formats.stablehlo.writer import STABLEHLO
-from taskmoe_jax.export.manifest import About
 
 pytestmark = pytest.mark.usefixtures("open_sizes")
 
@@ -54,6 +54,7 @@ def test_its_name():
   assert formats_named("stablehlo") == {"stablehlo": STABLEHLO}
 
 
+@pytest.mark.slow
 def test_the_programs_compute_what_the_bundle_does(expected, folder):
   check = STABLEHLO.check(expected, folder)
   assert check.engine == f"jax {jax.__version__}"
@@ -107,6 +108,7 @@ def test_it_translates_elsewhere(
   assert run_readme(python, moved / "stablehlo", "hg </s>fe") == expected
 
 
+@pytest.mark.slow
 def test_the_program_reads_lines(translator, folder, monkeypatch, capsys):
   lines = ["abc", "", "hg fe", "d"]
   monkeypatch.setattr(sys, "stdin", io.StringIO("abc\n\nhg fe\nd"))

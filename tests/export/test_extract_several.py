@@ -8,7 +8,6 @@ import pytest
 
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.export.extract import extract
-from taskmoe_jax.export.union import extract_union
 from taskmoe_jax.export.verify import TOLERANCE, logit_difference
 from taskmoe_jax.models.transformer import Transformer
 from taskmoe_jax.task_space import TaskSpace
@@ -22,7 +21,7 @@ def union_of():
     space = mixture.task_space
     served = TaskSpace.from_pairs(pairs, space.task_by)
     ids = tuple(map(space.task_id, served.tasks))
-    params, config, selected = extract_union(
+    params, config, selected = extract(
       mixture.params, mixture.model, ids, len(space.tasks)
     )
     return Translator(config, params, served, mixture.vocabulary), selected
@@ -57,6 +56,7 @@ def _same(mixture, small, samples, *pairs):
   ]
 
 
+@pytest.mark.slow
 def test_a_union_by_gate_is_its_mixture(mixture_of, union_of, samples):
   mixture = mixture_of("task", "task_then_token")
   # In another order than the mixture's: ids are new.
@@ -78,7 +78,7 @@ def test_a_union_by_gate_is_its_mixture(mixture_of, union_of, samples):
     assert chosen.experts.shape == (2, moe.num_experts)
     assert moe.num_experts <= 5
     wanted = [
-      extract(mixture.params, mixture.model, task, 3)[2][name].experts
+      extract(mixture.params, mixture.model, (task,), 3)[2][name].experts
       for task in (1, 2)
     ]
     for block, kept in enumerate(chosen.experts):
@@ -86,6 +86,7 @@ def test_a_union_by_gate_is_its_mixture(mixture_of, union_of, samples):
       assert {*wanted[0][block], *wanted[1][block]} <= {*kept}
 
 
+@pytest.mark.slow
 def test_a_union_by_table_is_its_mixture(of_one_expert, union_of, samples):
   """With one expert each its gate is no constant of fewer experts."""
   mixture = of_one_expert("static", "task")
@@ -106,7 +107,7 @@ def test_tasks_that_agree_are_dense(mixture_of, union_of):
     table = mixture.params[stack]["task_table"]
     mixture.params[stack]["task_table"] = table.at[2].set(table[1])
   small, selected = union_of(mixture, "en-de", "en-fr")
-  params, config, of_one = extract(mixture.params, mixture.model, 1, 3)
+  params, config, of_one = extract(mixture.params, mixture.model, (1,), 3)
   assert small.model == config
   assert small.model.decoder.mlp_dims == (7, 12)
   jax.tree.map(np.testing.assert_array_equal, small.params, params)
@@ -115,6 +116,7 @@ def test_tasks_that_agree_are_dense(mixture_of, union_of):
   )
 
 
+@pytest.mark.slow
 def test_layers_that_need_fewer_experts_are_filled_up(mixture_of, union_of):
   """In one layer both tasks have the same experts, in the other four do."""
   mixture = mixture_of("token", "task")
