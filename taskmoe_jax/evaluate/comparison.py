@@ -14,13 +14,13 @@ from typing import Any
 import rich.console
 import rich.progress
 from etils import epath
-from sacrebleu.significance import PairedTest
+from sacrebleu.significance import PairedTest, Result
 
 from taskmoe_jax.errors import TaskMoeError, as_member
 from taskmoe_jax.evaluate import results as files
 from taskmoe_jax.evaluate.groups import average
-from taskmoe_jax.evaluate.metrics import make_metric
-from taskmoe_jax.evaluate.results import Results, read_record, read_results
+from taskmoe_jax.evaluate.metrics import Tokenizer, make_metric
+from taskmoe_jax.evaluate.results import Results, read_results
 from taskmoe_jax.evaluate.scores import Scoring, one_line
 from taskmoe_jax.task_space import split_pair
 
@@ -99,16 +99,17 @@ def compare(
   """Compares two folders of results.
 
   Args:
-    first: Of A, the one that is there already.
-    second: Of B, what is new.
-    significance: How a difference is told from chance.
+    first: The folder of A, the baseline.
+    second: The folder of B, the new system.
+    significance: Which test tells a difference from chance.
     samples: Resamples or trials; 0 for sacrebleu's default, 1000 or 10000.
     console: Where progress is shown.
 
   Raises:
-    TaskMoeError: They are of different text, or were scored differently.
+    TaskMoeError: Their texts differ, or they were scored differently.
   """
   kind = as_member(Significance, "significance", significance, "--significance")
+  assert isinstance(kind, Significance)
   a, b = read_results(first), read_results(second)
   _check_scored_alike(a, b, first, second)
   scoring = Scoring(**b["scoring"])
@@ -166,25 +167,32 @@ def _compare_pair(
       f"{pair} is another text in {str(first)!r} than in {str(second)!r}: their"
       " sources or references differ. Evaluate both on one text."
     )
-  systems = [
+  systems: list[tuple[str, Sequence[str]]] = [
     (name, [one_line(line) for line in files.read_hypotheses(folder, pair)])
     for name, folder in (("A", first), ("B", second))
   ]
-  row = {"pair": pair, "examples": len(texts[0].sources), "metrics": {}}
+  scores = {}
   for metric in scoring.metrics:
-    # One test for each metric: sacrebleu's table of results has room for one
-    # BLEU and one chrF.
+    # One test for each metric: sacrebleu's table of results holds one BLEU and
+    # one chrF.
     with _quiet():
       signatures, found = PairedTest(
         systems,
-        {metric: make_metric(metric, split_pair(pair)[1], scoring.tokenizer)},
+        {
+          metric: make_metric(
+            metric, split_pair(pair)[1], Tokenizer(scoring.tokenizer)
+          )
+        },
         [list(map(one_line, lines)) for lines in texts[0].references],
         test_type=_TESTS[significance],
         n_samples=samples,
       )()
     name = next(key for key in found if key != "System")
     before, after = found[name]
-    row["metrics"][metric] = {
+    # Only sacrebleu's column of names has strings.
+    assert isinstance(before, Result)
+    assert isinstance(after, Result)
+    scores[metric] = {
       "a": before.score,
       "b": after.score,
       "difference": after.score - before.score,
@@ -192,8 +200,12 @@ def _compare_pair(
       "p": after.p_value if after.score != before.score else 1.0,
       "signature": str(signatures[name]),
     }
-  row["sentences"] = _changed_sentences(pair, first, second)
-  return row
+  return {
+    "pair": pair,
+    "examples": len(texts[0].sources),
+    "metrics": scores,
+    "sentences": _changed_sentences(pair, first, second),
+  }
 
 
 def _changed_sentences(
@@ -201,7 +213,7 @@ def _changed_sentences(
 ) -> dict[str, list[dict[str, Any]]]:
   """The sentences whose chrF rose and fell most."""
   before, after = (
-    read_record(folder, pair).sentence_chrf for folder in (first, second)
+    files.sentence_scores_of(folder, pair) for folder in (first, second)
   )
   changes = [b - a for a, b in zip(before, after, strict=True)]
   order = sorted(range(len(changes)), key=lambda i: (-changes[i], i))
@@ -229,7 +241,7 @@ def _averages(
 ) -> dict[str, dict[str, Any]]:
   """Averages over the shared pairs of each group."""
   found = {row["pair"]: row["metrics"] for row in rows}
-  averages = {}
+  averages: dict[str, dict[str, Any]] = {}
   for group, pairs in results["groups"].items():
     shared = [pair for pair in pairs if pair in found]
     if shared:

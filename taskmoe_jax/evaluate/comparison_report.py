@@ -52,8 +52,8 @@ def compare_runs(
     second: B.
     significance: `bootstrap` or `randomization`.
     samples: Resamples or trials; 0 for sacrebleu's default.
-    out: Where the page goes; `against-A` in the folder of B's results unless
-      given.
+    out: The folder of the page; `against-A` in the folder of B's results
+      unless given.
     console: Where the tables are shown.
   """
   console = console or rich.console.Console()
@@ -201,9 +201,12 @@ def _cells(scores: Mapping[str, Any], metrics: Sequence[str]) -> list[str]:
 
 
 def _coloured(score: Mapping[str, Any], metric: str) -> str:
-  colour = {"better": "green", "worse": "red"}.get(_judgement(score, metric))
+  judgement = _judgement(score, metric)
   text = _difference_text(score)
-  return f"[{colour}]{text}[/]" if colour else text
+  if judgement is None:
+    return text
+  colour = "green" if judgement == "better" else "red"
+  return f"[{colour}]{text}[/]"
 
 
 def _difference_text(score: Mapping[str, Any]) -> str:
@@ -221,15 +224,14 @@ def _judgement(score: Mapping[str, Any], metric: str) -> str | None:
   if not _is_significant(score):
     return None
   rises = score["difference"] > 0
-  return (
-    "better" if rises != (metric_named(metric).lower_is_better) else "worse"
-  )
+  falls_are_better = metric_named(metric).lower_is_better
+  return "better" if rises != falls_are_better else "worse"
 
 
 def _page_cells(
   scores: Mapping[str, Any], metrics: Sequence[str]
 ) -> list[tuple[object, float]]:
-  cells = []
+  cells: list[tuple[object, float]] = []
   for metric in metrics:
     score = scores[metric]
     text = element(

@@ -52,26 +52,35 @@ def evaluate(
   Sentences are translated as they are in the corpus: nothing is normalised.
 
   Args:
-    mixture: Whose part is translated, unless `tsv` or `test_set` is given, and
-      whose training text is counted; None if neither is wanted.
+    mixture: The mixture whose part is translated, unless `tsv` or `test_set`
+      is given, and whose training text is counted; None for neither.
     part: `validation` or `test`.
-    examples: The first so many of each pair; None for all.
+    examples: How many sentences of each pair, from the first; None for all.
     high_resource: Which languages count as high-resource, or the number of
       pairs of training text above which one does; None for no such averages.
-    named_high_resource: Languages to take instead, every one of which there is.
+    named_high_resource: Languages to take instead; each must be in some pair.
     lengths: How long sources and translations may be.
     step: Which checkpoint; the newest unless given.
     bundle: A bundle to evaluate instead of the run.
     tsv: Text to translate: see `texts.of_tsv`.
     test_set: Text to translate: see `texts.of_sacrebleu`.
-    out: Where the results go; `evaluation/...` of the model unless given.
+    out: The folder of the results; `evaluation/...` in the model's folder
+      unless given.
   """
   texts.check_part(part)
-  model = {"run_dir": run_dir, "bundle": bundle, "step": step, "mesh": mesh}
-  evaluated = load_evaluated(**model)
-  where = {"part": part, "tsv": tsv, "test_set": test_set}
+  evaluated = load_evaluated(
+    run_dir=run_dir, bundle=bundle, step=step, mesh=mesh
+  )
   corpus = None if mixture is None else open_corpus(mixture)
-  text = _text(evaluated, corpus, **where, pairs=pairs, limit=examples)
+  text = _text(
+    evaluated,
+    corpus,
+    part=part,
+    pairs=pairs,
+    limit=examples,
+    tsv=tsv,
+    test_set=test_set,
+  )
   if named_high_resource:
     _check_named(named_high_resource, evaluated, text)
   name = _folder_name(text, examples, evaluated.step, search)
@@ -98,11 +107,11 @@ def evaluate_text(
   folder: epath.Path,
   console: rich.console.Console | None,
 ) -> results.Results:
-  """Does what `evaluate` says, once it is known what with.
+  """Translates, scores and writes, given a loaded model and text.
 
   Returns:
-    What `results.json` holds, and the folder; nothing but for the first of
-    several processes.
+    What `results.json` holds, and the folder; empty on all processes but the
+    first.
   """
   console = processes.console(console)
   scoring, notes = scoring.available()
@@ -132,7 +141,7 @@ def evaluate_text(
 def _report(
   found: results.Results, folder: epath.Path, console: rich.console.Console
 ) -> None:
-  """Writes the files of all pairs together, and prints the table."""
+  """Writes the files that cover all pairs, and prints the table."""
   pages = {
     "results.md": tables.markdown(found),
     "index.html": page.results_page(found, folder),
@@ -201,8 +210,8 @@ def _groups(
   text: texts.Text,
   notes: list[str],
 ) -> dict[str, list[str]]:
-  """The groups of pairs; adds to the notes what could not be told."""
-  trained = evaluated.translator.task_space.pairs
+  """The groups of pairs; adds to the notes what could not be determined."""
+  trained: Sequence[str] = evaluated.translator.task_space.pairs
   if corpus is not None:
     trained = pair_groups.trained_pairs(corpus)
   if isinstance(high_resource, int):

@@ -11,9 +11,9 @@ from taskmoe_jax.evaluate.metrics import label as metric_label
 from taskmoe_jax.evaluate.results import (
   Results,
   read_hypotheses,
-  read_record,
   read_text,
   reference_paths,
+  sentence_scores_of,
   signature_lines,
 )
 from taskmoe_jax.pages.chart import Bar, bars
@@ -123,7 +123,7 @@ def pair_chart(rows: Sequence[Mapping[str, Any]], metric: str) -> Html:
 
 
 def _sentences(folder: epath.Path, pair: str) -> Html:
-  scores = read_record(folder, pair).sentence_chrf
+  scores = sentence_scores_of(folder, pair)
   text, hypotheses = read_text(folder, pair), read_hypotheses(folder, pair)
   order = sorted(range(len(scores)), key=lambda index: (scores[index], index))
   worst = order[:_SHOWN]

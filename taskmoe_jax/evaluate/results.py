@@ -128,6 +128,21 @@ def read_record(folder: epath.Path, pair: str) -> PairRecord | None:
   return record if same else None
 
 
+def sentence_scores_of(folder: epath.Path, pair: str) -> Sequence[float]:
+  """The chrF of each sentence of a pair that has been scored.
+
+  Raises:
+    TaskMoeError: The pair's record is missing or does not match its text.
+  """
+  record = read_record(folder, pair)
+  if record is None:
+    raise TaskMoeError(
+      f"{str(folder)!r} has no {pair}.json that matches {pair}.hyp.txt. Run"
+      " `taskmoe evaluate` again: it translates and scores this pair."
+    )
+  return record.sentence_chrf
+
+
 def read_hypotheses(folder: epath.Path, pair: str) -> list[str]:
   return _read_lines(folder / f"{pair}.hyp.txt")
 

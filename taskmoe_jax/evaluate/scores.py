@@ -1,7 +1,7 @@
 """Scores of a pair, counted by sacrebleu, as the paper reports them.
 
-Its signature is kept beside every score, and `sacrebleu_flags` are the flags
-with which sacrebleu's own command line gives the very same numbers.
+Its signature is kept beside every score, and `metrics.sacrebleu_flags` are the
+flags with which sacrebleu's own command line gives the very same numbers.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ class Scoring:
   tokenizer: Tokenizer | str
   bootstrap: int
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     tokenizer = as_member(
       Tokenizer, "tokenizer", self.tokenizer, "Scoring.tokenizer (--tokenizer)"
     )
@@ -71,8 +71,8 @@ class Score:
 
   Attributes:
     score: From 0 to 100; TER has no upper end.
-    interval: Half of the 95 % confidence interval, None if it was not asked
-      for.
+    interval: Half of the 95 % confidence interval, None if it was not
+      requested.
     mean: What the interval is around: the mean of the resamples.
     signature: sacrebleu's.
   """
@@ -130,7 +130,9 @@ def score_pair(
   resamples = scoring.bootstrap if len(hypotheses) > 1 else 0
   scores = {}
   for name in scoring.metrics:
-    metric = make_metric(name, split_pair(pair)[1], scoring.tokenizer)
+    metric = make_metric(
+      name, split_pair(pair)[1], Tokenizer(scoring.tokenizer)
+    )
     found = metric.corpus_score(hypotheses, references, resamples)
     has_interval = resamples > 1
     scores[name] = Score(
@@ -145,10 +147,10 @@ def score_pair(
 def sentence_scores(
   hypotheses: Sequence[str], references: Sequence[Sequence[str]]
 ) -> list[float]:
-  """The chrF of each sentence by itself.
+  """The chrF of each sentence.
 
-  Of one sentence chrF tells more than BLEU, which is 0 without four words in a
-  row.
+  For a single sentence chrF is more informative than BLEU, which is 0 unless
+  four words in a row match.
   """
   chrf = CHRF()
   return [

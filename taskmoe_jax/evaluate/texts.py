@@ -1,8 +1,8 @@
 """What is translated and scored: sources and references by pair.
 
 From a part of a mixture, a file of two columns, a folder of such files, or a
-test set that sacrebleu knows by name. No text is normalised or left out: a
-score is that of the whole test set, or it is none.
+test set that sacrebleu knows by name. No text is normalized or left out: a
+score that does not cover the whole test set is not a score.
 """
 
 import dataclasses
@@ -48,7 +48,7 @@ class Text:
   Attributes:
     name: Short; results are kept under it.
     origin: Where the text is from, in words.
-    pairs: The text of each.
+    pairs: The text of each pair.
   """
 
   name: str
@@ -79,12 +79,12 @@ def of_corpus(
   """Takes one part of a mixture.
 
   Args:
-    corpus: Where the pairs are from.
+    corpus: The mixture.
     part: `validation` or `test`.
     pairs: Which; unless given, all that have this part and that the model can
       translate.
     space: What the model can translate.
-    limit: The first so many of each pair.
+    limit: How many sentences of each pair, from the first; None for all.
   """
   check_part(part)
   chosen = pairs or [
@@ -119,10 +119,10 @@ def of_tsv(
     path: A file of lines `source<TAB>reference`, of one pair; or a folder of
       files `xx-yy.{dev,test}.tsv[.gz]`, each read in both directions.
     part: Which files of a folder.
-    pairs: Of a file exactly one; of a folder all that the model can translate,
-      unless given.
+    pairs: Exactly one for a file; for a folder, all that the model can
+      translate unless given.
     space: What the model can translate.
-    limit: The first so many lines of each pair.
+    limit: How many lines of each pair, from the first; None for all.
   """
   check_limit(limit)
   if not pathlib.Path(path).is_dir():
@@ -136,7 +136,7 @@ def of_tsv(
     return Text(name, path, {pairs[0]: _read_file(path, limit)})
   name = pathlib.Path(path).resolve().name
   text = of_corpus(
-    # A name of its own: the run's mixture may be registered as `tsv`.
+    # A separate name: the run's mixture may be registered as `tsv`.
     open_corpus(
       tsv(path, vocabulary=None, temperature=1.0, name="evaluated_tsv")
     ),
@@ -161,7 +161,7 @@ def of_sacrebleu(
     test_set: Its name.
     pairs: Which; all that the model can translate, unless given.
     space: What the model can translate.
-    limit: The first so many lines of each pair.
+    limit: How many lines of each pair, from the first; None for all.
   """
   check_limit(limit)
   known = test_set_pairs(test_set)
@@ -173,8 +173,9 @@ def of_sacrebleu(
     )
   found = {}
   for pair in chosen:
-    sources, references = read_test_set(test_set, pair)
-    found[pair] = PairText(sources[:limit], [r[:limit] for r in references])
+    whole = read_test_set(test_set, pair)
+    references = [lines[:limit] for lines in whole.references]
+    found[pair] = PairText(whole.sources[:limit], references)
   name = test_set.replace("/", "-")
   return Text(name, f"sacrebleu's {test_set}", found)
 
@@ -190,8 +191,8 @@ def _can_translate(space: TaskSpace, pair: str) -> bool:
 def _read_file(path: str, limit: int | None) -> PairText:
   """Reads a whole file, or says which line is wrong.
 
-  A file of training text may lose a line; a test set that has lost one is
-  another test set.
+  A file of training text may lose a line; a test set that has lost one is a
+  different test set.
   """
   try:
     data = pathlib.Path(path).read_bytes()

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from etils import epath
 
@@ -29,10 +30,11 @@ class Sizes:
   """Numbers of parameters.
 
   Attributes:
-    mixture: Of the whole model.
-    sub_network: Of one task's, which is as large as any other's; None if the
-      task decides on no expert.
-    stacks: Of encoder and decoder: the whole one and the sub-network's.
+    mixture: Parameters of the whole model.
+    sub_network: Parameters of one task's sub-network, the same for every task;
+      None if no sub-network can be extracted.
+    stacks: Parameters of encoder and decoder: in the mixture and in the
+      sub-network.
   """
 
   mixture: int
@@ -44,8 +46,8 @@ def sizes_of(model: ModelConfig, num_tasks: int) -> Sizes:
   """Counts parameters without making any.
 
   Args:
-    model: Of the mixture.
-    num_tasks: R, of its task space.
+    model: The mixture's config.
+    num_tasks: R, the number of tasks of its task space.
   """
   small = sub_network_config(model)
   whole = abstract_params(Transformer(model, num_tasks))
@@ -62,7 +64,7 @@ def sizes_of(model: ModelConfig, num_tasks: int) -> Sizes:
 
 def sub_network_config(model: ModelConfig) -> ModelConfig:
   """The config of what `export.extract` makes; the same if it refuses to."""
-  reduced = {
+  reduced: dict[str, Any] = {
     name: reduced_config(stack)
     for name, stack in stacks_routed_by_task(model).items()
   }
@@ -193,16 +195,16 @@ def _size_cells(count: int, sizes: Sizes) -> list[tuple[str, float | int]]:
 
 
 def _scores_section(run_dir: epath.Path, step: int) -> Html:
-  """What `taskmoe evaluate` has left in the run's directory."""
+  """The results that `taskmoe evaluate` wrote into the run's directory."""
   parts = [element("h2", "Scores by pair")]
   for path in sorted((run_dir / "evaluation").glob(f"*/{RESULTS}")):
     try:
       results = read_results(path.parent)
+      if results["step"] == step:
+        parts += [element("h3", path.parent.name), _scores(results)]
     except TaskMoeError as error:
+      # Damaged, or scored by a metric whose module cannot be imported here.
       parts.append(element("p", str(error), class_="note"))
-      continue
-    if results["step"] == step:
-      parts += [element("h3", path.parent.name), _scores(results)]
   if len(parts) == 1:
     parts.append(
       element(

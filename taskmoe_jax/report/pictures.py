@@ -1,6 +1,7 @@
 """Sections of the page that are pictures: routing, kinship, load, losses."""
 
 import numpy as np
+from jaxtyping import Float
 
 from taskmoe_jax.pages.curves import curves
 from taskmoe_jax.pages.heat_map import cell_size, dendrogram, heat_map
@@ -21,25 +22,28 @@ def routing_section(routings: list[StackRouting]) -> Html:
       element("p", routing.about, class_="soft"),
     ]
     if routing.weights is not None:
-      parts.append(element("div", *_layers(routing), class_="panels"))
+      panels = _layers(routing, routing.weights)
+      parts.append(element("div", *panels, class_="panels"))
   return joined(parts)
 
 
-def _layers(routing: StackRouting) -> list[Html]:
-  experts = [str(expert) for expert in range(routing.weights.shape[-1])]
-  largest = routing.weights.max()
+def _layers(
+  routing: StackRouting, weights: Float[np.ndarray, "layers R E"]
+) -> list[Html]:
+  experts = [str(expert) for expert in range(weights.shape[-1])]
+  largest = weights.max()
   return [
     _figure(
       f"layer {layer}: tasks × experts, full colour {largest:.2f}",
       heat_map(
-        weights,
+        of_layer,
         routing.tasks,
         experts,
         title=f"{routing.name}, layer {layer}: experts of each task",
         largest=largest,
       ),
     )
-    for layer, weights in zip(routing.layers, routing.weights, strict=True)
+    for layer, of_layer in zip(routing.layers, weights, strict=True)
   ]
 
 

@@ -1,4 +1,4 @@
-"""Which experts serve which task, layer by layer, and where we know it from."""
+"""Which experts serve which task, by layer, and how we know."""
 
 import dataclasses
 
@@ -23,8 +23,8 @@ class StackRouting:
     name: `encoder` or `decoder`.
     about: A sentence: what the weights are, or why there are none.
     layers: Its MoE layers, counted from 0.
-    tasks: Those whose weights are known.
-    weights: The share of each expert in what a task's tokens meet: gates, or
+    tasks: The tasks whose weights are known.
+    weights: The share of each expert in what serves a task's tokens: gates, or
       load. Rows sum to 1.
   """
 
@@ -40,9 +40,9 @@ def read_routing(
 ) -> list[StackRouting]:
   """Finds out how encoder and decoder are routed.
 
-  Gates that the task alone decides on are read from the checkpoint, of which
-  only routers are touched. Where tokens or sentences decide, gates depend on
-  the text, and what they were in training is in its log.
+  Gates that depend on the task alone are read from the checkpoint, of which
+  only routers are loaded. Where tokens or sentences decide, gates depend on the
+  text, and what they were in training is in its log.
 
   Raises:
     TaskMoeError: There is no checkpoint of this step.
@@ -72,10 +72,12 @@ def _of_gates(
   gates: ByTask,
   step: int,
 ) -> StackRouting:
+  assert stack.moe is not None
   layers = gates[tasks[0]][name].layers
   weights = np.zeros((len(layers), len(tasks), stack.moe.num_experts))
   for index, task in enumerate(tasks):
     chosen = gates[task][name]
+    assert chosen.gates is not None
     np.put_along_axis(weights[:, index], chosen.experts, chosen.gates, axis=-1)
   about = (
     "Dealt out by a fixed table: a task's experts have equal weight."
@@ -95,7 +97,7 @@ def _of_load(
   step: int,
 ) -> StackRouting | None:
   """None if the log says nothing."""
-  moe, layers = stack.moe, tuple(stack.moe_layers)
+  moe, layers = stack.require_moe(), tuple(stack.moe_layers)
   loads = [history.task_loads.get(f"{name}/layer_{i}", {}) for i in layers]
   seen = tuple(task for task in tasks if all(task in load for load in loads))
   decides = moe.granularity.decision
@@ -120,7 +122,7 @@ def _of_candidates(
   step: int,
 ) -> StackRouting:
   """What is known without a log: a task's candidates, or nothing."""
-  moe = stack.moe
+  moe = stack.require_moe()
   decides = moe.granularity.decision
   no_log = f"metrics.jsonl has no load of tasks up to step {step}"
   if not moe.granularity.has_sub_network:
@@ -130,12 +132,14 @@ def _of_candidates(
     )
     return StackRouting(name, about)
   layers = gates[tasks[0]][name].layers
+  # A router from outside the package may have another number of its own.
+  number = moe.num_candidates or gates[tasks[0]][name].experts.shape[-1]
   weights = np.zeros((len(layers), len(tasks), moe.num_experts))
   for index, task in enumerate(tasks):
     chosen = gates[task][name].experts
-    np.put_along_axis(weights[:, index], chosen, 1 / moe.num_candidates, -1)
+    np.put_along_axis(weights[:, index], chosen, 1 / number, -1)
   about = (
-    f"{decides}: these are its {moe.num_candidates} candidates, from the"
+    f"{decides}: these are its {number} candidates, from the"
     f" routers of step {step}, all equally strong, since {no_log}."
   )
   return StackRouting(name, about, layers, tasks, weights)
@@ -171,6 +175,7 @@ def kinship(routing: StackRouting) -> Kinship:
   Args:
     routing: With weights, of at least two tasks.
   """
+  assert routing.weights is not None
   shared = np.mean([overlap(weights) for weights in routing.weights], axis=0)
   apart = np.clip(1.0 - shared, 0.0, 1.0)
   np.fill_diagonal(apart, 0.0)

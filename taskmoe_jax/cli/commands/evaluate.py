@@ -7,7 +7,7 @@
 
 With --run_dir the settings are those that the run was trained with; otherwise
 those of a recipe, and the run is in its RUN_DIR. An evaluation that was killed
-goes on where it was when the same command is given again. Several processes
+resumes where it stopped when the same command is given again. Several processes
 evaluate one run together as they train one; the first of them writes.
 """
 
@@ -28,7 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   model.add_argument(
     "--run_dir", help="a run; the recipe's RUN_DIR unless given"
   )
-  model.add_argument("--step", type=int, help="which checkpoint; the newest")
+  model.add_argument(
+    "--step", type=int, help="which checkpoint; the newest unless given"
+  )
   model.add_argument("--bundle", help="a folder that `taskmoe export` wrote")
   text = parser.add_argument_group("on which text")
   text.add_argument("--part", help="validation or test")
@@ -44,11 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--pairs", type=_names, help="such as de-en,en-de; all unless given"
   )
   text.add_argument(
-    "--examples", type=int, help="the first so many of each pair"
+    "--examples",
+    type=int,
+    help="number of sentences of each pair; all unless given",
   )
   search = parser.add_argument_group("how to translate")
   search.add_argument("--beam_size", type=int, help="1 is greedy")
-  search.add_argument("--length_penalty", type=float, help="of the beam")
+  search.add_argument("--length_penalty", type=float, help="of beam search")
   search.add_argument("--batch_size", type=int, help="rows decoded together")
   search.add_argument(
     "--truncate", action="store_true", help="cut sources that are too long"
@@ -61,9 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_scoring(parser: argparse.ArgumentParser) -> None:
   scores = parser.add_argument_group("how to score")
   scores.add_argument(
-    "--metrics", type=_names, help="of bleu, chrf, chrf++, ter, spbleu"
+    "--metrics",
+    type=_names,
+    help="comma-separated: bleu, chrf, chrf++, ter, spbleu, or your own as"
+    " module:NAME",
   )
-  scores.add_argument("--tokenizer", help="of BLEU: intl or 13a")
+  scores.add_argument("--tokenizer", help="tokenizer of BLEU: intl or 13a")
   scores.add_argument(
     "--bootstrap", type=int, help="resamples for confidence intervals; 0: none"
   )
@@ -89,7 +96,8 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
     "--samples",
     type=int,
     default=0,
-    help="of the test of significance; 1000 or 10000 unless given",
+    help="resamples or trials of the significance test; 1000 or 10000 unless"
+    " given",
   )
 
 
