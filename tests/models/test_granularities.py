@@ -24,6 +24,8 @@ from taskmoe_jax.models.parameters import unrolled
 from taskmoe_jax.models.transformer import Transformer
 from taskmoe_jax.moe.granularity import GRANULARITIES
 
+pytestmark = pytest.mark.slow
+
 SENTENCES = [
   ([5, 9, 12, 1], [7, 15, 1]),
   ([6, 8, 1], [11, 1]),

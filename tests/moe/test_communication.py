@@ -28,6 +28,8 @@ from tests.moe.test_engines import (
   partitioning,
 )
 
+pytestmark = pytest.mark.slow
+
 _COLLECTIVE = re.compile(
   r" = (?P<shapes>\(.*\)|\S+) "
   r"(?P<kind>all-gather|all-to-all|all-reduce|reduce-scatter|"

@@ -18,6 +18,8 @@ from taskmoe_jax.partitioning.meshes import MeshShape, make_mesh
 from taskmoe_jax.partitioning.rules import Partitioning, activate
 from tests.moe import oracle
 
+pytestmark = pytest.mark.slow
+
 B, L, D, F, E = 16, 5, 32, 24, 8
 # Rows of one task stand in fours.
 ROWS = 4

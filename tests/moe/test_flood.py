@@ -23,6 +23,8 @@ from taskmoe_jax.partitioning.rules import activate
 from tests.moe import oracle
 from tests.moe.test_engines import UNOPTIMIZED, lay_out, partitioning
 
+pytestmark = pytest.mark.slow
+
 B, L, D, F, E, K, R = 128, 3, 10, 16, 32, 2, 32
 # Rows of one task stand in fours.
 ROWS = 4

@@ -11,6 +11,8 @@ from taskmoe_jax.moe.granularity import GRANULARITIES
 from taskmoe_jax.moe.router_inputs import RouterInputs
 from taskmoe_jax.moe.routing import Router
 
+pytestmark = pytest.mark.slow
+
 B, L, D, E, R = 4, 6, 5, 7, 3
 # Rows 0 and 3 are of one task. Packed, rows hold three, one, two sentences.
 TASK_IDS = jnp.array([1, 0, 2, 1])

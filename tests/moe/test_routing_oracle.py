@@ -14,6 +14,8 @@ from taskmoe_jax.moe.routing import Router
 from taskmoe_jax.moe.statistics import measure
 from tests.moe import routing_oracle
 
+pytestmark = pytest.mark.slow
+
 B, L, D, E, M, R = 5, 6, 4, 7, 5, 4
 # Sentences of every length, padding at the end, and a row of nothing else.
 PACKED = np.array(

@@ -20,6 +20,8 @@ from taskmoe_jax.partitioning.rules import activate
 from tests.moe import oracle, routing_oracle
 from tests.moe.test_engines import UNOPTIMIZED, partitioning
 
+pytestmark = pytest.mark.slow
+
 B, L, D, F, E, M, R = 16, 6, 10, 12, 8, 5, 3
 PACKED = np.array(
   [
