@@ -8,6 +8,7 @@ from etils import epath
 
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.evaluate import tables
+from taskmoe_jax.evaluate.metrics import METRICS
 from taskmoe_jax.evaluate.metrics import label as metric_label
 from taskmoe_jax.evaluate.page import pair_chart
 from taskmoe_jax.evaluate.results import RESULTS, Results, read_results
@@ -219,11 +220,9 @@ def _scores_section(run_dir: epath.Path, step: int) -> Html:
 
 def _scores(results: Results) -> Html:
   rows = results["pairs"]
-  metrics = [
-    name
-    for name in results["scoring"]["metrics"]
-    if all(name in row for row in rows)
-  ]
+  named = results.get("scoring", {}).get("metrics", ())
+  known = dict.fromkeys([*METRICS, *named])
+  metrics = [name for name in known if all(name in row for row in rows)]
   averages = ", ".join(
     f"{name} {metric_label(metrics[0])} {row[metrics[0]]:.2f}"
     for name, row in tables.group_rows(results)

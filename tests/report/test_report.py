@@ -94,6 +94,17 @@ def test_damaged_results_are_named_on_the_page(run_of):
   damaged = folder / "evaluation" / "test-7" / "results.json"
   damaged.write_text("{")
   assert "results.json&#x27; is damaged" in report(folder).read_text()
+  # As a metric from outside the package, whose module is not here, has it.
+  row = {"pair": "de-en", "examples": 3, "not_here:EXACT": 1.0}
+  results = {
+    "step": STEP,
+    "averages": {"all": {"pairs": 1, "not_here:EXACT": 1.0}},
+    "scoring": {"metrics": ["not_here:EXACT"]},
+    "pairs": [row],
+  }
+  damaged.write_text(json.dumps(results))
+  page = report(folder).read_text()
+  assert "metric &#x27;not_here:EXACT&#x27; cannot be imported" in page
 
 
 def test_mistakes(run_of, fails_with):
