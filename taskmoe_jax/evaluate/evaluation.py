@@ -72,17 +72,8 @@ def evaluate(
     run_dir=run_dir, bundle=bundle, step=step, mesh=mesh
   )
   corpus = None if mixture is None else open_corpus(mixture)
-  text = _text(
-    evaluated,
-    corpus,
-    part=part,
-    pairs=pairs,
-    limit=examples,
-    tsv=tsv,
-    test_set=test_set,
-  )
-  if named_high_resource:
-    _check_named(named_high_resource, evaluated, text)
+  text = _text(evaluated, corpus, part, pairs, examples, tsv, test_set)
+  _check_named(named_high_resource, evaluated, text)
   name = _folder_name(text, examples, evaluated.step, search)
   return evaluate_text(
     evaluated,
@@ -154,7 +145,6 @@ def _report(
 def _text(
   evaluated: Evaluated,
   corpus: Corpus | None,
-  *,
   part: str,
   pairs: Sequence[str] | None,
   limit: int | None,
@@ -197,8 +187,10 @@ def _folder_name(
 
 
 def _check_named(
-  languages: Sequence[str], evaluated: Evaluated, text: texts.Text
+  languages: Sequence[str] | None, evaluated: Evaluated, text: texts.Text
 ) -> None:
+  if not languages:
+    return
   trained = evaluated.translator.task_space.pairs
   pair_groups.check_languages(languages, [*trained, *text.pairs])
 

@@ -42,7 +42,8 @@ def spare_triton() -> None:
   where it is not installed.
   """
   if "tensorflow" in sys.modules:
-    sys.modules.setdefault("triton", None)
+    # None is how an import is made to fail.
+    sys.modules.setdefault("triton", None)  # type: ignore[arg-type]
 
 
 class HuggingFaceEngine:
