@@ -25,7 +25,7 @@ COMMAND = re.compile(r"^taskmoe ([a-z]+)((?:.*\\\n)*.*)", re.MULTILINE)
 CONSTANT = re.compile(r"^([A-Z][A-Z_0-9]+) = ", re.MULTILINE)
 # Of shells, of JAX, and of the errors of others.
 NO_MACROS = re.compile(
-  r"JAX_|OMP_|SIG|UPDATE_GOLDEN|RESOURCE_|WAITING_|PROVISIONING|ACTIVE"
+  r"JAX_|PYTHONPATH|OMP_|SIG|UPDATE_GOLDEN|RESOURCE_|WAITING_|PROVISIONING|ACTIVE"
 )
 
 

@@ -130,7 +130,7 @@ def test_no_numbers(bad, quantization):
     np.errstate(invalid="ignore"),
     pytest.raises(
       TaskMoeError,
-      match=r"mlp/wi cannot be rounded to [84] bits: some are not finite .*"
+      match=r"mlp/wi cannot be rounded to [84] bits: some are not finite, .*"
       r" leave out --quantize\.",
     ),
   ):
