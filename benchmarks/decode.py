@@ -36,7 +36,7 @@ import rich.table
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import decode_programs
-from taskmoe_jax.decoding.hypotheses import Hypotheses
+from taskmoe_jax.decoding.translations import Hypotheses
 from taskmoe_jax.hosts.memory import keep_freed_memory
 from taskmoe_jax.partitioning.meshes import MeshShape, make_mesh
 from taskmoe_jax.partitioning.rules import Partitioning

@@ -12,8 +12,8 @@ from jaxtyping import Int, PyTree
 
 from taskmoe_jax import axes
 from taskmoe_jax.decoding.generate import Rows, generate
-from taskmoe_jax.decoding.hypotheses import Hypotheses
 from taskmoe_jax.decoding.search import GREEDY, Beam, Search
+from taskmoe_jax.decoding.translations import Hypotheses
 from taskmoe_jax.layers.feed_forward import Activation
 from taskmoe_jax.models.config import (
   ComputeDtype,

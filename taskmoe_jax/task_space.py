@@ -17,12 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from taskmoe_jax.errors import (
-  TaskMoeError,
-  as_member,
-  check_members,
-  one_of,
-)
+from taskmoe_jax.errors import TaskMoeError, as_member, check_members, one_of
 
 
 class TaskBy(enum.StrEnum):

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from taskmoe_jax.decoding.compaction import Loop, run_loop
-from taskmoe_jax.decoding.hypotheses import Hypotheses, Steps, put_at
 from taskmoe_jax.decoding.search import Beam, Normalization, Stopping
 from taskmoe_jax.decoding.top_k import blockwise_top_k, iterative_top_k
+from taskmoe_jax.decoding.translations import Hypotheses, Steps, put_at
 from taskmoe_jax.vocabulary import EOS_ID, PAD_ID
 
 _NEVER = -jnp.inf

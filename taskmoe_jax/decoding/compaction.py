@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
-from taskmoe_jax.decoding.hypotheses import Hypotheses, Steps
+from taskmoe_jax.decoding.translations import Hypotheses, Steps
 from taskmoe_jax.models.transformer import DecodingMemory
 
 

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree, UInt32
 
 from taskmoe_jax.decoding.beam import beam_search
-from taskmoe_jax.decoding.hypotheses import Arrays, Hypotheses, Steps
 from taskmoe_jax.decoding.sampling import greedy_or_sample
 from taskmoe_jax.decoding.search import Beam, Search
+from taskmoe_jax.decoding.translations import Arrays, Hypotheses, Steps
 from taskmoe_jax.models.transformer import Transformer
 from taskmoe_jax.partitioning.rules import Partitioning, activate
 from taskmoe_jax.vocabulary import PAD_ID, right_shift

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from taskmoe_jax.decoding.compaction import Loop, run_loop
-from taskmoe_jax.decoding.hypotheses import Hypotheses, Steps, put_at
 from taskmoe_jax.decoding.search import Greedy, Sampling
 from taskmoe_jax.decoding.top_k import mass_threshold
+from taskmoe_jax.decoding.translations import Hypotheses, Steps, put_at
 from taskmoe_jax.vocabulary import EOS_ID, PAD_ID
 
 

@@ -18,9 +18,13 @@ from taskmoe_jax.decoding.search import (
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.evaluate import groups as pair_groups
 from taskmoe_jax.evaluate import metrics, page, results, tables, texts
-from taskmoe_jax.evaluate.models import Evaluated, load_evaluated
 from taskmoe_jax.evaluate.scores import Scoring
-from taskmoe_jax.evaluate.translating import Decoding, translate
+from taskmoe_jax.evaluate.translating import (
+  Decoding,
+  Evaluated,
+  load_evaluated,
+  translate,
+)
 from taskmoe_jax.hosts import processes
 from taskmoe_jax.partitioning.meshes import MeshShape
 from taskmoe_jax.task_space import split_pair

@@ -28,11 +28,7 @@ from etils import epath
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.evaluate.groups import average
 from taskmoe_jax.evaluate.metrics import label as metric_label
-from taskmoe_jax.evaluate.scores import (
-  Score,
-  Scoring,
-  one_line,
-)
+from taskmoe_jax.evaluate.scores import Score, Scoring, one_line
 from taskmoe_jax.evaluate.texts import PairText, Text
 from taskmoe_jax.files import write_whole
 

@@ -23,14 +23,18 @@ from taskmoe_jax.export.checkpoint_source import (
 from taskmoe_jax.export.extract import extract
 from taskmoe_jax.export.formats.folders import write_formats
 from taskmoe_jax.export.formats.format import Expected, Format, formats_named
-from taskmoe_jax.export.groups import Groups, groups_named
 from taskmoe_jax.export.run_texts import (
   bleu_by_pair,
   known_scores,
   mean_over_pairs,
   texts_to_score,
 )
-from taskmoe_jax.export.selection import describe_stacks, reducible_stacks
+from taskmoe_jax.export.selection import (
+  Groups,
+  describe_stacks,
+  groups_named,
+  reducible_stacks,
+)
 from taskmoe_jax.export.shrinking.bundles import shrunk_table
 from taskmoe_jax.export.shrinking.shrink import NOTHING, Shrinking, shrink
 from taskmoe_jax.export.slice_check import NumberCheck

@@ -14,14 +14,16 @@ from taskmoe_jax.evaluate.page import pair_chart
 from taskmoe_jax.evaluate.results import RESULTS, Results, read_results
 from taskmoe_jax.export.extract import reduced_config
 from taskmoe_jax.export.selection import stacks_routed_by_task
+from taskmoe_jax.files import write_whole
 from taskmoe_jax.models.config import ModelConfig, StackConfig
 from taskmoe_jax.models.parameters import abstract_params, parameter_count
 from taskmoe_jax.models.transformer import Transformer
 from taskmoe_jax.pages.markup import Html, document, element, joined, table
 from taskmoe_jax.report import pictures
-from taskmoe_jax.report.history import History
-from taskmoe_jax.report.routing import StackRouting
-from taskmoe_jax.runs.directory import Run
+from taskmoe_jax.report.history import History, read_history
+from taskmoe_jax.report.routing import StackRouting, read_routing
+from taskmoe_jax.runs.checkpoint_folders import checkpoint_folder
+from taskmoe_jax.runs.directory import Run, load_run
 
 FLOAT32_BYTES = 4
 
@@ -265,3 +267,51 @@ def _recipe(run_dir: epath.Path) -> Html:
       ),
     ]
   )
+
+
+def report(
+  run_dir: epath.PathLike,
+  *,
+  step: int | None = None,
+  out: epath.PathLike | None = None,
+) -> epath.Path:
+  """Writes one page of what a run has learnt and how it is routed.
+
+  Of the checkpoint only routers are read, so a page of a model that is larger
+  than this machine's memory takes seconds.
+
+  Args:
+    run_dir: The run directory.
+    step: Which checkpoint; the newest unless given. Later steps of the log are
+      left out.
+    out: The file; `RUN_DIR/report-<step>.html` unless given. A page that is
+      there already is replaced: all that is on it is made again.
+
+  Returns:
+    Where the page is.
+
+  Raises:
+    TaskMoeError: This is no run, it has no checkpoint (of that step), its log
+      is damaged, or the file cannot be written.
+  """
+  folder = epath.Path(run_dir)
+  run = load_run(folder)
+  _, step = checkpoint_folder(folder, step)
+  path = epath.Path(out) if out else folder / f"report-{step}.html"
+  if path.is_dir():
+    raise TaskMoeError(
+      f"the page {str(path)!r} would replace a folder. Set --out to a file."
+    )
+  history = read_history(folder, until=step)
+  routing = read_routing(folder, run, history, step=step)
+  page = report_page(folder, run, routing, history, step=step)
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, page.encode())
+  except OSError as error:
+    reason = error.strerror or error
+    raise TaskMoeError(
+      f"cannot write the page {str(path)!r} ({reason}). Set --out to another"
+      " file."
+    ) from None
+  return path

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from taskmoe_jax.decoding.beam import beam_search
-from taskmoe_jax.decoding.hypotheses import Steps
 from taskmoe_jax.decoding.search import Beam, Normalization, Stopping
+from taskmoe_jax.decoding.translations import Steps
 from taskmoe_jax.vocabulary import EOS_ID
 
 V, T = 5, 4

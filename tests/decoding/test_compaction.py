@@ -11,9 +11,9 @@ from taskmoe_jax.decoding import batches
 from taskmoe_jax.decoding.batches import Sentence
 from taskmoe_jax.decoding.compaction import take_rows
 from taskmoe_jax.decoding.generate import Rows, generate
-from taskmoe_jax.decoding.hypotheses import Steps
 from taskmoe_jax.decoding.sampling import greedy_or_sample
 from taskmoe_jax.decoding.search import Beam, Greedy, Sampling
+from taskmoe_jax.decoding.translations import Steps
 from taskmoe_jax.models.parameters import unrolled
 from taskmoe_jax.models.transformer import DecodingMemory
 from taskmoe_jax.moe.router_inputs import RouterInputs

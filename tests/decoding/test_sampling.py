@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from taskmoe_jax.decoding.hypotheses import Steps
 from taskmoe_jax.decoding.sampling import greedy_or_sample
 from taskmoe_jax.decoding.search import GREEDY, Sampling
+from taskmoe_jax.decoding.translations import Steps
 
 # Of six tokens; the end of sentence is never likely.
 PROBABILITIES = np.array([0.05, 1e-9, 0.4, 0.25, 0.1, 0.2])

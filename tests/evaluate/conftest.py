@@ -10,8 +10,8 @@ from taskmoe_jax.decoding.search import GREEDY
 from taskmoe_jax.decoding.translations import Hypothesis, Translations
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.evaluate import evaluation
-from taskmoe_jax.evaluate.models import Evaluated
 from taskmoe_jax.evaluate.scores import Scoring
+from taskmoe_jax.evaluate.translating import Evaluated
 from taskmoe_jax.task_space import TaskSpace
 
 GERMAN = [

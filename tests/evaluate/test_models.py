@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from taskmoe_jax.evaluate.models import load_evaluated
+from taskmoe_jax.evaluate.translating import load_evaluated
 
 
 @pytest.mark.expensive("it compiles models")

@@ -12,7 +12,7 @@ from taskmoe_jax.evaluate.results import write_texts
 from taskmoe_jax.evaluate.texts import PairText
 from taskmoe_jax.export import checkpoint_source, exporting
 from taskmoe_jax.export.exporting import export
-from taskmoe_jax.export.groups import groups_named, tasks_named
+from taskmoe_jax.export.selection import groups_named, tasks_named
 from taskmoe_jax.export.shrinking.shrink import Shrinking
 from taskmoe_jax.runs.directory import Run
 from taskmoe_jax.task_space import TaskSpace

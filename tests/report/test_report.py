@@ -10,8 +10,7 @@ from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.export.extract import extract
 from taskmoe_jax.models.parameters import abstract_params, parameter_count
 from taskmoe_jax.models.transformer import Transformer
-from taskmoe_jax.report.page import sizes_of, sub_network_config
-from taskmoe_jax.report.report import report
+from taskmoe_jax.report.page import report, sizes_of, sub_network_config
 
 STEP = 7
 

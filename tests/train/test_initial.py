@@ -7,7 +7,7 @@ import pytest
 import taskmoe_jax
 from taskmoe_jax.cli.main import main
 from taskmoe_jax.errors import TaskMoeError
-from taskmoe_jax.runs.averaging import average
+from taskmoe_jax.runs.restoring import average
 
 FLAGS = ("--gin.config.StackConfig.mlp_dims=()", "--gin.ENCODER=task")
 

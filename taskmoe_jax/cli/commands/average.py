@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-  from taskmoe_jax.runs.averaging import average
+  from taskmoe_jax.runs.restoring import average
 
   step = average(args.run_dir, out=args.out, last=args.last)
   print(f"mean of {args.last} checkpoints up to step {step}: {args.out}")

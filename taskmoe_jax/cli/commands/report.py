@@ -10,6 +10,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-  from taskmoe_jax.report.report import report
+  from taskmoe_jax.report.page import report
 
   print(f"page in {report(args.run_dir, step=args.step, out=args.out)}")

@@ -16,6 +16,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-  from taskmoe_jax.bundles.integrity import check_bundles
+  from taskmoe_jax.bundles.bundle import check_bundles
 
   check_bundles(args.bundle)

@@ -1,24 +1,103 @@
 """Which examples of a pair share a row, as a function of the position.
 
-The order of a pair's examples is computed from the seed (`order.py`): a new
+The order of a pair's examples is computed from the seed (`permuted`): a new
 permutation in every epoch, or the order of the text where that is endless and
 already random. They are taken in blocks of a fixed number of examples; a block
 is packed as a whole, so that its rows depend on nothing but the block's number.
 To resume it is enough to know the block and how many of its rows were given.
 
 Only lengths are needed here; `TrainBatches.make` reads the tokens of a row.
+
+A permutation of n examples is not sampled but computed, position by position,
+by a Feistel network over a x b >= n (Black and Rogaway, *Ciphers with Arbitrary
+Finite Domains*, 2002): so a host jumps to any step at once, and the order of a
+billion examples takes no memory. All arithmetic is in 64 bits and wraps around.
 """
 
 import dataclasses
 import math
+import zlib
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, UInt64
 
-from taskmoe_jax.data.batches import order, packing
+from taskmoe_jax.data.batches import packing
 from taskmoe_jax.data.corpus import TrainExamples
 from taskmoe_jax.errors import TaskMoeError
+
+_ROUNDS = 6
+# The odd constant and the shifts of splitmix64 (Steele et al., 2014).
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_FIRST = np.uint64(0xBF58476D1CE4E5B9)
+_SECOND = np.uint64(0x94D049BB133111EB)
+
+
+def key_of(seed: int, name: str, purpose: int) -> UInt64[np.ndarray, "1"]:
+  """A key that depends on all three, for `permuted` or `hashed`.
+
+  Args:
+    seed: The run's seed.
+    name: What the order is of, such as a pair.
+    purpose: Distinguishes the orders of one name.
+  """
+  entropy = [seed, zlib.crc32(name.encode()), purpose]
+  return np.random.SeedSequence(entropy).generate_state(1, np.uint64)
+
+
+def hashed(
+  key: UInt64[np.ndarray, "#n"], values: Int[np.ndarray, "#n"]
+) -> UInt64[np.ndarray, "n"]:
+  """Random-looking 64 bits for each value: one step of splitmix64."""
+  return _mix(key + (values.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
+
+
+def permuted(
+  places: Int[np.ndarray, "n"], size: int, key: UInt64[np.ndarray, "1"]
+) -> Int[np.ndarray, "n"]:
+  """Returns the example at each place of an endless order.
+
+  The places `e * size` to `(e + 1) * size` are epoch e: each example once, in
+  an order that depends on the key and on e.
+
+  Args:
+    places: Positions, counted through all epochs.
+    size: Number of examples.
+    key: From `key_of`.
+  """
+  epochs, found = np.divmod(places, size)
+  keys = hashed(key, epochs)
+  rows = math.isqrt(size - 1) + 1
+  columns = -(-size // rows)
+  found = _feistel(found.astype(np.uint64), rows, columns, keys)
+  # The square is a little larger than the epoch. What falls outside follows its
+  # cycle (cycle walking), which must return inside, where it began.
+  while (outside := np.flatnonzero(found >= size)).size:
+    found[outside] = _feistel(found[outside], rows, columns, keys[outside])
+  return found.astype(np.int64)
+
+
+def _feistel(
+  values: UInt64[np.ndarray, "n"],
+  rows: int,
+  columns: int,
+  keys: UInt64[np.ndarray, "n"],
+) -> UInt64[np.ndarray, "n"]:
+  """A permutation of `range(rows * columns)` for each key."""
+  left, right = np.divmod(values, np.uint64(columns))
+  for number in range(_ROUNDS):
+    modulus = np.uint64(columns if number % 2 else rows)
+    noise = _mix(hashed(keys, np.array([number])) ^ (right * _GOLDEN))
+    left, right = right, (left + noise % modulus) % modulus
+  return left * np.uint64(columns) + right
+
+
+def _mix(bits: UInt64[np.ndarray, "n"]) -> UInt64[np.ndarray, "n"]:
+  """The finaliser of splitmix64: every bit depends on every bit."""
+  bits = (bits ^ (bits >> np.uint64(30))) * _FIRST
+  bits = (bits ^ (bits >> np.uint64(27))) * _SECOND
+  return bits ^ (bits >> np.uint64(31))
+
 
 # Large enough that the last, half-full rows of a block weigh little.
 _BLOCK_SIZE = 256
@@ -108,8 +187,8 @@ class PairRows:
     self._examples = examples
     self._lengths = (source_length, target_length)
     self._pack = pack
-    self._example_key = order.key_of(seed, pair, _EXAMPLE_ORDER)
-    self._row_key = order.key_of(seed, pair, _ROW_ORDER)
+    self._example_key = key_of(seed, pair, _EXAMPLE_ORDER)
+    self._row_key = key_of(seed, pair, _ROW_ORDER)
     self._plan = _Plan(0, [0], [], [0], np.zeros(0, np.int64), [])
     self._blocks_ahead = 1
 
@@ -163,7 +242,7 @@ class PairRows:
     places = np.arange(num_blocks * _BLOCK_SIZE) + first_block * _BLOCK_SIZE
     examples = places
     if self._examples.size is not None:
-      examples = order.permuted(places, self._examples.size, self._example_key)
+      examples = permuted(places, self._examples.size, self._example_key)
     sizes = self._examples.sizes(examples) + _ADDED
     rows = self._rows_of(sizes)
 
@@ -173,7 +252,7 @@ class PairRows:
     by_row = np.argsort(rows, kind="stable")
     if self._pack:
       # Shuffled, because first fit puts full rows and long sentences first.
-      noise = order.hashed(self._row_key, rows)
+      noise = hashed(self._row_key, rows)
       by_row = np.lexsort((rows, noise, rows // _BLOCK_SIZE))
     kept, rows = kept[by_row], rows[by_row]
     starts = np.flatnonzero(np.diff(rows, prepend=-1))

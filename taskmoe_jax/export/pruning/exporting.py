@@ -10,11 +10,7 @@ from etils import epath
 from jaxtyping import PyTree
 
 from taskmoe_jax.bundles import bundle
-from taskmoe_jax.bundles.manifest import (
-  Manifest,
-  Origin,
-  ParameterCounts,
-)
+from taskmoe_jax.bundles.manifest import Manifest, Origin, ParameterCounts
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.evaluate.texts import PairText

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import rich.table
 
 from taskmoe_jax.errors import TaskMoeError, one_of
-from taskmoe_jax.export.groups import tasks_named
 from taskmoe_jax.export.pruning.choosing import PruneBy
+from taskmoe_jax.export.selection import tasks_named
 from taskmoe_jax.models.config import ModelConfig, StackConfig
 from taskmoe_jax.task_space import TaskSpace, split_pair
 

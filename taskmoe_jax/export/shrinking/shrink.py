@@ -26,6 +26,7 @@ from taskmoe_jax.evaluate.texts import PairText
 from taskmoe_jax.export.run_texts import bleu_by_pair
 from taskmoe_jax.export.shrinking.trimming import (
   check_tokens,
+  check_trimmed,
   count_pieces,
   kept_pieces,
   lines_of,
@@ -33,7 +34,6 @@ from taskmoe_jax.export.shrinking.trimming import (
   text_files,
   trim,
 )
-from taskmoe_jax.export.shrinking.trimming_check import check_trimmed
 from taskmoe_jax.export.verify import Samples, in_float32, logit_difference
 from taskmoe_jax.models.parameters import parameter_count
 from taskmoe_jax.task_space import split_pair

@@ -10,12 +10,7 @@ import rich.progress
 from etils import epath
 
 from taskmoe_jax.runs.directory import Run
-from taskmoe_jax.train.hooks.hook import (
-  Hook,
-  Moment,
-  Place,
-  examples_read,
-)
+from taskmoe_jax.train.hooks.hook import Hook, Moment, Place, examples_read
 from taskmoe_jax.train.metrics.metric_sums import MetricSums
 from taskmoe_jax.train.metrics.metric_writer import MetricWriter, Sink
 from taskmoe_jax.train.program import Program

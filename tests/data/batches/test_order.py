@@ -4,7 +4,7 @@ import itertools
 import numpy as np
 import pytest
 
-from taskmoe_jax.data.batches.order import hashed, key_of, permuted
+from taskmoe_jax.data.batches.rows import hashed, key_of, permuted
 
 _KEY = key_of(3, "de-en", 0)
 

@@ -6,7 +6,7 @@ import pytest
 
 import taskmoe_jax
 from taskmoe_jax.bundles import bundle
-from taskmoe_jax.bundles.integrity import check_bundles, damages
+from taskmoe_jax.bundles.bundle import check_bundles, damages
 from taskmoe_jax.bundles.manifest import Manifest
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.export.formats.folders import add_formats

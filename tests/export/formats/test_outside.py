@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from taskmoe_jax.bundles import bundle
-from taskmoe_jax.bundles.integrity import damages
+from taskmoe_jax.bundles.bundle import damages
 from taskmoe_jax.bundles.manifest import Manifest
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.export.formats.format import formats_named

@@ -13,6 +13,7 @@ from taskmoe_jax.export import verify
 from taskmoe_jax.export.shrinking.shrink import Shrinking, shrink
 from taskmoe_jax.export.shrinking.trimming import (
   check_tokens,
+  check_trimmed,
   count_pieces,
   kept_pieces,
   lines_of,
@@ -21,7 +22,6 @@ from taskmoe_jax.export.shrinking.trimming import (
   trim,
   trim_vocabulary,
 )
-from taskmoe_jax.export.shrinking.trimming_check import check_trimmed
 from taskmoe_jax.vocabulary import EOS_ID, PAD_ID, UNK_ID, Vocabulary
 from tests.trained_pieces import trained_pieces
 

@@ -6,12 +6,7 @@ import sys
 import pytest
 
 from taskmoe_jax.errors import TaskMoeError
-from taskmoe_jax.train.hooks.hook import (
-  Hook,
-  Place,
-  check_hooks,
-  in_order,
-)
+from taskmoe_jax.train.hooks.hook import Hook, Place, check_hooks, in_order
 
 MODULE = '''
 from taskmoe_jax.train.hooks.hook import Hook, Place

@@ -13,7 +13,7 @@ import numpy as np
 from ctranslate2.specs import common_spec, transformer_spec
 from jaxtyping import Float, PyTree
 
-from taskmoe_jax.export.formats.dense import layers_in_order
+from taskmoe_jax.export.formats.format import layers_in_order
 from taskmoe_jax.layers.feed_forward import Activation
 from taskmoe_jax.models.config import Embeddings, ModelConfig
 from taskmoe_jax.vocabulary import EOS_ID, PAD_ID, UNK_ID, Vocabulary

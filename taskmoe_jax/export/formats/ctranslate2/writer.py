@@ -22,8 +22,12 @@ from taskmoe_jax.decoding.search import Stopping
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.export.formats import engine_check
-from taskmoe_jax.export.formats.dense import refuse_mixtures, refuse_routing
-from taskmoe_jax.export.formats.format import Expected, FormatCheck
+from taskmoe_jax.export.formats.format import (
+  Expected,
+  FormatCheck,
+  refuse_mixtures,
+  refuse_routing,
+)
 from taskmoe_jax.models.config import ModelConfig
 from taskmoe_jax.task_space import split_pair
 from taskmoe_jax.vocabulary import target_symbol

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, PyTree
 
 from taskmoe_jax.errors import TaskMoeError
-from taskmoe_jax.export.formats.dense import layers_in_order, refuse_routing
+from taskmoe_jax.export.formats.format import layers_in_order, refuse_routing
 from taskmoe_jax.layers.feed_forward import Activation
 from taskmoe_jax.models.config import Embeddings, ModelConfig
 from taskmoe_jax.vocabulary import EOS_ID, PAD_ID

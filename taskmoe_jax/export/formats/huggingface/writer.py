@@ -23,9 +23,12 @@ from safetensors import numpy as safetensors
 from taskmoe_jax.bundles.manifest import About
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError
-from taskmoe_jax.export.formats.dense import refuse_mixtures
 from taskmoe_jax.export.formats.engine_check import SEARCH, check_engine
-from taskmoe_jax.export.formats.format import Expected, FormatCheck
+from taskmoe_jax.export.formats.format import (
+  Expected,
+  FormatCheck,
+  refuse_mixtures,
+)
 from taskmoe_jax.export.formats.huggingface.card import model_card
 from taskmoe_jax.export.formats.huggingface.tokenizer import (
   tokenizer_config,

@@ -27,9 +27,13 @@ from taskmoe_jax.bundles.manifest import About
 from taskmoe_jax.decoding.search import GREEDY
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError
-from taskmoe_jax.export.formats.dense import refuse_mixtures, refuse_routing
 from taskmoe_jax.export.formats.engine_check import check_engine
-from taskmoe_jax.export.formats.format import Expected, FormatCheck
+from taskmoe_jax.export.formats.format import (
+  Expected,
+  FormatCheck,
+  refuse_mixtures,
+  refuse_routing,
+)
 from taskmoe_jax.export.formats.stablehlo import runner
 from taskmoe_jax.export.formats.stablehlo.engine import StableHloEngine
 from taskmoe_jax.export.formats.stablehlo.programs import (
