@@ -6,6 +6,7 @@ from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.export.extract import extract
 from taskmoe_jax.export.verify import verify
+from taskmoe_jax.models.config import ComputeDtype
 from taskmoe_jax.task_space import TaskSpace
 
 
@@ -44,12 +45,16 @@ def test_a_sub_network_passes(mixture, small_of, english):
 
 def test_bfloat16_is_compared_in_float32(mixture, small_of, english):
   """Rounding of activations would hide a difference, and make one."""
-  coarse = type(mixture.model)(**{**vars(mixture.model), "dtype": "bfloat16"})
+  coarse = type(mixture.model)(
+    **{**vars(mixture.model), "dtype": ComputeDtype.BFLOAT16}
+  )
   whole = Translator(
     coarse, mixture.params, mixture.task_space, mixture.vocabulary
   )
   small = small_of()
-  small.model = type(coarse)(**{**vars(small.model), "dtype": "bfloat16"})
+  small.model = type(coarse)(
+    **{**vars(small.model), "dtype": ComputeDtype.BFLOAT16}
+  )
   assert verify(whole, small, english) == verify(mixture, small_of(), english)
 
 

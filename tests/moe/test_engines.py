@@ -213,7 +213,7 @@ def test_choices_in_the_order_of_their_experts():
 
 
 @pytest.mark.parametrize(
-  ("engine", "turns", "pool"),
+  ("engine", "rounds", "pool"),
   [
     (Dropless(None), [0, 0, 0, 0, 0, 0, 0], 8),
     (Dropless(1.0), [0, 0, 0, 0, 1, 1, 1], 4),
@@ -224,12 +224,12 @@ def test_choices_in_the_order_of_their_experts():
   ],
 )
 def test_the_earlier_choices_find_a_place_whichever_expert_they_want(
-  engine, turns, pool
+  engine, rounds, pool
 ):
   """Two devices of two experts: all eight choices, but one that is none, are
-  for the first device, and its second expert is wanted first. What has a turn
-  after the first is dropped, or waits for it."""
+  for the first device, and its second expert is wanted first. What is in a
+  round after the first is dropped, or waits for it."""
   experts = jnp.array([1, 0, 1, 4, 0, 1, 0, 1])
-  found, places = engine._turns(experts, 2, 4)
+  found, places = engine._rounds(experts, 2, 4)
   assert places == pool
-  np.testing.assert_array_equal(np.delete(found, 3), turns)
+  np.testing.assert_array_equal(np.delete(found, 3), rounds)

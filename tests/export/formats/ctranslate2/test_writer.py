@@ -11,7 +11,6 @@ import pytest
 from etils import epath
 
 from taskmoe_jax.bundles.manifest import About
-from taskmoe_jax.data.opening import open_corpus
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.export.formats.ctranslate2.engine import CTranslate2Engine
 from taskmoe_jax.export.formats.ctranslate2.writer import (
@@ -170,5 +169,5 @@ def test_a_mixture_is_not_written(mixture_of, tmp_path):
     TaskMoeError,
     match=r"several tasks .* CTranslate2 does not support.*--tasks",
   ):
-    FLOAT32.write(open_corpus(mixture_of("task", "task")), folder, ABOUT)
+    FLOAT32.write(mixture_of("task", "task"), folder, ABOUT)
   assert list(folder.iterdir()) == []

@@ -14,7 +14,6 @@ from etils import epath
 from safetensors import numpy as safetensors
 
 from taskmoe_jax.bundles.manifest import About
-from taskmoe_jax.data.opening import open_corpus
 from taskmoe_jax.decoding.search import Lengths
 from taskmoe_jax.decoding.translator import Translator
 from taskmoe_jax.errors import TaskMoeError
@@ -196,5 +195,5 @@ def test_a_mixture_is_not_written(mixture_of, written, tmp_path):
   with pytest.raises(
     TaskMoeError, match=r"several tasks is a mixture.*--tasks"
   ):
-    HUGGING_FACE.write(open_corpus(mixture_of("task", "task")), folder, ABOUT)
+    HUGGING_FACE.write(mixture_of("task", "task"), folder, ABOUT)
   assert list(folder.iterdir()) == []

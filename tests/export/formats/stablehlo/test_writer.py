@@ -14,7 +14,6 @@ from safetensors import numpy as safetensors
 
 from taskmoe_jax.bundles import bundle
 from taskmoe_jax.bundles.manifest import About
-from taskmoe_jax.data.opening import open_corpus
 from taskmoe_jax.errors import TaskMoeError
 from taskmoe_jax.export.formats.format import Expected, formats_named
 from taskmoe_jax.export.formats.stablehlo import runner
@@ -152,5 +151,5 @@ def test_a_mixture_is_not_written(mixture_of, tmp_path):
   with pytest.raises(
     TaskMoeError, match=r"several tasks .* open sizes does not support.*--tasks"
   ):
-    STABLEHLO.write(open_corpus(mixture_of("task", "task")), folder, ABOUT)
+    STABLEHLO.write(mixture_of("task", "task"), folder, ABOUT)
   assert list(folder.iterdir()) == []
