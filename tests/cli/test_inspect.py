@@ -27,6 +27,7 @@ def inspect(capsys, monkeypatch):
   return run
 
 
+@pytest.mark.expensive("it compiles or runs whole programs")
 def test_more_devices_than_there_are(inspect, small_recipe):
   """Thirty-two; no text is read, since the pairs are named."""
   lines = inspect(
@@ -61,6 +62,7 @@ def test_more_devices_than_there_are(inspect, small_recipe):
   ]
 
 
+@pytest.mark.expensive("it compiles or runs whole programs")
 def test_a_run_and_its_experts(inspect, finished_run):
   lines = inspect(f"--run_dir={finished_run}")
   tasks = load_run(finished_run).task_space.tasks

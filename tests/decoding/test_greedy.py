@@ -118,7 +118,7 @@ def test_scores_are_sums_of_log_probabilities(hypotheses, by_loop):
   assert hypotheses.scores[-1] == 0
 
 
-@pytest.mark.slow
+@pytest.mark.expensive("it compiles or runs whole programs")
 def test_a_mesh_decodes_the_same(hypotheses, model, params):
   shape = MeshShape(data=2, expert=1, model=1)
   parts = Partitioning(make_mesh(shape, jax.devices()[:2]))

@@ -245,7 +245,7 @@ def test_a_beam_is_that_of_a_loop_without_memory(of_next, decoded):
   assert {h.finished for of_line in found for h in of_line} == {True, False}
 
 
-@pytest.mark.slow
+@pytest.mark.expensive("it compiles or runs whole programs")
 @pytest.mark.parametrize("name", SEARCHES)
 def test_scores_are_those_of_the_hypotheses(name, translator, decoded, of_next):
   """Undone the length penalty; against `score`, and a NumPy softmax."""

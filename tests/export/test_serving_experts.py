@@ -31,6 +31,7 @@ def lines():
   return show
 
 
+@pytest.mark.expensive("it compiles or runs whole programs")
 def test_only_routers_are_read(mixture_of, tmp_path, monkeypatch):
   """The checkpoint that `checkpoint_folder` names, and as `extract` has it."""
   import orbax.checkpoint as ocp

@@ -85,6 +85,7 @@ def run_dir(routers, small_recipe, taskmoe, tmp_path_factory):
   return folder / "run"
 
 
+@pytest.mark.expensive("it compiles or runs whole programs")
 def test_a_run_says_how_to_import_them(run_dir):
   model = json.loads((run_dir / "run.json").read_text())["model"]
   assert model["encoder"]["moe"]["granularity"] == {
@@ -124,6 +125,7 @@ def test_report_shows_them(run_dir, taskmoe):
   assert "Dealt out by a fixed table: a task&#x27;s experts have" in page
 
 
+@pytest.mark.expensive("it compiles or runs whole programs")
 def test_evaluate_and_export_load_them(run_dir, taskmoe):
   taskmoe("evaluate", f"--run_dir={run_dir}", "--pairs=en-de")
   taskmoe("export", f"--run_dir={run_dir}", "--tasks=de")

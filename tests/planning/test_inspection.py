@@ -83,6 +83,7 @@ def test_what_a_device_holds(build):
   assert found.dispatch["encoder"].startswith("dropless: ")
 
 
+@pytest.mark.expensive("it compiles or runs whole programs")
 def test_activations_as_xla_needs_them(build):
   """XLA also needs room for gradients and for what it is at."""
   dense = StackConfig(num_layers=1, mlp_dims=(100,))

@@ -39,6 +39,7 @@ def test_a_run_translates_as_it_did(old):
   assert found == TRANSLATIONS["run_en_fr"]
 
 
+@pytest.mark.expensive("it compiles or runs whole programs")
 def test_a_run_is_exported_as_it_was(old, taskmoe, tmp_path):
   taskmoe(
     "export", f"--run_dir={old / 'run'}", f"--out={tmp_path}", "--tasks=de"

@@ -61,7 +61,7 @@ def states(model_config):
   return {name: on(shape, fsdp) for name, (shape, fsdp, _) in MESHES.items()}
 
 
-@pytest.mark.slow
+@pytest.mark.expensive("it compiles or runs whole programs")
 def test_every_mesh_restores_what_every_other_has_written(states, tmp_path):
   """All bits, and each device its own part."""
   generator = np.random.default_rng(3)

@@ -178,7 +178,7 @@ def test_seqio_gives_the_tokens_that_training_sees(
   assert {source[0] for source, _ in by_seqio} == {target_id}
 
 
-@pytest.mark.slow
+@pytest.mark.expensive("it compiles or runs whole programs")
 def test_seqio_mixes_and_packs(folder, vocabulary_path):
   mixture = tsv(str(folder), vocabulary=vocabulary_path, temperature=5.0)
   dataset = seqio.get_dataset(

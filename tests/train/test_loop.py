@@ -216,7 +216,7 @@ def _loss_one_by_one(run_dir, path):
   return loss / tokens
 
 
-@pytest.mark.slow
+@pytest.mark.expensive("it compiles or runs whole programs")
 def test_samples_are_of_the_best_part_there_is(train, small_corpus, tmp_path):
   """Of German all parts, of French the train part only."""
   folder = tmp_path / "corpus"

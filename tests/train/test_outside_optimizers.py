@@ -92,6 +92,7 @@ outside_optimizers.mine.learning_rate = 0.01
 """
 
 
+@pytest.mark.expensive("it compiles or runs whole programs")
 def test_one_of_mine_on_a_mesh_and_resumed(outside, train):
   """A state of labels, masks, accumulated gradients; three steps of it."""
   _, one = train("one", MINE, 5, 1)
@@ -112,6 +113,7 @@ optax.lion.learning_rate = 0.001
 """
 
 
+@pytest.mark.expensive("it compiles or runs whole programs")
 def test_lion_of_optax_needs_no_module_at_all(train):
   """The same numbers on one device and on a mesh, and across a resume."""
   _, one = train("one", LION, 4, 1)

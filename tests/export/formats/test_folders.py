@@ -108,5 +108,5 @@ def test_a_folder_of_bundles(folder, capsys):
     check_bundles(folder.parent)
   printed = capsys.readouterr().out
   assert "/fr' is not a bundle: it has no manifest.json" in printed
-  with pytest.raises(TaskMoeError, match=r"/fr' holds no bundle\. Set --bundle"):
+  with pytest.raises(TaskMoeError, match=r"/fr' holds no bundle\. Set"):
     check_bundles(folder.parent / "fr")

@@ -69,7 +69,7 @@ def _damages(data):
   }
 
 
-@pytest.mark.slow
+@pytest.mark.expensive("it compiles or runs whole programs")
 def test_each_file_in_each_way(run_dir, caplog):
   """Either it is seen, or what is read is still, to the bit, what was written.
 

@@ -57,6 +57,7 @@ def outside(tmp_path, monkeypatch):
   sys.modules.pop("outside_hooks", None)
 
 
+@pytest.mark.expensive("it compiles or runs whole programs")
 def test_a_recipe_adds_hooks_and_each_has_its_place(
   outside, small_recipe, taskmoe, tmp_path
 ):

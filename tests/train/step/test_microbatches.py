@@ -159,7 +159,7 @@ def test_any_number_is_the_whole_batch_with_all_noise(take):
 
 def test_losses_of_microbatches_are_shares_of_the_batchs(batch):
   """Means over tokens: of 5 tokens in all one part has 2, the other 3."""
-  whole = step._Whole(jnp.float32(1), {"encoder": jnp.int32(5)})
+  whole = step._BatchTotals(jnp.float32(1), {"encoder": jnp.int32(5)})
 
   def part(tokens, loss):
     zeros = jnp.zeros((1, 3, 4))
@@ -175,7 +175,7 @@ def test_losses_of_microbatches_are_shares_of_the_batchs(batch):
   assert sum(p.balance_loss[0] for p in parts) == pytest.approx(4.0)
   assert sum(p.z_loss[0] for p in parts) == pytest.approx(40.0)
   # Padding is routed nowhere.
-  tokens = step._Whole.of(batch).tokens
+  tokens = step._BatchTotals.of(batch).tokens
   assert tokens["encoder"] == (batch["encoder_segment_ids"] > 0).sum()
   assert tokens["decoder"] == batch["decoder_loss_weights"].sum()
 

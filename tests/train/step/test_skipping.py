@@ -19,7 +19,7 @@ def _take(step, state, batch):
   return step(state, batch)
 
 
-@pytest.mark.slow
+@pytest.mark.expensive("it compiles or runs whole programs")
 def test_what_is_not_finite_updates_nothing(space, batch, dense, random_params):
   """But is counted: as a step, and as skipped; the schedule counts updates."""
   optimizer = optimizers.adamw(

@@ -56,7 +56,7 @@ def test_it_has_a_name():
   assert formats_named("huggingface") == {"huggingface": HUGGING_FACE}
 
 
-@pytest.mark.slow
+@pytest.mark.expensive("it compiles or runs whole programs")
 def test_transformers_computes_what_the_bundle_does(written):
   expected, folder = written
   check = HUGGING_FACE.check(expected, folder)
