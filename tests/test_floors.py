@@ -138,6 +138,7 @@ def test_every_room_has_a_floor():
   assert {room for room, _ in _rooms()} - FLOORS.keys() == set()
 
 
+@pytest.mark.slow
 def test_imports_go_down_only():
   found = [
     f"{path.relative_to(ROOT)}, {violation}"
@@ -268,6 +269,7 @@ def test_models_decoding_and_export_load_no_tensorflow():
   assert {"tensorflow", "seqio", "gin"} & set(loaded) == set()
 
 
+@pytest.mark.slow
 def test_naming_a_mixture_loads_no_tensorflow():
   """A cache may stand in for it, and gin imports what a recipe names."""
   names = [

@@ -82,6 +82,7 @@ def _run(*command: object, folder: pathlib.Path) -> str:
   return run.stdout
 
 
+@pytest.mark.slow
 def test_wheel_holds_the_package_the_recipes_and_the_tasks(wheel):
   def files(folder: str, pattern: str) -> set[str]:
     paths = (ROOT / folder).rglob(pattern)
@@ -127,6 +128,7 @@ def test_every_dependency_is_bounded_on_both_sides(metadata):
     assert bounds == ["<", ">="] or requirement.name == "t5x", text
 
 
+@pytest.mark.slow
 def test_every_import_is_a_declared_dependency(metadata):
   """A library that only comes along with another one may go with it."""
   requirements = map(Requirement, metadata.get_all("Requires-Dist"))
@@ -158,6 +160,7 @@ def _imported(path: pathlib.Path) -> set[str]:
   return {name.partition(".")[0] for name in names}
 
 
+@pytest.mark.slow
 def test_installed_package_comes_from_the_wheel(installed, tmp_path):
   program = (
     "import taskmoe_jax, taskmoe_jax.tasks;"

@@ -25,6 +25,7 @@ def folder(translator, tmp_path):
   return tmp_path / "de"
 
 
+@pytest.mark.slow
 def test_what_is_written_is_loaded(folder, translator):
   assert {path.name for path in folder.iterdir()} == {*FILES, "manifest.json"}
   assert bundle.is_bundle(folder)

@@ -193,6 +193,7 @@ def test_runs_of_the_paper_override_their_models(name):
   assert (model.dtype, model.dropout_rate) == ("bfloat16", 0.1)
 
 
+@pytest.mark.slow
 def test_each_flag_in_the_header_of_the_routing():
   """One at a time, with the paper's best model."""
   from taskmoe_jax.moe.config import ENUMS

@@ -143,6 +143,7 @@ def model():
 LIMITS = [4, 3, 4, 2, 4, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("length_penalty", "normalization"),
   [(0.0, "gnmt"), (0.6, "gnmt"), (1.4, "power")],

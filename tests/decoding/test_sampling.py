@@ -64,6 +64,7 @@ def test_tokens_are_drawn_by_their_probability(flags, expected):
   assert np.all(found[expected == 0] == 0)
 
 
+@pytest.mark.slow
 def test_rows_and_hypotheses_and_seeds_draw_for_themselves():
   search = Sampling(temperature=1.0, n_best=3)
   found = np.asarray(run(search).tokens)

@@ -6,6 +6,7 @@ import pytest
 from taskmoe_jax.decoding.top_k import blockwise_top_k, mass_threshold
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [1, 3, 8])
 @pytest.mark.parametrize("size", [5, 640, 1500])
 def test_blockwise_top_k_is_top_k(size, k):

@@ -97,6 +97,7 @@ def test_devices_do_not_matter(config, params, vocabulary, expected):
   assert found.token_ids == expected.token_ids[:3] + expected.token_ids[4:]
 
 
+@pytest.mark.slow
 def test_the_task_and_the_symbol_are_the_pairs(translator, expected):
   other = translator.decode(LINES, "en-fr", batch_size=8)
   assert other.token_ids != expected.token_ids

@@ -163,6 +163,7 @@ def test_a_bundle_with_candidates(exported, tmp_path):
   assert full - kept == decoder + encoder
 
 
+@pytest.mark.slow
 def test_what_an_engine_cannot_represent_is_refused_first(exported, tmp_path):
   with pytest.raises(TaskMoeError, match=r"decoder is routed by task_then_"):
     exported("all", decoder="task_then_token", formats="ctranslate2")
@@ -171,11 +172,13 @@ def test_what_an_engine_cannot_represent_is_refused_first(exported, tmp_path):
   assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_folder_is_named_for_the_step(exported, tmp_path):
   exported("fr", step=12)
   assert (tmp_path / "export-12" / "fr" / "manifest.json").exists()
 
 
+@pytest.mark.slow
 def test_bundles_that_are_there_are_left_alone(exported, tmp_path):
   (tmp_path / "export-30" / "fr").mkdir(parents=True)
   with pytest.raises(TaskMoeError, match="/fr' exists and is left as it is"):
@@ -186,6 +189,7 @@ def test_bundles_that_are_there_are_left_alone(exported, tmp_path):
   assert (tmp_path / "export-30" / "fr" / "manifest.json").exists()
 
 
+@pytest.mark.slow
 def test_a_bundle_that_is_not_its_mixture_is_not_written(
   exported, tmp_path, monkeypatch
 ):
@@ -201,6 +205,7 @@ def test_a_bundle_that_is_not_its_mixture_is_not_written(
   assert list((tmp_path / "export-30").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_nothing_to_reduce(exported, tmp_path):
   with pytest.raises(TaskMoeError, match="no sub-network can be extracted"):
     exported("all", encoder="token", decoder="sentence")

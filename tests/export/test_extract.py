@@ -13,6 +13,7 @@ from taskmoe_jax.models.transformer import Transformer
 from taskmoe_jax.moe.tables import static_experts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", list(Activation))
 def test_merged_experts_are_the_weighted_sum(activation):
   """One block; three experts of D = 2, F = 3, of which 2 and then 0 serve."""
@@ -126,6 +127,7 @@ def test_static_experts_are_those_dealt_out(mixture_of):
   assert static_experts(3, 5, 2).tolist()[2] == [4, 0]
 
 
+@pytest.mark.slow
 def test_candidates_leave_a_small_mixture(mixture_of):
   """Three of five experts, in the order in which they were."""
   mixture = mixture_of("task_then_token", "task_then_token")

@@ -56,6 +56,7 @@ def test_rounded(sub_network, german, tmp_path, monkeypatch, capsys):
   taskmoe_jax.load(folder)
 
 
+@pytest.mark.slow
 def test_what_is_read_back_is_compared(mixture, tmp_path, monkeypatch):
   read = bundle.read_model
 

@@ -9,6 +9,7 @@ from taskmoe_jax.evaluate.texts import PairText
 from taskmoe_jax.export.run_texts import bleu_by_pair, score_pairs
 
 
+@pytest.mark.slow
 def test_scores_of_translations(mixture_of, monkeypatch):
   """Every line is its own translation."""
 

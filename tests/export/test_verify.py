@@ -105,6 +105,7 @@ def test_another_task_is_noticed(mixture, small_of, english):
     verify(mixture, small_of(task="de"), english)
 
 
+@pytest.mark.slow
 def test_numbers_that_are_none_are_noticed(mixture, small_of, english):
   params = jax.tree.map(lambda leaf: leaf * jnp.nan, mixture.params)
   broken = Translator(

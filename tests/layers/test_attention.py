@@ -140,6 +140,7 @@ def numpy_attention(params, x, source, mask, bias):
   return y
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_bias", [True, False])
 def test_attention_is_that_of_numpy(params, inputs, with_bias):
   x, source, mask, bias = inputs
@@ -195,6 +196,7 @@ def test_update_writes_at_a_position():
   np.testing.assert_array_equal(updated.values[0, 1, :, :, 2], second_head)
 
 
+@pytest.mark.slow
 def test_initial_scales():
   """As T5: queries make up for the missing division by sqrt(H)."""
   d, n, h = 61, 5, 17

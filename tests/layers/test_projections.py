@@ -8,6 +8,7 @@ import pytest
 from taskmoe_jax.layers.projections import matrix_product
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("inner", "shapes", "einsum"),
   [

@@ -82,6 +82,7 @@ def test_dense(
   assert [round(n / MILLION) for n in counts] == [encoder, decoder, total]
 
 
+@pytest.mark.slow
 def test_wmt_mixture(model_of, abstract_params):
   """32 experts: 214M + 221M (220.2M by formula), 533M (532.4M) in all."""
   config = model_of("wmt_task_moe_32e")
@@ -98,6 +99,7 @@ def test_wmt_mixture(model_of, abstract_params):
   assert round(counts[2] / MILLION) == 533
 
 
+@pytest.mark.slow
 def test_web_mixture(model_of, abstract_params):
   """128 experts: 6.5B in each stack, 13.3B in all."""
   config = model_of("web_task_moe_128e")
@@ -133,6 +135,7 @@ def extracted(config, abstract_params):
   return shapes
 
 
+@pytest.mark.slow
 def test_wmt_sub_network(model_of, abstract_params):
   """Both stacks: 25M + 32M (31.5M by formula), 155M in all."""
   config = model_of(
@@ -150,6 +153,7 @@ def test_wmt_sub_network(model_of, abstract_params):
   assert round(matrices(d, f, 2, True) / MILLION, 1) == 31.5
 
 
+@pytest.mark.slow
 def test_wmt_sub_network_of_the_decoder(model_of, abstract_params):
   """The paper's best model: 344M once its decoder is extracted."""
   config = model_of("wmt_task_moe_32e", "--gin.DECODER=static")
@@ -157,6 +161,7 @@ def test_wmt_sub_network_of_the_decoder(model_of, abstract_params):
   assert round(count(params) / MILLION) == 344
 
 
+@pytest.mark.slow
 def test_web_sub_network(model_of, abstract_params):
   """A decoder of 201M, and 6.9B with an encoder that is routed by token."""
   config = model_of("web_task_moe_128e", "--gin.DECODER=static")

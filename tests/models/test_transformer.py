@@ -63,6 +63,7 @@ def test_three_tables(tiny_config, draw_params):
     assert np.abs(other - expected).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_a_dense_model_has_no_statistics_and_ignores_tasks(
   tiny_config, draw_params
 ):

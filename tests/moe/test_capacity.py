@@ -10,6 +10,7 @@ from taskmoe_jax.moe.capacity import Capacity, assign_slots
 from taskmoe_jax.moe.routing import Routing
 
 
+@pytest.mark.slow
 def test_first_choices_before_second_and_earlier_tokens_before_later():
   """The example of the docstring, and one in which padding stands between.
 
@@ -30,6 +31,7 @@ def test_second_choices_queue_behind_all_first_ones():
   np.testing.assert_array_equal(slots, [[[0, 3, 1], [3, 2, 3]]])
 
 
+@pytest.mark.slow
 def test_tokens_of_a_higher_priority_claim_places_first():
   """E = 2, C = 1: token 2 goes before token 1, and both before token 0."""
   experts = jnp.array([[[0, 0, 1], [1, 1, 0]]])
@@ -64,6 +66,7 @@ def run(engine, x, experts, gates, valid):
   return done.y[..., 0], dropped
 
 
+@pytest.mark.slow
 def test_overflow_by_hand():
   """One group of four tokens, ceil(1 · 4 / 3 · 1) = 2 places an expert.
 
@@ -109,6 +112,7 @@ def test_groups_are_whole_rows_and_divide_the_batch(group_size, rows):
   assert dropped == pytest.approx(1 - places / (rows * 5))
 
 
+@pytest.mark.slow
 def test_a_batch_of_padding_drops_nothing():
   y, dropped = run(
     Capacity(1.0, 9),

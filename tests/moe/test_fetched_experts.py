@@ -11,6 +11,7 @@ from taskmoe_jax.moe.fetched_experts import apply_experts
 EXPERTS = np.array([[3, 1], [1, 4], [0, 5]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most_one_by_one", [0, 6])
 def test_groups_through_their_experts_and_gradients(
   monkeypatch, most_one_by_one

@@ -29,6 +29,7 @@ def scores_of(probabilities, log_partition=0.0):
   return jnp.log(jnp.array(probabilities)) + log_partition
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("num_selected", "experts", "gates"),
   [
@@ -67,6 +68,7 @@ def test_ties_go_to_the_lower_index():
   np.testing.assert_array_equal(experts, [[0, 1], [1, 3], [1, 2]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_selected", [1, 2])
 def test_the_gate_of_the_best_expert_can_learn(num_selected):
   def best_gate(scores):
@@ -105,6 +107,7 @@ def within_5_sigma(count, p):
   assert abs(count - N * p) <= 5 * np.sqrt(N * p * (1 - p)), (count / N, p)
 
 
+@pytest.mark.slow
 def test_sampling_draws_one_expert_after_the_other():
   """The first is the best; the second of the rest; the third of what is left.
 
@@ -129,6 +132,7 @@ def test_sampling_draws_one_expert_after_the_other():
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("threshold", "kept"), [(0.5, (0.6, 0.2)), (0.25, (1, 0.4)), (0.1, (1, 1))]
 )
@@ -202,6 +206,7 @@ def test_candidates():
   np.testing.assert_array_equal(candidates(scores, 3), [[1, 3, 0], [0, 1, 2]])
 
 
+@pytest.mark.slow
 def test_scores_among_candidates():
   scores = jnp.array([[[1.0, 2, 3], [3, 2, 9]], [[1, 2, 3], [4, 5, 6]]])
   of_task = jnp.array([[0.5, 0.25, -7], [-1, 0, 1]])
@@ -214,6 +219,7 @@ def test_scores_among_candidates():
   assert np.isfinite(found).all()
 
 
+@pytest.mark.slow
 def test_a_task_learns_by_the_scores_of_its_candidates():
   def best_gate(of_task):
     scores = among_candidates(jnp.array([[[1.0, 2, 3]]]), of_task, 2)

@@ -79,6 +79,7 @@ def reference(x, covector, experts, weights, activation):
   return jnp.vdot(covector, dense(x, experts, weights, activation))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", Activation)
 @pytest.mark.parametrize("sizes", SIZES)
 def test_against_loop_and_dense(sizes, activation):
@@ -98,6 +99,7 @@ def test_against_loop_and_dense(sizes, activation):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_bfloat16_rows_float32_weights():
   x, covector, weights = make(Activation.RELU)
   sizes = [3, 0, 26, 7, 3]

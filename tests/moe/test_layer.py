@@ -137,6 +137,7 @@ def test_gating_dropout_is_all_or_nothing(
   assert (over_keys(RATE, train=False)[0] != 0).any((1, 2, 3)).all()
 
 
+@pytest.mark.slow
 def test_what_is_skipped_has_no_gradient(moe_config, params, x, inputs):
   layer = MoeFeedForward(
     moe_config(gating_dropout_rate=0.5), 3, Activation.RELU

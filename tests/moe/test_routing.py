@@ -54,6 +54,7 @@ def test_by_token(route):
   assert not routing.by_row
 
 
+@pytest.mark.slow
 def test_by_sentence_of_rows(route):
   """Means (1/2, 1/2), a tie of 0 and 2, and (1, 1/3)."""
   routing, _ = route("sentence", num_selected=2)

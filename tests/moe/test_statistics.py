@@ -37,6 +37,7 @@ def of_scores(
   return measure(routing, kept, inputs, NUM_TASKS, scores.shape[-1])
 
 
+@pytest.mark.slow
 def test_losses_and_means():
   """First choices fall 3 to 1; probabilities are 0.7 and 0.3 on average."""
   scores = jnp.log(jnp.array(PROBABILITIES)) + jnp.tile(
@@ -106,6 +107,7 @@ def test_a_choice_not_made_is_no_load_and_cannot_be_dropped():
   np.testing.assert_allclose(found.task_load, [[0, 0], [0, 1], [0.5, 0.5]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("full", [False, True])
 def test_a_row_counts_once_for_each_of_its_tokens(full):
   """Row 0 has three tokens; of its choices, `full` has two dropped."""

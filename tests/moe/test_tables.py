@@ -28,6 +28,7 @@ def test_dealt_out(tasks, experts, selected, table):
 V, E = 60_000, 13
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_selected", [1, 2, 3, E])
 def test_hashed(num_selected):
   """Distinct, of any shape the same, and near to even."""

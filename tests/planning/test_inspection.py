@@ -54,6 +54,7 @@ def build(model_config, space, monitoring):
   return build
 
 
+@pytest.mark.slow
 def test_what_a_device_holds(build):
   mesh = MeshShape(data=2, expert=2, model=1)
   dense = StackConfig(num_layers=1, mlp_dims=(7,))

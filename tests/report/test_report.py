@@ -159,6 +159,7 @@ def test_sizes_are_those_of_extracted_models(
   )
 
 
+@pytest.mark.slow
 def test_sizes_where_nothing_can_be_extracted(tiny_model):
   model = tiny_model("token", None, vocab_size=300)
   sizes = sizes_of(model, 3)

@@ -79,6 +79,7 @@ def _is_stored(leaf):
   return isinstance(leaf, LazyArray)
 
 
+@pytest.mark.slow
 def test_each_expert_lies_by_itself(mixture, read):
   """All else is read, and as it was written."""
   for stack in ("encoder", "decoder"):
@@ -106,6 +107,7 @@ def test_each_expert_lies_by_itself(mixture, read):
       np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task_ids", [(1,), (1, 2)])
 def test_only_chosen_experts_are_read(
   mixture, extracted, task_ids, monkeypatch
@@ -129,6 +131,7 @@ def test_only_chosen_experts_are_read(
   jax.tree.map(np.testing.assert_array_equal, found.params, params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task_ids", [(1,), (1, 2)])
 def test_numbers_are_compared(mixture, read, folder, extracted, task_ids):
   done = []
@@ -153,6 +156,7 @@ def test_numbers_are_compared(mixture, read, folder, extracted, task_ids):
     check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("encoder", "decoder"),
   [("static", "task"), ("task_then_token", "static"), ("token", "task")],
@@ -181,6 +185,7 @@ def test_experts_and_gates_are_computed_anew(
       assert difference(other) > 1e-3
 
 
+@pytest.mark.slow
 def test_every_array_is_compared(mixture, read, folder, extracted):
   """One number of each array in turn is changed in the bundle."""
   sums = sums_of_checkpoint(read, folder)
@@ -198,6 +203,7 @@ def test_every_array_is_compared(mixture, read, folder, extracted):
       compare_numbers(place, read, mixture.model, (1, 2), selected, sums)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_refused(folder, read_all):
   """Whichever number is not as it was written."""
   contents = folder / "contents" / "metadata"
@@ -225,6 +231,7 @@ def test_a_damaged_checkpoint_is_refused(folder, read_all):
     read_all()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_model(mixture_of, folder):
   other = mixture_of("token", "static")
   with pytest.raises(TaskMoeError, match="is of another params: decoder/"):

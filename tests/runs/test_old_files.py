@@ -28,11 +28,13 @@ def old(tmp_path_factory):
   return folder
 
 
+@pytest.mark.slow
 def test_a_bundle_translates_as_it_did():
   found = taskmoe_jax.load(OLD / "bundle").translate(TRANSLATIONS["sources"])
   assert found == TRANSLATIONS["bundle"]
 
 
+@pytest.mark.slow
 def test_a_run_translates_as_it_did(old):
   model = taskmoe_jax.load(old / "run")
   found = model.translate(TRANSLATIONS["sources"], "en-fr")

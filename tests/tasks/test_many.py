@@ -178,6 +178,7 @@ def _registered(name="theirs", **changes):
   return registered(name, vocabulary=None, **options | changes)
 
 
+@pytest.mark.slow
 def test_text_of_seqio_tasks_registered_elsewhere(elsewhere):
   mixture = _registered()
   sources = parallel_sources(mixture)
@@ -199,6 +200,7 @@ def test_it_is_copied_once_until_it_changes(elsewhere, tmp_path):
   assert text.read(range(len(text))) == [("vier", "FOUR")]
 
 
+@pytest.mark.slow
 def test_a_seqio_task_over_tfds(elsewhere, tmp_path):
   lines = {"de": ["eins", "zwei"], "en": ["one", "two"]}
   tfds.dataset_builders.store_as_tfds_dataset(

@@ -140,6 +140,7 @@ def test_cldr_of_languages_that_cannot_be():
     cldr_30("v", seed=3, temperature=5.0, languages=("en",))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", ["de-en", "en-fi"])
 def test_seqio_gives_the_tokens_that_training_sees(
   folder, vocabulary_path, pair

@@ -96,6 +96,7 @@ def mocked(monkeypatch, tmp_path):
     yield read
 
 
+@pytest.mark.slow
 def test_wmt_30(mocked):
   mixture = wmt.wmt_30("none.model", **_OPTIONS)
   sources = parallel_sources(mixture)
@@ -121,6 +122,7 @@ def test_wmt_30(mocked):
     assert set(sources[pair].splits) == {"train", "validation", "test"}
 
 
+@pytest.mark.slow
 def test_wmt_32_has_two_pairs_that_are_only_evaluated(mocked):
   mixture = wmt.wmt_32("none.model", **_OPTIONS)
   corpus = open_corpus(mixture)

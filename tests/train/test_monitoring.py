@@ -183,6 +183,7 @@ def test_what_cannot_be(monitoring, make, message):
     make(monitoring)
 
 
+@pytest.mark.slow
 def test_json_is_what_it_was(tmp_path):
   """Sinks see matrices and histograms; a line has numbers alone."""
   with MetricWriter(tmp_path) as writer:

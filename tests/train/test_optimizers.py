@@ -148,6 +148,7 @@ def test_the_global_norm_is_clipped_before_all_else():
   np.testing.assert_allclose(moment(14.0)["b"], [[144.0]], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_adamw_by_hand():
   # Adam's first update is the sign of the gradient, without parameter scale;
   # decay takes 0.1 of the weight, in matrices and not in stacked norms.
@@ -168,6 +169,7 @@ def test_adamw_by_hand():
   )
 
 
+@pytest.mark.slow
 def test_adamw_is_optax():
   start, *grads = map(draw, range(4))
   options = {"b1": 0.8, "b2": 0.95, "eps": 1e-6}
@@ -191,6 +193,7 @@ def test_adamw_is_optax():
   assert schedule is SCHEDULE
 
 
+@pytest.mark.slow
 def test_the_schedule_counts_updates():
   params = {"norm": jnp.full((2, 3), 4.0)}
   transformation, schedule = optimizers.adafactor(

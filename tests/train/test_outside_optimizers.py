@@ -124,6 +124,7 @@ def test_lion_of_optax_needs_no_module_at_all(train):
   assert losses[-1] < losses[0]
 
 
+@pytest.mark.slow
 def test_moments_are_sharded_as_their_parameters(run, dense):
   program = Program.of(
     dataclasses.replace(run, model=dense),

@@ -80,6 +80,7 @@ def test_an_upcycled_model_is_the_dense_one(models, batch):
   )
 
 
+@pytest.mark.slow
 def test_the_same_model_is_taken_whole_or_in_part(models):
   _, mixture = models
   source, drawn = _draw(mixture, 0), _draw(mixture, 1)
@@ -96,6 +97,7 @@ def test_the_same_model_is_taken_whole_or_in_part(models):
   )
 
 
+@pytest.mark.slow
 def test_what_does_not_fit(models, model_config):
   dense, mixture = models
   source = _draw(dense, 0)

@@ -31,6 +31,7 @@ def test_any_place_is_found_at_once():
   assert 0 <= far.min() < far.max() < 10**12 + 39
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3, 4])
 def test_small_corpora_come_in_every_order(size):
   orders = list(itertools.permutations(range(size)))

@@ -88,6 +88,7 @@ def test_a_tenth_of_the_text_each_is_for_validation_and_test():
   assert parts.count("validation") / 5000 == pytest.approx(0.1, abs=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["validation", "test"])
 def test_all_languages_are_scored_on_the_same_english(part):
   expected = [english for english, _ in read("cs", part, count=25)]

@@ -80,6 +80,7 @@ def test_as_a_seqio_source(source, swapped):
   ]
 
 
+@pytest.mark.slow
 def test_seqio_shuffles_by_the_seed(source):
   orders = [_rows(source.get_dataset("train", seed=seed)) for seed in range(6)]
   assert all(sorted(order) == sorted(_TEXT) for order in orders)

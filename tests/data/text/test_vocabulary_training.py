@@ -32,6 +32,7 @@ def vocabulary(model):
   return Vocabulary(model)
 
 
+@pytest.mark.slow
 def test_size_and_special_pieces(vocabulary):
   processor = vocabulary._processor
   assert len(vocabulary) == 900
@@ -53,6 +54,7 @@ def test_the_same_arguments_give_the_same_bytes(model):
   assert train_vocabulary(open_corpus(_mixture()), **options, seed=3) != model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", ["de", "kk", "zh", "ru", "hi"])
 def test_every_character_comes_back(vocabulary, language):
   # Russian and Hindi are not in the vocabulary: they come as bytes.

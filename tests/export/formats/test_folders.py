@@ -59,6 +59,7 @@ def test_a_format_is_added(folder, capsys, taskmoe):
   assert damages(folder) == []
 
 
+@pytest.mark.slow
 def test_a_format_that_fails_leaves_nothing(folder, plain):
   before = (folder / "manifest.json").read_bytes()
   plain.fails = True
@@ -71,6 +72,7 @@ def test_a_format_that_fails_leaves_nothing(folder, plain):
   assert not any("plain" in path.name for path in folder.iterdir())
 
 
+@pytest.mark.slow
 def test_a_run_that_moved_is_named(folder, run_dir, tmp_path):
   moved = run_dir.rename(tmp_path / "moved")
   with pytest.raises(TaskMoeError, match=r"/run' that .* Set --run_dir to"):
@@ -100,6 +102,7 @@ def test_damage_in_a_folder_of_an_engine(folder, capsys, taskmoe):
   ]
 
 
+@pytest.mark.slow
 def test_a_folder_of_bundles(folder, capsys):
   (folder.parent / "en.tmp").mkdir()
   check_bundles(folder.parent)

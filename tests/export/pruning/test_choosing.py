@@ -136,6 +136,7 @@ def test_a_share_of_one_stack():
     chosen({"decoder": DECODER}, rate=0.5, encoder_share=0.5)
 
 
+@pytest.mark.slow
 def test_stacks_that_can_be_pruned(mixture_of):
   assert list(prunable_stacks(mixture_of("token", "sentence").model)) == [
     "encoder",
@@ -150,6 +151,7 @@ def test_stacks_that_can_be_pruned(mixture_of):
     prunable_stacks(mixture_of("word", "task").model)
 
 
+@pytest.mark.slow
 def test_bundles_by_name(mixture_of):
   """Pairs en-de, de-en, en-fr, fr-en, routed by target."""
   token = mixture_of("token", "token")
@@ -175,6 +177,7 @@ def test_bundles_by_name(mixture_of):
     plans("x", "pair")
 
 
+@pytest.mark.slow
 def test_one_bundle_of_many_tasks_is_not_reduced(mixture_of):
   mixture = mixture_of("token", "task")
   with pytest.raises(TaskMoeError, match="decoder is reduced to one task's"):

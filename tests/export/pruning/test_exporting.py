@@ -127,6 +127,7 @@ def test_scores_by_hand():
     np.testing.assert_allclose(found, [scores], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_use_in_training(mixture_of, tmp_path):
   """Steps 20 to 40 of the log, and what else it says is passed over."""
   stacks = prunable_stacks(mixture_of("task", "token").model)
@@ -184,6 +185,7 @@ def exported(mixture_of, samples, tmp_path, monkeypatch):
   return run, asked
 
 
+@pytest.mark.slow
 def test_a_pruned_bundle(exported, tmp_path, capsys):
   run, asked = exported
   (row,) = run("en-de", pruning={"by": "language"})
@@ -221,6 +223,7 @@ def test_a_pruned_bundle(exported, tmp_path, capsys):
     run("en-de", pruning={"by": "pair"})
 
 
+@pytest.mark.slow
 def test_pruned_by_use_and_reduced_to_a_task(exported, tmp_path, capsys):
   """No text is read; of the decoder the task's two experts are left."""
   run, asked = exported
@@ -247,6 +250,7 @@ def test_pruned_by_use_and_reduced_to_a_task(exported, tmp_path, capsys):
   assert " - " in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_too_few_sentences(exported):
   run, _ = exported
   with pytest.raises(TaskMoeError, match=r"0 examples are too few.*examples"):

@@ -217,6 +217,7 @@ def test_text_by_pair(tmp_path):
       list(lines_of([epath.Path(tmp_path / name)]))
 
 
+@pytest.mark.slow
 def test_what_cannot_be_trimmed(mixture_of, sub_network):
   words = mixture_of("task", "word")
   with pytest.raises(TaskMoeError, match=r"the decoder is routed by word, and"):

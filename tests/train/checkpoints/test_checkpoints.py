@@ -70,10 +70,12 @@ def opened(tmp_path):
     yield checkpoints
 
 
+@pytest.mark.slow
 def test_nothing_is_the_latest_of_none(opened):
   assert opened.latest_step is None
 
 
+@pytest.mark.slow
 def test_the_latest_is_restored(save, tmp_path):
   save(2, 4, 10)
   with Checkpoints(tmp_path, _policy()) as checkpoints:
@@ -120,6 +122,7 @@ def test_a_state_may_change_once_it_is_being_saved(
   _assert_equal(opened.restore(_on(1)).state, _state(4))
 
 
+@pytest.mark.slow
 def test_only_the_newest_stay(save, tmp_path):
   save(1, 2, 3, 4, keep=2)
   folders = {path.name for path in (tmp_path / "checkpoints").iterdir()}
@@ -132,6 +135,7 @@ def test_what_a_checkpoint_says_of_its_run(save, tmp_path):
   assert json.loads((folder / "metadata").read_text()) == {"seed": 3}
 
 
+@pytest.mark.slow
 def test_a_restart_may_have_another_mesh(save, tmp_path):
   save(6)
   with Checkpoints(tmp_path, _policy()) as checkpoints:
@@ -210,6 +214,7 @@ def test_a_checkpoint_is_also_due_by_the_clock(tmp_path):
     assert checkpoints.is_due(11, 5000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("best", "expected"), [("lowest", {"2", "4", "5"}), ("highest", {"1", "5"})]
 )
@@ -236,6 +241,7 @@ def test_the_best_stay_besides_the_newest(tmp_path, best, expected):
 
 
 # When one write fails, Orbax leaves its others unfinished.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_full_disk(tmp_path, save, no_room):
   """What has been written stays, and there is no half a checkpoint after it."""

@@ -164,6 +164,7 @@ def test_another_optimizer_is_no_damage(run_dir):
     restore_params(run_dir, wider)
 
 
+@pytest.mark.slow
 def test_checksums_see_bits_and_places():
   array = jnp.arange(12.0).reshape(3, 4)
   found = {

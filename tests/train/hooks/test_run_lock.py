@@ -43,6 +43,7 @@ def test_a_second_trainer_is_refused_until_the_first_has_ended(tmp_path, path):
     pass
 
 
+@pytest.mark.slow
 def test_the_lock_of_a_killed_trainer_of_this_host(tmp_path, path):
   program = (
     "import sys, os\n"

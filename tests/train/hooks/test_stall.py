@@ -60,6 +60,7 @@ def test_without_a_limit_no_thread_is_started():
   assert threading.enumerate() == before
 
 
+@pytest.mark.slow
 def test_the_process_ends_and_says_where_it_stood():
   program = """if True:
     import time

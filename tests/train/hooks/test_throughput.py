@@ -127,6 +127,7 @@ def speed(model_config, space, monitoring):
   return make
 
 
+@pytest.mark.slow
 def test_reports_by_hand(speed):
   """Three steps, then two; the second report is the first to count."""
   # Begin; three steps, report; two steps, report.
@@ -159,6 +160,7 @@ def test_reports_by_hand(speed):
   hook.close()
 
 
+@pytest.mark.slow
 def test_no_mfu_without_a_known_peak(speed):
   hook, _ = speed(0, 4, 10, kind="TPU v99")
   moment = _moment(report={}, tokens=60.0, examples=130)

@@ -129,6 +129,7 @@ def test_a_matrix_is_a_picture_in_tensorboard_alone(tmp_path):
   assert value.image.encoded_image_string.startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_histograms_counted_elsewhere(tmp_path):
   """Five numbers, one of which is none."""
   numbers = jnp.array([-1.0, 0.0625, 0.5625, 3.0, jnp.nan])
@@ -149,6 +150,7 @@ def test_histograms_counted_elsewhere(tmp_path):
 
 
 # Lists are long as JSON; matrices are not in it.
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("value", "file"), [(np.arange(300) / 7, "metrics"), (np.eye(9), "events")]
 )

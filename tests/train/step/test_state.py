@@ -55,6 +55,7 @@ def boxed(even):
   return parameters.abstract_params(Transformer(even, 3))
 
 
+@pytest.mark.slow
 def test_shapes_and_axes(boxed):
   leaf = _at(nn.unbox(boxed), WI)
   assert (leaf.shape, leaf.dtype) == ((1, 4, 8, 6), np.float32)
@@ -66,6 +67,7 @@ def test_shapes_and_axes(boxed):
   assert stacked["embedding"]["table"] == 0
 
 
+@pytest.mark.slow
 def test_parameters_are_counted(boxed):
   attention, dense, experts = 4 * 8 * 6, 2 * 8 * 10, 4 * 2 * 8 * 6
   router, bias, norm = 8 * 4, 32 * 2, 8
@@ -74,6 +76,7 @@ def test_parameters_are_counted(boxed):
   assert parameters.parameter_count(boxed) == 20 * 8 + stack + decoder
 
 
+@pytest.mark.slow
 def test_where_parameters_lie(boxed, partitioning):
   shapes = nn.unbox(boxed)
 
@@ -86,6 +89,7 @@ def test_where_parameters_lie(boxed, partitioning):
   assert shard_shape(("embedding", "table"), fsdp=False) == (10, 8)
 
 
+@pytest.mark.slow
 def test_a_width_that_does_not_divide(model_config, partitioning):
   boxed = parameters.abstract_params(Transformer(model_config(), 3))
   with pytest.raises(
@@ -96,6 +100,7 @@ def test_a_width_that_does_not_divide(model_config, partitioning):
     parameters.parameter_shardings(boxed, partitioning())
 
 
+@pytest.mark.slow
 def test_the_optimizer_lies_beside_its_parameters(
   boxed, adafactor, partitioning
 ):

@@ -60,6 +60,7 @@ def test_ctranslate2_computes_what_the_bundle_does(expected, folders):
   assert check.exact
 
 
+@pytest.mark.slow
 def test_gated_with_three_tables(sub_network, german, tmp_path):
   translator = sub_network("gated_gelu", embeddings="three")
   folder = epath.Path(tmp_path)
@@ -138,6 +139,7 @@ def test_readme(folders):
   assert re.search(r"\(`<2de>`\)", text)
 
 
+@pytest.mark.slow
 def test_it_translates_elsewhere(
   folders, fresh_environment, run_readme, tmp_path
 ):
@@ -150,6 +152,7 @@ def test_it_translates_elsewhere(
   assert run_readme(python, moved, "hg </s>fe") == here.text
 
 
+@pytest.mark.slow
 def test_what_is_refused_at_once(mixture_of, monkeypatch):
   INT8.refuse(mixture_of("task", "static").model)
   INT8.refuse(mixture_of(embeddings="three").model)

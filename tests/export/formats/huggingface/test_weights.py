@@ -165,6 +165,7 @@ def test_config():
   assert found["tie_word_embeddings"] is True
 
 
+@pytest.mark.slow
 def test_what_t5_is_not(mixture_of):
   refuse_what_t5_is_not(mixture_of("task", "static").model)
   for routing in ("token", "task_then_token", "sentence"):

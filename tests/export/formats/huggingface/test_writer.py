@@ -77,6 +77,7 @@ def test_gated(sub_network, samples, tmp_path):
   assert check.max_score_difference < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("name", "message"),
   [
@@ -181,6 +182,7 @@ def test_norwegian_is_a_language(sub_network, tmp_path, written):
   assert "Not evaluated." in card
 
 
+@pytest.mark.slow
 def test_what_is_refused_at_once(mixture_of, monkeypatch):
   HUGGING_FACE.refuse(mixture_of("task", "task").model)
   with pytest.raises(TaskMoeError, match=r"routed by token.*or leave hugg"):
@@ -190,6 +192,7 @@ def test_what_is_refused_at_once(mixture_of, monkeypatch):
     HUGGING_FACE.refuse(mixture_of("task", "task").model)
 
 
+@pytest.mark.slow
 def test_a_mixture_is_not_written(mixture_of, written, tmp_path):
   folder = epath.Path(tmp_path)
   with pytest.raises(

@@ -97,6 +97,7 @@ def test_a_bundle_without_float32_is_not_read(expected, tmp_path):
   assert STABLEHLO.check(expected, folder).identical_translations == 7
 
 
+@pytest.mark.slow
 def test_it_translates_elsewhere(
   translator, folder, fresh_environment, run_readme, tmp_path
 ):
@@ -135,6 +136,7 @@ def test_readme(folder):
   assert "six months" in text
 
 
+@pytest.mark.slow
 def test_what_is_refused_at_once(mixture_of, monkeypatch):
   STABLEHLO.refuse(mixture_of("task", "static").model)
   with pytest.raises(
