@@ -171,6 +171,7 @@ def test_installed_package_comes_from_the_wheel(installed, tmp_path):
   assert paths == [str(site / "taskmoe_jax"), str(site / "taskmoe_jax/tasks")]
 
 
+@pytest.mark.expensive("it installs the package, and trains with it")
 def test_installed_taskmoe_trains_a_recipe_from_any_folder(installed, tmp_path):
   taskmoe = installed / "taskmoe"
   recipe = "--gin_file=recipes/demo.gin"
