@@ -100,6 +100,7 @@ def test_wheel_holds_the_package_the_recipes_and_the_tasks(wheel):
   assert held == expected
 
 
+@pytest.mark.slow
 def test_wheel_says_what_it_is(wheel, metadata):
   assert metadata["Version"] == taskmoe_jax.__version__
   assert metadata["License-Expression"] == "Apache-2.0"

@@ -39,6 +39,7 @@ def test_what_is_written_is_loaded(folder, translator):
   assert manifest.sha256.keys() == set(FILES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_a_flipped_bit_is_noticed(folder, name):
   data = bytearray((folder / name).read_bytes())

@@ -5,6 +5,8 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 OLD = pathlib.Path(__file__).parents[1] / "golden" / "old"
 CODE = """
 import json, sys
@@ -16,6 +18,7 @@ print(json.dumps([before, found, sorted(sys.modules)]))
 """
 
 
+@pytest.mark.slow
 def test_loading_and_translating_import_nothing_that_trains():
   expected = json.loads((OLD / "translations.json").read_text())
   sources = json.dumps(expected["sources"])

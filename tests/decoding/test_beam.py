@@ -228,6 +228,7 @@ def test_a_narrow_beam_follows_its_rules(
     )
 
 
+@pytest.mark.slow
 def test_prefixes_are_kept_and_cost_nothing(model):
   prefixes = [[3, 4], [0, 0], [2, 0], [0, 0], [4, 4], [0, 0]]
   search = Beam(size=2, n_best=2, length_penalty=0.7)

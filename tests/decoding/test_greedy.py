@@ -12,6 +12,8 @@ from taskmoe_jax.partitioning.meshes import MeshShape, make_mesh
 from taskmoe_jax.partitioning.rules import Partitioning
 from taskmoe_jax.vocabulary import EOS_ID, PAD_ID
 
+pytestmark = pytest.mark.slow
+
 TARGET_LENGTH = 9
 # Rows in twos of one task; the last row only fills the batch up.
 SOURCES = np.array(

@@ -11,6 +11,8 @@ from taskmoe_jax.partitioning.rules import Partitioning
 from taskmoe_jax.task_space import TaskBy, TaskSpace
 from taskmoe_jax.vocabulary import EOS_ID
 
+pytestmark = pytest.mark.slow
+
 SPACE = TaskSpace(
   ("en", "de", "fr"), ("en-de", "de-en", "en-fr", "fr-en"), TaskBy.TARGET
 )

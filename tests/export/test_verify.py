@@ -43,6 +43,7 @@ def test_a_sub_network_passes(mixture, small_of, english):
   assert 0 < check.max_logit_difference < 1e-4
 
 
+@pytest.mark.slow
 def test_bfloat16_is_compared_in_float32(mixture, small_of, english):
   """Rounding of activations would hide a difference, and make one."""
   coarse = type(mixture.model)(

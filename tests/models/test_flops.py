@@ -161,6 +161,7 @@ def test_as_many_as_xla_counts(gradient, experts, dispatch):
     assert counted == pytest.approx(needed(config) + places, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_every_turn_of_a_scan_counts(gradient):
   """XLA counts one turn of a loop."""
   function, arguments, config = gradient(blocks=5)

@@ -63,6 +63,7 @@ def test_by_sentence_of_rows(route):
   assert routing.by_row
 
 
+@pytest.mark.slow
 def test_by_sentence_of_packed_rows(route):
   routing, _ = route("sentence", packed=True)
   experts = [[0, 0, 2, 2], [0, 0, 0, 0]]
@@ -71,6 +72,7 @@ def test_by_sentence_of_packed_rows(route):
   np.testing.assert_array_equal(gates[0], gates[0, ::-1])
 
 
+@pytest.mark.slow
 def test_by_sentence_of_the_encoder(route):
   """In a decoder the tokens at hand have no say."""
   routing, _ = route("sentence", sentence=jnp.array([[0.0, 1], [0, 1]]))

@@ -53,6 +53,7 @@ def test_losses_and_means():
   assert found.dropped == 0
 
 
+@pytest.mark.slow
 def test_each_task_by_itself():
   """Row 0 is of task 2, row 1 of task 1, and none of task 0."""
   kept = jnp.array([[1, 0, 1, 0], [0, 0, 0, 0]], bool)[..., None]
@@ -126,6 +127,7 @@ def test_a_row_counts_once_for_each_of_its_tokens(full):
   np.testing.assert_allclose(found.task_dropped, dropped, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_extremes_of_the_balance_loss():
   segments = jnp.ones((1, 3), int)
   one = of_scores([[[50.0, 0, 0]] * 3], segments=segments, task_ids=[0])

@@ -149,6 +149,7 @@ def test_wmt_32_has_two_pairs_that_are_only_evaluated(mocked):
   )
 
 
+@pytest.mark.slow
 def test_seqio_reads_it_too(mocked):
   mixture = wmt.wmt_30(None, **_OPTIONS | {"languages": ("ro",)})
   assert [task.name for task in mixture.tasks] == ["wmt_en_ro", "wmt_ro_en"]

@@ -69,6 +69,7 @@ def check(expected, engine, **settings):
   return check_engine(expected, engine, **settings)
 
 
+@pytest.mark.slow
 def test_what_is_expected_is_found_once(expected):
   assert expected.scores("en-de") is expected.scores("en-de")
   beam, greedy = (expected.translations("en-de", s) for s in (SEARCH, GREEDY))

@@ -71,6 +71,7 @@ def test_nothing_asked_for(written, german):
   assert before == {path.name: path.read_bytes() for path in written.iterdir()}
 
 
+@pytest.mark.slow
 def test_another_model_is_refused(written, german, monkeypatch):
   """Scales that lie on other outputs than their numbers."""
   quantize = shrinking.quantize

@@ -44,6 +44,7 @@ def test_nothing_follows_a_step(stall, ends):
   ]
 
 
+@pytest.mark.slow
 def test_not_before_the_first_step_and_not_after_the_last(stall, ends):
   assert not ends.wait(0.3)
   stall.after_step(_moment(1))

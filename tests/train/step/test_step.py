@@ -191,6 +191,7 @@ def test_dropout_is_of_the_seed_and_the_step(run, dense):
   assert len(set(losses)) == 3
 
 
+@pytest.mark.slow
 def test_a_batch_without_target_tokens(run, dense, batch):
   batch["decoder_loss_weights"] *= 0.0
   _, after, metrics = run(dense)

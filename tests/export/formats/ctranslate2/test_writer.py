@@ -71,6 +71,7 @@ def test_gated_with_three_tables(sub_network, german, tmp_path):
   assert np.max(found) < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("writer", [FLOAT16, INT8])
 def test_formats_that_are_not_exact(expected, folders, writer):
   check = writer.check(expected, folders[writer])

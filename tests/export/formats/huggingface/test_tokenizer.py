@@ -70,6 +70,7 @@ def opened(vocabulary, folder):
   return transformers.AutoTokenizer.from_pretrained(str(folder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "settings",
   [

@@ -99,6 +99,7 @@ def test_other_weights_are_found(written, tmp_path, name, message):
     HUGGING_FACE.check(expected, copy)
 
 
+@pytest.mark.slow
 def test_another_tokenizer_is_found(written, tmp_path):
   expected, folder = written
   copy = epath.Path(tmp_path)

@@ -62,6 +62,7 @@ def test_the_programs_compute_what_the_bundle_does(expected, folder):
   assert check.exact
 
 
+@pytest.mark.slow
 def test_other_parameters_are_found(expected, upside_down, folder, tmp_path):
   moved = epath.Path(tmp_path) / "bundle"
   shutil.copytree(folder.parent, moved)
