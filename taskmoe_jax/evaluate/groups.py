@@ -43,12 +43,15 @@ def sample_scores(
   }
 
 
-def average(scores: Mapping[str, float], pairs: Sequence[str]) -> float:
+def average(
+  scores: Mapping[str, float], pairs: Sequence[str] | None = None
+) -> float:
   """The average over some pairs, in which every pair counts the same.
 
-  Whatever its number of sentences, as in the paper's Table 1.
+  Whatever its number of sentences, as in the paper's Table 1. Over all that
+  have a score, unless pairs are given.
   """
-  return statistics.fmean(scores[pair] for pair in pairs)
+  return statistics.fmean(scores[pair] for pair in pairs or scores)
 
 
 # In the order of the tables.

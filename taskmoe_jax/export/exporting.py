@@ -13,6 +13,7 @@ from etils import epath
 from taskmoe_jax.bundles import bundle
 from taskmoe_jax.bundles.manifest import About, Manifest
 from taskmoe_jax.decoding.translator import Translator
+from taskmoe_jax.evaluate.groups import average
 from taskmoe_jax.export.checkpoint_source import (
   CheckBy,
   LoadedCheckpoint,
@@ -26,7 +27,6 @@ from taskmoe_jax.export.formats.format import Expected, Format, formats_named
 from taskmoe_jax.export.run_texts import (
   bleu_by_pair,
   known_scores,
-  mean_over_pairs,
   texts_to_score,
 )
 from taskmoe_jax.export.selection import (
@@ -265,7 +265,7 @@ def _export(
     )
     bundle.write_manifest(temporary, manifest)
   advance("done")
-  means = {of: mean_over_pairs(found) for of, found in bleu.items()}
+  means = {of: average(found) for of, found in bleu.items()}
   return Exported(
     name,
     str(folder),

@@ -1,6 +1,5 @@
 """Text that a run has kept, and the scores of its evaluations."""
 
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 
 from etils import epath
@@ -52,11 +51,6 @@ def bleu_by_pair(
   """BLEU alone; see `score_pairs`."""
   found = score_pairs(translator, texts, metrics=("bleu",))
   return {pair: scores["bleu"] for pair, scores in found.items()}
-
-
-def mean_over_pairs(scores: Mapping[str, float]) -> float:
-  """The mean of scores by pair, each of which counts alike."""
-  return statistics.fmean(scores.values())
 
 
 def samples_for(

@@ -1,12 +1,12 @@
 """Which pruned bundles there are, and whose statistics rank their experts."""
 
 import dataclasses
-import statistics
 from collections.abc import Mapping, Sequence
 
 import rich.table
 
 from taskmoe_jax.errors import TaskMoeError, one_of
+from taskmoe_jax.evaluate.groups import average
 from taskmoe_jax.export.pruning.choosing import PruneBy
 from taskmoe_jax.export.selection import tasks_named
 from taskmoe_jax.models.config import ModelConfig, StackConfig
@@ -38,11 +38,11 @@ class Pruned:
     """Mean over pairs, before and after."""
     if not self.scores:
       return None
-    before, after = zip(*self.scores.values(), strict=True)
-    return (
-      statistics.fmean(found[metric] for found in before),
-      statistics.fmean(found[metric] for found in after),
+    before, after = (
+      average({pair: both[side][metric] for pair, both in self.scores.items()})
+      for side in (0, 1)
     )
+    return before, after
 
 
 def pruned_table(

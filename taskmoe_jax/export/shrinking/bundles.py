@@ -11,8 +11,8 @@ from etils import epath
 from taskmoe_jax.bundles import bundle
 from taskmoe_jax.bundles.manifest import Manifest
 from taskmoe_jax.errors import TaskMoeError
+from taskmoe_jax.evaluate.groups import average
 from taskmoe_jax.export.run_texts import (
-  mean_over_pairs,
   samples_for,
   texts_to_score,
 )
@@ -129,5 +129,5 @@ def _bleu(bleu: Mapping[str, Mapping[str, float]] | None) -> str:
   """Averages over pairs."""
   if bleu is None:
     return "-"
-  means = {when: mean_over_pairs(scores) for when, scores in bleu.items()}
+  means = {when: average(scores) for when, scores in bleu.items()}
   return _change(means, "{:.2f}")
